@@ -1,0 +1,1 @@
+//! An edge runtime for recurrent-depth (looped) language models.
