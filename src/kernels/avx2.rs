@@ -1,0 +1,210 @@
+//! AVX2 with FMA and F16C: every x86-64 laptop since 2013 (Intel) and 2015 (AMD).
+
+use super::simd::{LANES, Simd};
+use core::arch::x86_64::*;
+
+/// Proof that the CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    /// The proof, if the running CPU (and the operating system) has the features.
+    pub(super) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"))
+            .then_some(Avx2(()))
+    }
+}
+
+/// Sums of four i32 lanes pairs each: lane `i` of the result is the sum of all lanes of `v[i]`.
+///
+/// Three levels of horizontal adds instead of eight separate reductions; integer sums do not care about order.
+#[inline(always)]
+fn transpose_sum(_: Avx2, v: [__m256i; 8]) -> __m256i {
+    // SAFETY: the token proves AVX2.
+    unsafe {
+        let lo = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
+        let hi = _mm256_hadd_epi32(_mm256_hadd_epi32(v[4], v[5]), _mm256_hadd_epi32(v[6], v[7]));
+        _mm256_add_epi32(_mm256_permute2x128_si256(lo, hi, 0x20), _mm256_permute2x128_si256(lo, hi, 0x31))
+    }
+}
+
+impl Simd for Avx2 {
+    type V = __m256;
+    type Block = [__m256i; LANES];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn load(self, p: &[f32; LANES]) -> __m256 {
+        // SAFETY: the token proves AVX; the reference covers 32 bytes, and the load asks for no alignment.
+        unsafe { _mm256_loadu_ps(p.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, v: __m256, p: &mut [f32; LANES]) {
+        // SAFETY: the token proves AVX; the reference covers 32 bytes, and the store asks for no alignment.
+        unsafe { _mm256_storeu_ps(p.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn load_f16(self, p: &[u8; 16]) -> __m256 {
+        // SAFETY: the token proves F16C; the reference covers 16 bytes, and the load asks for no alignment.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, p: &[u8; 16]) -> __m256 {
+        // SAFETY: the token proves AVX2; the reference covers 16 bytes, and the load asks for no alignment.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))
+        }
+    }
+    #[inline(always)]
+    fn load_i8(self, p: &[u8; 8]) -> __m256 {
+        // SAFETY: the token proves AVX2; the reference covers the 8 bytes that the load reads.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: __m256, p: &mut [u8; 16]) {
+        // SAFETY: the token proves F16C; the reference covers 16 bytes, and the store asks for no alignment.
+        unsafe { _mm_storeu_si128(p.as_mut_ptr().cast(), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)) }
+    }
+    #[inline(always)]
+    fn add(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: the token proves FMA.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+    }
+    #[inline(always)]
+    fn round(self, a: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC) }
+    }
+    #[inline(always)]
+    fn pow2(self, n: __m256) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32(e, 23))
+        }
+    }
+    #[inline(always)]
+    fn zero_below(self, x: __m256, limit: __m256, v: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), v) }
+    }
+    #[inline(always)]
+    fn store_i8(self, v: __m256, p: &mut [i8; LANES]) {
+        // SAFETY: the token proves AVX2; the reference covers the 8 bytes that are stored.
+        unsafe {
+            let w = _mm256_cvtps_epi32(v);
+            let h = _mm_packs_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
+            _mm_storel_epi64(p.as_mut_ptr().cast(), _mm_packs_epi16(h, h));
+        }
+    }
+    #[inline(always)]
+    unsafe fn gather_f16(self, p: [*const u8; LANES]) -> __m256 {
+        let mut h = [0u16; LANES];
+        for (h, p) in h.iter_mut().zip(p) {
+            // SAFETY: the caller promises two readable bytes behind every pointer.
+            *h = unsafe { p.cast::<u16>().read_unaligned() };
+        }
+        // SAFETY: the token proves F16C; `h` is 16 bytes.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(h.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    unsafe fn block_i8(self, p: [*const u8; LANES]) -> Self::Block {
+        // SAFETY: the token proves AVX; the caller promises 32 readable bytes behind every pointer.
+        p.map(
+            #[inline(always)]
+            |p| unsafe { _mm256_loadu_si256(p.cast()) },
+        )
+    }
+    #[inline(always)]
+    unsafe fn block_u4(self, p: [*const u8; LANES]) -> Self::Block {
+        // SAFETY: the token proves AVX2.
+        let mut out = [unsafe { _mm256_setzero_si256() }; LANES];
+        for (o, p) in out.iter_mut().zip(p) {
+            // SAFETY: the token proves AVX2; the caller promises 16 readable bytes behind every pointer.
+            *o = unsafe {
+                let b = _mm_loadu_si128(p.cast());
+                let both = _mm256_inserti128_si256(_mm256_castsi128_si256(b), _mm_srli_epi16(b, 4), 1);
+                _mm256_and_si256(both, _mm256_set1_epi8(15))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    fn dot_i8(self, w: &Self::Block, a: &[i8; 32]) -> __m256 {
+        // `maddubs` multiplies unsigned by signed bytes, so the weight's sign moves to the activation. A pair is at most
+        // 2 * 128 * 127 = 32512: no saturation.
+        // SAFETY: the token proves AVX2; `a` is 32 bytes.
+        unsafe {
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let one = _mm256_set1_epi16(1);
+            let mut v = [_mm256_setzero_si256(); LANES];
+            for (v, &w) in v.iter_mut().zip(w) {
+                let p = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+                *v = _mm256_madd_epi16(p, one);
+            }
+            _mm256_cvtepi32_ps(transpose_sum(self, v))
+        }
+    }
+    #[inline(always)]
+    fn dot_u4(self, w: &Self::Block, a: &[i8; 32]) -> __m256 {
+        // A pair is at most 2 * 15 * 127 = 3810, so two levels of sums still fit 16 bits, where they cost half.
+        // SAFETY: the token proves AVX2; `a` is 32 bytes.
+        unsafe {
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let mut v = [_mm256_setzero_si256(); LANES];
+            for (v, &w) in v.iter_mut().zip(w) {
+                *v = _mm256_maddubs_epi16(w, a);
+            }
+            let lo = _mm256_hadd_epi16(_mm256_hadd_epi16(v[0], v[1]), _mm256_hadd_epi16(v[2], v[3]));
+            let hi = _mm256_hadd_epi16(_mm256_hadd_epi16(v[4], v[5]), _mm256_hadd_epi16(v[6], v[7]));
+            let one = _mm256_set1_epi16(1);
+            let (lo, hi) = (_mm256_madd_epi16(lo, one), _mm256_madd_epi16(hi, one));
+            let sum =
+                _mm256_add_epi32(_mm256_permute2x128_si256(lo, hi, 0x20), _mm256_permute2x128_si256(lo, hi, 0x31));
+            _mm256_cvtepi32_ps(sum)
+        }
+    }
+}
+
+const ISA: super::Isa = super::Isa::Avx2;
+super::stamp!(Avx2(()), "avx2,fma,f16c");

@@ -1,0 +1,340 @@
+//! CPU arithmetic: a table of kernels per instruction set, chosen once when a session starts.
+//!
+//! The algorithms ([`generic`], [`matmul`], [`attention`]) are written once over eight lanes ([`simd::Simd`]); a file per
+//! instruction set implements the lanes and stamps out the table. No kernel knows of models, threads or files.
+//!
+//! Bits: every kernel computes each of its outputs by one fixed sequence of IEEE operations that depends on nothing but the
+//! row it belongs to. So results are equal on every instruction set, for any number of rows in a call, and for any split of
+//! the work over threads. The module tests hold the scalar form as the oracle and compare bit for bit.
+
+mod attention;
+mod generic;
+mod matmul;
+mod scalar;
+mod simd;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(test)]
+mod tests;
+
+use crate::gguf::TensorType;
+use std::fmt;
+use std::str::FromStr;
+
+/// Activations of a block format share a scale over this many values.
+pub const Q8_BLOCK: usize = 32;
+
+/// An instruction set that kernels exist for, in ascending order of preference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust: every CPU.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+}
+
+impl Isa {
+    /// Every instruction set that the library knows, whether this machine has it or not.
+    pub const ALL: [Isa; 2] = [Isa::Scalar, Isa::Avx2];
+
+    /// The name used in the environment variable `RDT_ISA` and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        Isa::ALL.into_iter().find(|i| i.name() == s).ok_or_else(|| Error::UnknownIsa(s.to_owned()))
+    }
+}
+
+/// Why no kernels could be chosen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `RDT_ISA` holds a name that is none of [`Isa::ALL`].
+    #[error("RDT_ISA is '{0}'; known instruction sets are scalar and avx2")]
+    UnknownIsa(String),
+    /// The machine, or the build, does not have the instruction set.
+    #[error("instruction set '{0}' is not available on this machine")]
+    Unavailable(Isa),
+    /// No kernel multiplies this weight format.
+    #[error("no kernel for weights of type {0}; convert the model with rdt-quantize to f32, f16, bf16, q8_0 or q4_0")]
+    UnsupportedType(TensorType),
+}
+
+/// A KV cache storage format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// 32-bit floats: what parity with the reference is tested with.
+    F32,
+    /// Half precision.
+    F16,
+    /// Blocks of 32 signed bytes with a half-precision scale (8.5 bits per value); the head size must be a multiple of 32.
+    Q8_0,
+}
+
+impl KvType {
+    /// Bytes of one key or value row of `dim` values; `None` if the format cannot store that size.
+    pub fn row_bytes(self, dim: usize) -> Option<usize> {
+        match self {
+            KvType::F32 => dim.checked_mul(4),
+            KvType::F16 => dim.checked_mul(2),
+            KvType::Q8_0 => dim.is_multiple_of(Q8_BLOCK).then(|| dim / Q8_BLOCK * (2 + Q8_BLOCK)),
+        }
+    }
+
+    /// The name used on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for KvType {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        [KvType::F32, KvType::F16, KvType::Q8_0]
+            .into_iter()
+            .find(|t| t.name() == s)
+            .ok_or_else(|| format!("unknown KV cache type '{s}'; known are f32, f16 and q8_0"))
+    }
+}
+
+/// Activation rows as matrix kernels read them.
+///
+/// Block formats read `q`, `d` and `sum`; formats without blocks read `f`. The part that is not needed may be empty.
+#[derive(Clone, Copy)]
+pub struct Acts<'a> {
+    /// Number of rows.
+    pub rows: usize,
+    /// Values per row.
+    pub k: usize,
+    /// `[rows][k]` as f32.
+    pub f: &'a [f32],
+    /// `[rows][k]` as signed bytes.
+    pub q: &'a [i8],
+    /// `[rows][k / 32]` scales of `q`.
+    pub d: &'a [f32],
+    /// `[rows][k / 32]` sums of the 32 bytes of `q`.
+    pub sum: &'a [i32],
+}
+
+/// Where one quantised activation row is written.
+pub struct ActRowMut<'a> {
+    /// `[k]` signed bytes.
+    pub q: &'a mut [i8],
+    /// `[k / 32]` scales.
+    pub d: &'a mut [f32],
+    /// `[k / 32]` sums of the bytes.
+    pub sum: &'a mut [i32],
+}
+
+/// Squared norms and dot products of one row's latent states, for exit rules (s_k the new state, Δ_k = s_k − s_{k−1}).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LatentSums {
+    /// ‖s_k‖².
+    pub state: f32,
+    /// ‖Δ_k‖².
+    pub step: f32,
+    /// ‖Δ_k − Δ_{k−1}‖².
+    pub change: f32,
+    /// Δ_k · Δ_{k−1}.
+    pub step_dot: f32,
+    /// ‖Δ_{k−1}‖².
+    pub previous_step: f32,
+    /// s_k · s_{k−1}.
+    pub state_dot: f32,
+    /// ‖s_{k−1}‖².
+    pub previous_state: f32,
+}
+
+/// What attention needs besides its inputs; one per thread.
+pub struct AttendScratch {
+    scores: Vec<f32>,
+    partial: Vec<f32>,
+}
+
+impl AttendScratch {
+    /// Scratch for heads of up to `dim` values.
+    pub fn new(dim: usize) -> Self {
+        Self { scores: vec![0.0; attention::KEY_BLOCK], partial: vec![0.0; dim] }
+    }
+}
+
+/// `(weights, rows, acts, out)`: `out[c * rows + r]` = weight row r · activation row c. `weights` holds exactly `rows` rows.
+pub type MatMul = fn(&[u8], usize, Acts<'_>, &mut [f32]);
+/// `(q, keys, values, scale, scratch, out)`: `out = softmax(scale · q Kᵀ) V` over all rows of `keys`.
+pub type Attend = fn(&[f32], &[u8], &[u8], f32, &mut AttendScratch, &mut [f32]);
+
+/// `(x, row)`: writes a key or value row in a cache format.
+pub type StoreKv = fn(&[f32], &mut [u8]);
+
+/// The kernels of one instruction set.
+///
+/// All of them check the lengths they are given and panic on a mismatch, which is a bug in the caller.
+pub struct Kernels {
+    /// Which instruction set this is.
+    pub isa: Isa,
+    /// `(x, weight, eps, out)`: `out = x / sqrt(mean(x²) + eps) · weight`.
+    pub rms_norm: fn(&[f32], &[f32], f32, &mut [f32]),
+    /// `(gate, up, out)`: `out = silu(gate) · up`.
+    pub silu_mul: fn(&[f32], &[f32], &mut [f32]),
+    /// `(x, out)`: `out += x`.
+    pub add: fn(&[f32], &mut [f32]),
+    /// `(x, cos, sin)`: rotates the pairs `(x[2i], x[2i + 1])`.
+    pub rope_interleaved: fn(&mut [f32], &[f32], &[f32]),
+    /// Quantises an activation row, whose length is a multiple of 32.
+    pub quantize_row: fn(&[f32], &mut ActRowMut<'_>),
+    /// `(new, state, delta)`: statistics of a loop step; `state` becomes `new`, `delta` becomes `new − state`.
+    pub latent_sums: fn(&[f32], &mut [f32], &mut [f32]) -> LatentSums,
+    matmul_f32: MatMul,
+    matmul_f16: MatMul,
+    matmul_bf16: MatMul,
+    matmul_q8_0: MatMul,
+    matmul_q4_0: MatMul,
+    attend: [Attend; 3],
+    store: [StoreKv; 3],
+}
+
+impl Kernels {
+    /// The best kernels for this machine, or those that the environment variable `RDT_ISA` names.
+    pub fn detect() -> Result<&'static Kernels, Error> {
+        match std::env::var("RDT_ISA") {
+            Ok(name) if !name.is_empty() => Self::of(name.parse()?),
+            _ => Ok(Isa::ALL.into_iter().rev().find_map(|isa| Self::of(isa).ok()).unwrap_or(&scalar::KERNELS)),
+        }
+    }
+
+    /// The kernels of an instruction set, if the machine has it.
+    pub fn of(isa: Isa) -> Result<&'static Kernels, Error> {
+        match isa {
+            Isa::Scalar => Ok(&scalar::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 if avx2::Avx2::detect().is_some() => Ok(&avx2::KERNELS),
+            isa => Err(Error::Unavailable(isa)),
+        }
+    }
+
+    /// The matrix kernel for a weight format.
+    pub fn matmul(&self, ty: TensorType) -> Result<MatMul, Error> {
+        match ty {
+            TensorType::F32 => Ok(self.matmul_f32),
+            TensorType::F16 => Ok(self.matmul_f16),
+            TensorType::BF16 => Ok(self.matmul_bf16),
+            TensorType::Q8_0 => Ok(self.matmul_q8_0),
+            TensorType::Q4_0 => Ok(self.matmul_q4_0),
+            ty => Err(Error::UnsupportedType(ty)),
+        }
+    }
+
+    /// The attention kernel for a cache format.
+    pub fn attend(&self, kv: KvType) -> Attend {
+        self.attend[kv as usize]
+    }
+
+    /// Writes a key or value row in a cache format.
+    pub fn store_kv(&self, kv: KvType) -> StoreKv {
+        self.store[kv as usize]
+    }
+}
+
+/// Does this weight format multiply quantised activations ([`Acts::q`]) rather than f32 ones ([`Acts::f`])?
+pub fn wants_quantized(ty: TensorType) -> bool {
+    ty.block_len() > 1
+}
+
+/// Stamps out the table of one instruction set from its token, inside the token's module.
+///
+/// The wrappers are safe functions around `target_feature` functions. They are reachable only through `KERNELS`, which
+/// [`Kernels::of`] hands out after it has detected the features.
+macro_rules! stamp {
+    (@entry $token:expr, ($($feature:literal)?), $name:ident, ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?, $path:path) => {
+        fn $name($($arg: $ty),*) $(-> $ret)? {
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn inner($($arg: $ty),*) $(-> $ret)? {
+                $path($token, $($arg),*)
+            }
+            // SAFETY: only `KERNELS` refers to this function, and it is handed out where the CPU has the features.
+            unsafe { inner($($arg),*) }
+        }
+    };
+    ($token:expr $(, $feature:literal)?) => {
+        mod table {
+            use super::*;
+            use crate::kernels::attention::{KvF16, KvF32, KvQ8, attend, store};
+            use crate::kernels::matmul::{Bf16, F16, F32, Q4_0, Q8_0, blocks, dense};
+            use crate::kernels::{ActRowMut, Acts, AttendScratch, LatentSums, generic, stamp};
+
+            stamp!(@entry $token, ($($feature)?), rms_norm,
+                (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]), generic::rms_norm);
+            stamp!(@entry $token, ($($feature)?), silu_mul,
+                (gate: &[f32], up: &[f32], out: &mut [f32]), generic::silu_mul);
+            stamp!(@entry $token, ($($feature)?), add, (x: &[f32], out: &mut [f32]), generic::add);
+            stamp!(@entry $token, ($($feature)?), rope_interleaved,
+                (x: &mut [f32], cos: &[f32], sin: &[f32]), generic::rope_interleaved);
+            stamp!(@entry $token, ($($feature)?), quantize_row, (x: &[f32], out: &mut ActRowMut<'_>), generic::quantize_row);
+            stamp!(@entry $token, ($($feature)?), latent_sums,
+                (new: &[f32], state: &mut [f32], delta: &mut [f32]) -> LatentSums, generic::latent_sums);
+            stamp!(@entry $token, ($($feature)?), matmul_f32,
+                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), dense::<_, F32>);
+            stamp!(@entry $token, ($($feature)?), matmul_f16,
+                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), dense::<_, F16>);
+            stamp!(@entry $token, ($($feature)?), matmul_bf16,
+                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), dense::<_, Bf16>);
+            stamp!(@entry $token, ($($feature)?), matmul_q8_0,
+                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), blocks::<_, Q8_0>);
+            stamp!(@entry $token, ($($feature)?), matmul_q4_0,
+                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), blocks::<_, Q4_0>);
+            stamp!(@entry $token, ($($feature)?), attend_f32,
+                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvF32>);
+            stamp!(@entry $token, ($($feature)?), attend_f16,
+                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvF16>);
+            stamp!(@entry $token, ($($feature)?), attend_q8,
+                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvQ8>);
+            stamp!(@entry $token, ($($feature)?), store_f32, (x: &[f32], row: &mut [u8]), store::<_, KvF32>);
+            stamp!(@entry $token, ($($feature)?), store_f16, (x: &[f32], row: &mut [u8]), store::<_, KvF16>);
+            stamp!(@entry $token, ($($feature)?), store_q8, (x: &[f32], row: &mut [u8]), store::<_, KvQ8>);
+
+            pub(in crate::kernels) static KERNELS: crate::kernels::Kernels = crate::kernels::Kernels {
+                isa: ISA,
+                rms_norm,
+                silu_mul,
+                add,
+                rope_interleaved,
+                quantize_row,
+                latent_sums,
+                matmul_f32,
+                matmul_f16,
+                matmul_bf16,
+                matmul_q8_0,
+                matmul_q4_0,
+                attend: [attend_f32, attend_f16, attend_q8],
+                store: [store_f32, store_f16, store_q8],
+            };
+        }
+        pub(super) use table::KERNELS;
+    };
+}
+use stamp;

@@ -1,0 +1,412 @@
+//! One suite, stamped on every instruction set: against an f64 oracle where rounding is free, and against the scalar form
+//! bit for bit.
+
+use super::*;
+use half::{bf16, f16};
+
+/// Reproducible values with a heavy tail, some exact zeros and both signs.
+fn values(seed: u64, n: usize) -> Vec<f32> {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|i| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            let u = (x >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+            if i % 17 == 3 { 0.0 } else { u * if i % 11 == 0 { 20.0 } else { 1.0 } }
+        })
+        .collect()
+}
+
+fn bits(x: &[f32]) -> Vec<u32> {
+    x.iter().map(|x| x.to_bits()).collect()
+}
+
+fn close(got: &[f32], want: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), want.len());
+    let scale = want.iter().fold(1e-30f64, |m, w| m.max(w.abs()));
+    for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(g) - w).abs() <= tolerance * scale, "at {i}: {g} against {w} (scale {scale})");
+    }
+}
+
+/// Weights as stored, and what they stand for.
+fn weights(ty: TensorType, seed: u64, n: usize) -> (Vec<u8>, Vec<f32>) {
+    let x = values(seed, n);
+    let mut bytes = Vec::new();
+    let mut meant = Vec::new();
+    match ty {
+        TensorType::F32 => {
+            bytes = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+            meant = x;
+        }
+        TensorType::F16 => {
+            for x in x {
+                let h = f16::from_f32(x);
+                bytes.extend(h.to_le_bytes());
+                meant.push(h.to_f32());
+            }
+        }
+        TensorType::BF16 => {
+            for x in x {
+                let h = bf16::from_f32(x);
+                bytes.extend(h.to_le_bytes());
+                meant.push(h.to_f32());
+            }
+        }
+        // Any bytes are a valid block, extremes included: all nibbles, -128 too.
+        _ => {
+            for (b, x) in x.chunks_exact(32).enumerate() {
+                let d = f16::from_f32(x[0] / 8.0);
+                bytes.extend(d.to_le_bytes());
+                let raw = |i: usize| ((x[i] * 997.0) as i32 + if b % 5 == 4 { 128 } else { 0 }) as u8;
+                if ty == TensorType::Q8_0 {
+                    for i in 0..32 {
+                        let q = if b % 3 == 2 { 0x80 } else { raw(i) };
+                        bytes.push(q);
+                        meant.push(d.to_f32() * f32::from(q.cast_signed()));
+                    }
+                } else {
+                    let at = meant.len();
+                    meant.resize(at + 32, 0.0);
+                    for i in 0..16 {
+                        let q = if b % 3 == 2 { 0xff } else { raw(i) };
+                        bytes.push(q);
+                        meant[at + i] = d.to_f32() * (f32::from(q & 15) - 8.0);
+                        meant[at + i + 16] = d.to_f32() * (f32::from(q >> 4) - 8.0);
+                    }
+                }
+            }
+        }
+    }
+    (bytes, meant)
+}
+
+struct Rows {
+    k: usize,
+    f: Vec<f32>,
+    q: Vec<i8>,
+    d: Vec<f32>,
+    sum: Vec<i32>,
+}
+
+impl Rows {
+    fn new(kernels: &Kernels, f: Vec<f32>, k: usize) -> Self {
+        let (n, blocks) = (f.len() / k, k / Q8_BLOCK);
+        let mut r = Rows { k, f, q: vec![0; n * k], d: vec![0.0; n * blocks], sum: vec![0; n * blocks] };
+        if k.is_multiple_of(Q8_BLOCK) {
+            for i in 0..n {
+                let mut row = ActRowMut {
+                    q: &mut r.q[i * k..(i + 1) * k],
+                    d: &mut r.d[i * blocks..(i + 1) * blocks],
+                    sum: &mut r.sum[i * blocks..(i + 1) * blocks],
+                };
+                (kernels.quantize_row)(&r.f[i * k..(i + 1) * k], &mut row);
+            }
+        }
+        r
+    }
+
+    fn acts(&self, from: usize, to: usize) -> Acts<'_> {
+        let (k, b) = (self.k, self.k / Q8_BLOCK);
+        Acts {
+            rows: to - from,
+            k,
+            f: &self.f[from * k..to * k],
+            q: &self.q[from * k..to * k],
+            d: &self.d[from * b..to * b],
+            sum: &self.sum[from * b..to * b],
+        }
+    }
+
+    /// What the kernel of `ty` really multiplies.
+    fn meant(&self, ty: TensorType) -> Vec<f64> {
+        if wants_quantized(ty) {
+            self.q.iter().enumerate().map(|(i, &q)| f64::from(q) * f64::from(self.d[i / Q8_BLOCK])).collect()
+        } else {
+            self.f.iter().map(|&x| f64::from(x)).collect()
+        }
+    }
+}
+
+const TYPES: [TensorType; 5] = [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0, TensorType::Q4_0];
+
+fn matmul_suite(kernels: &Kernels) {
+    for ty in TYPES {
+        let ks: &[usize] = if wants_quantized(ty) { &[32, 96, 320] } else { &[1, 7, 8, 16, 31, 96, 200] };
+        for &k in ks {
+            for rows in [1, 2, 3, 5, 8, 9, 13, 32] {
+                let (w, meant) = weights(ty, 3 + k as u64, rows * k);
+                let x = Rows::new(&scalar::KERNELS, values(77 + rows as u64, 8 * k), k);
+                let meant_x = x.meant(ty);
+                let mut all = vec![0.0; 8 * rows];
+                kernels.matmul(ty).unwrap()(&w, rows, x.acts(0, 8), &mut all);
+                let want: Vec<f64> = (0..8 * rows)
+                    .map(|i| {
+                        let (c, r) = (i / rows, i % rows);
+                        (0..k).map(|j| f64::from(meant[r * k + j]) * meant_x[c * k + j]).sum()
+                    })
+                    .collect();
+                close(&all, &want, 2e-5);
+
+                let mut oracle = vec![0.0; 8 * rows];
+                scalar::KERNELS.matmul(ty).unwrap()(&w, rows, x.acts(0, 8), &mut oracle);
+                assert_eq!(bits(&all), bits(&oracle), "{ty} {k} {rows}: not the scalar bits");
+
+                // A row's bits never depend on its company: any group of columns, any group of weight rows.
+                for n in 1..8 {
+                    for c in (0..8).step_by(n) {
+                        let n = n.min(8 - c);
+                        let mut some = vec![0.0; n * rows];
+                        kernels.matmul(ty).unwrap()(&w, rows, x.acts(c, c + n), &mut some);
+                        assert_eq!(bits(&some), bits(&all[c * rows..(c + n) * rows]), "{ty} {k} {rows}: rows {c}+{n}");
+                    }
+                }
+                let row_bytes = w.len() / rows;
+                for r in 0..rows {
+                    let mut one = vec![0.0; 8];
+                    kernels.matmul(ty).unwrap()(&w[r * row_bytes..(r + 1) * row_bytes], 1, x.acts(0, 8), &mut one);
+                    for c in 0..8 {
+                        assert_eq!(one[c].to_bits(), all[c * rows + r].to_bits());
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn quantize_suite(kernels: &Kernels) {
+    let k = 256;
+    let mut x = values(9, k);
+    x[32..64].fill(0.0);
+    x[64] = 1e30;
+    x[96..128].fill(1e-40);
+    x[128..160].iter_mut().enumerate().for_each(|(i, x)| *x = i as f32 - 16.5);
+    let got = Rows::new(kernels, x.clone(), k);
+    let want = Rows::new(&scalar::KERNELS, x.clone(), k);
+    assert_eq!(got.q, want.q);
+    assert_eq!(bits(&got.d), bits(&want.d));
+    assert_eq!(got.sum, want.sum);
+    for (b, (x, q)) in x.chunks(32).zip(got.q.chunks(32)).enumerate() {
+        assert_eq!(got.sum[b], q.iter().map(|&q| i32::from(q)).sum::<i32>());
+        for (x, &q) in x.iter().zip(q) {
+            assert!(q >= -127);
+            // A block of denormals is zero.
+            if x.abs() > 1e-30 {
+                assert!((x - f32::from(q) * got.d[b]).abs() <= 0.5001 * got.d[b], "{x} {q} {}", got.d[b]);
+            }
+        }
+    }
+}
+
+/// One value that is not finite must poison its block's scale, wherever it stands.
+fn poison_suite(kernels: &Kernels) {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for at in 0..32 {
+            let mut x = values(3, 64);
+            x[32 + at] = bad;
+            let rows = Rows::new(kernels, x, 64);
+            assert!(rows.d[0].is_finite() && rows.d[1].is_nan(), "{bad} at {at}");
+        }
+    }
+}
+
+fn rows_suite(kernels: &Kernels) {
+    for n in [1, 5, 8, 16, 31, 96, 333] {
+        let (x, w) = (values(1, n), values(2, n));
+        let mut got = vec![0.0; n];
+        let mut oracle = vec![0.0; n];
+        (kernels.rms_norm)(&x, &w, 1e-6, &mut got);
+        (scalar::KERNELS.rms_norm)(&x, &w, 1e-6, &mut oracle);
+        assert_eq!(bits(&got), bits(&oracle));
+        let mean = x.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / n as f64;
+        let want: Vec<f64> =
+            x.iter().zip(&w).map(|(&x, &w)| f64::from(x) / (mean + 1e-6).sqrt() * f64::from(w)).collect();
+        close(&got, &want, 1e-6);
+
+        (kernels.silu_mul)(&x, &w, &mut got);
+        (scalar::KERNELS.silu_mul)(&x, &w, &mut oracle);
+        assert_eq!(bits(&got), bits(&oracle));
+        let want: Vec<f64> =
+            x.iter().zip(&w).map(|(&x, &w)| f64::from(x) / (1.0 + (-f64::from(x)).exp()) * f64::from(w)).collect();
+        close(&got, &want, 1e-6);
+
+        let mut sum = x.clone();
+        (kernels.add)(&w, &mut sum);
+        assert!(sum.iter().zip(x.iter().zip(&w)).all(|(s, (x, w))| *s == x + w));
+
+        let (old, delta) = (values(5, n), values(6, n));
+        let (mut s1, mut d1, mut s2, mut d2) = (old.clone(), delta.clone(), old.clone(), delta.clone());
+        let a = (kernels.latent_sums)(&x, &mut s1, &mut d1);
+        let b = (scalar::KERNELS.latent_sums)(&x, &mut s2, &mut d2);
+        assert_eq!(format!("{a:?}"), format!("{b:?}"));
+        assert_eq!((bits(&s1), bits(&d1)), (bits(&s2), bits(&d2)));
+        assert_eq!(bits(&s1), bits(&x));
+        let f = |i: usize| (f64::from(x[i]), f64::from(old[i]), f64::from(delta[i]));
+        let total = |g: &dyn Fn(f64, f64, f64) -> f64| {
+            (0..n)
+                .map(|i| {
+                    let (x, o, d) = f(i);
+                    g(x, o, d)
+                })
+                .sum::<f64>()
+        };
+        let scale = total(&|x, o, d| x * x + o * o + d * d);
+        for (got, want) in [
+            (a.state, total(&|x, _, _| x * x)),
+            (a.step, total(&|x, o, _| (x - o) * (x - o))),
+            (a.change, total(&|x, o, d| (x - o - d) * (x - o - d))),
+            (a.step_dot, total(&|x, o, d| (x - o) * d)),
+            (a.previous_step, total(&|_, _, d| d * d)),
+            (a.state_dot, total(&|x, o, _| x * o)),
+            (a.previous_state, total(&|_, o, _| o * o)),
+        ] {
+            assert!((f64::from(got) - want).abs() <= 1e-6 * scale, "{got} {want}");
+        }
+    }
+    // A NaN or an infinity in the state must be visible in its norm: the engine's check rests on it.
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x = values(1, 40);
+        x[39] = bad;
+        let sums = (kernels.latent_sums)(&x, &mut [0.0; 40], &mut [0.0; 40]);
+        assert!(!sums.state.is_finite());
+    }
+}
+
+fn exp_suite(kernels: &Kernels) {
+    // silu(x) · (1/x) = 1 / (1 + e^-x): reaches exp over its whole range.
+    let x: Vec<f32> = (-2000..2000).map(|i| i as f32 * 0.0621 + 0.001).collect();
+    let inverse: Vec<f32> = x.iter().map(|x| 1.0 / x).collect();
+    let mut got = vec![0.0; x.len()];
+    (kernels.silu_mul)(&x, &inverse, &mut got);
+    for (x, got) in x.iter().zip(got) {
+        let want = 1.0 / (1.0 + (-f64::from(*x)).exp());
+        let error = (f64::from(got) - want).abs();
+        assert!(error <= 4e-7 * want || error < 1e-36, "sigmoid({x}) = {got}, not {want}");
+    }
+}
+
+fn attention_suite(kernels: &Kernels) {
+    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        for dim in [16, 32, 40, 96] {
+            let Some(row_bytes) = kv.row_bytes(dim) else { continue };
+            for n in [1, 2, 5, 255, 256, 257, 600] {
+                let q = values(4, dim);
+                let (k, v) = (values(5, n * dim), values(6, n * dim));
+                let mut stored = [vec![0u8; n * row_bytes], vec![0u8; n * row_bytes]];
+                let mut oracle = stored.clone();
+                for (i, x) in [&k, &v].into_iter().enumerate() {
+                    for (j, x) in x.chunks(dim).enumerate() {
+                        kernels.store_kv(kv)(x, &mut stored[i][j * row_bytes..(j + 1) * row_bytes]);
+                        scalar::KERNELS.store_kv(kv)(x, &mut oracle[i][j * row_bytes..(j + 1) * row_bytes]);
+                    }
+                }
+                assert_eq!(stored, oracle);
+                let mut got = vec![0.0; dim];
+                let mut want = vec![0.0; dim];
+                let mut scratch = AttendScratch::new(dim);
+                kernels.attend(kv)(&q, &stored[0], &stored[1], 0.25, &mut scratch, &mut got);
+                scalar::KERNELS.attend(kv)(&q, &stored[0], &stored[1], 0.25, &mut scratch, &mut want);
+                assert_eq!(bits(&got), bits(&want), "{kv} {dim} {n}");
+
+                let dot = |j: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(k[j * dim + i])).sum::<f64>() * 0.25;
+                let top = (0..n).map(dot).fold(f64::NEG_INFINITY, f64::max);
+                let p: Vec<f64> = (0..n).map(|j| (dot(j) - top).exp()).collect();
+                let total: f64 = p.iter().sum();
+                let exact: Vec<f64> =
+                    (0..dim).map(|i| (0..n).map(|j| p[j] * f64::from(v[j * dim + i])).sum::<f64>() / total).collect();
+                // Quantised scores move a sharp softmax far; the exact oracle bounds only the precise caches tightly.
+                match kv {
+                    KvType::F32 => close(&got, &exact, 2e-5),
+                    KvType::F16 => close(&got, &exact, 5e-2),
+                    KvType::Q8_0 => assert!(got.iter().all(|x| x.is_finite())),
+                }
+            }
+        }
+    }
+}
+
+/// q8_0 keys and values: against f64 over what the bytes stand for.
+fn q8_attention_suite(kernels: &Kernels) {
+    let (dim, n) = (64, 300);
+    let row_bytes = KvType::Q8_0.row_bytes(dim).unwrap();
+    let q = values(4, dim);
+    let mut stored = [vec![0u8; n * row_bytes], vec![0u8; n * row_bytes]];
+    for (i, s) in stored.iter_mut().enumerate() {
+        for (x, row) in values(5 + i as u64, n * dim).chunks(dim).zip(s.chunks_mut(row_bytes)) {
+            kernels.store_kv(KvType::Q8_0)(x, row);
+        }
+    }
+    let meant = stored.clone().map(|s| {
+        s.chunks(34)
+            .flat_map(|b| {
+                let d = f16::from_le_bytes([b[0], b[1]]).to_f64();
+                b[2..].iter().map(move |&q| d * f64::from(q.cast_signed())).collect::<Vec<_>>()
+            })
+            .collect::<Vec<f64>>()
+    });
+    let mut got = vec![0.0; dim];
+    kernels.attend(KvType::Q8_0)(&q, &stored[0], &stored[1], 0.1, &mut AttendScratch::new(dim), &mut got);
+    let dot = |j: usize| (0..dim).map(|i| f64::from(q[i]) * meant[0][j * dim + i]).sum::<f64>() * 0.1;
+    let p: Vec<f64> = (0..n).map(|j| dot(j).exp()).collect();
+    let total: f64 = p.iter().sum();
+    let want: Vec<f64> = (0..dim).map(|i| (0..n).map(|j| p[j] * meant[1][j * dim + i]).sum::<f64>() / total).collect();
+    close(&got, &want, 2e-5);
+}
+
+fn rope_suite(kernels: &Kernels) {
+    let mut x = values(8, 10);
+    let before = x.clone();
+    let angles: Vec<f32> = (0..5).map(|i| i as f32 * 0.7).collect();
+    let (cos, sin): (Vec<f32>, Vec<f32>) = angles.iter().map(|a| (a.cos(), a.sin())).unzip();
+    (kernels.rope_interleaved)(&mut x, &cos, &sin);
+    for i in 0..5 {
+        let (a, b) = (before[2 * i], before[2 * i + 1]);
+        assert_eq!(x[2 * i], a * cos[i] - b * sin[i]);
+        assert_eq!(x[2 * i + 1], b * cos[i] + a * sin[i]);
+    }
+}
+
+macro_rules! suite {
+    ($($module:ident, $isa:expr;)*) => { $(
+        mod $module {
+            use super::*;
+            /// A tier that this machine lacks is said, not passed in silence.
+            fn on(suite: fn(&Kernels)) {
+                match Kernels::of($isa) {
+                    Ok(k) => suite(k),
+                    Err(e) => eprintln!("not run: {e}"),
+                }
+            }
+            #[test]
+            fn matmul() { on(matmul_suite) }
+            #[test]
+            fn quantize() { on(quantize_suite) }
+            #[test]
+            fn poison() { on(poison_suite) }
+            #[test]
+            fn rows() { on(rows_suite) }
+            #[test]
+            fn exp() { on(exp_suite) }
+            #[test]
+            fn attention() { on(attention_suite) }
+            #[test]
+            fn q8_attention() { on(q8_attention_suite) }
+            #[test]
+            fn rope() { on(rope_suite) }
+        }
+    )* };
+}
+
+suite! {
+    scalar_suite, Isa::Scalar;
+    avx2_suite, Isa::Avx2;
+}
+
+#[test]
+fn every_name_is_its_own() {
+    for isa in Isa::ALL {
+        assert_eq!(isa.name().parse::<Isa>(), Ok(isa));
+    }
+    assert_eq!("mmx".parse::<Isa>(), Err(Error::UnknownIsa("mmx".into())));
+}

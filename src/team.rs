@@ -1,0 +1,425 @@
+//! The worker team: one job per forward pass, barriers inside it.
+//!
+//! [`Team::run`] hands the same closure to every worker, the caller being worker 0. Workers split the work themselves
+//! ([`Worker::share`]) and meet at [`Worker::barrier`], which spins a bounded time and then yields, so that a team on a busy
+//! machine gives its time away instead of burning it. Between jobs workers sleep.
+//!
+//! Which worker does what never changes a result: every output is computed whole by one of them.
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Polls of a barrier before a worker starts to yield: some ten microseconds, longer than a region of a small model.
+const SPINS: u32 = 4096;
+
+/// A job: a closure that every worker calls, its lifetime erased while it is in the mailbox.
+#[derive(Clone, Copy)]
+struct Job(*const (dyn Fn(&Worker<'_>) + Sync));
+
+// SAFETY: the closure behind the pointer is `Sync`, and `Team::run` keeps it alive until every worker has left it.
+unsafe impl Send for Job {}
+
+#[derive(Default)]
+struct Mailbox {
+    /// Counts jobs, so that a worker takes each once.
+    number: u64,
+    job: Option<Job>,
+    /// Workers still inside the job.
+    busy: usize,
+    panic: Option<Box<dyn Any + Send>>,
+    quit: bool,
+}
+
+struct Shared {
+    count: usize,
+    mailbox: Mutex<Mailbox>,
+    /// A job has come, or the team ends.
+    wake: Condvar,
+    /// The last worker has left the job.
+    done: Condvar,
+    barrier: Barrier,
+}
+
+impl Shared {
+    fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
+        // Nothing in a critical section panics, so a poisoned lock still holds a sound mailbox.
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Arrivals and generation on cache lines of their own: arriving workers do not disturb waiting ones.
+#[derive(Default)]
+struct Barrier {
+    arrived: Line<AtomicUsize>,
+    generation: Line<AtomicUsize>,
+    /// A worker has panicked: nobody waits for it any more.
+    broken: Line<AtomicBool>,
+}
+
+#[derive(Default)]
+#[repr(align(128))]
+struct Line<T>(T);
+
+/// A fixed set of threads that run jobs together.
+pub struct Team {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    /// One job at a time.
+    turn: Mutex<()>,
+}
+
+/// One worker's view of the job it is in.
+pub struct Worker<'a> {
+    id: usize,
+    shared: &'a Shared,
+}
+
+/// Unwinds a worker out of a job in which another worker has panicked.
+struct Broken;
+
+impl Team {
+    /// A team of `count` workers, the thread that calls [`Team::run`] among them.
+    ///
+    /// # Errors
+    /// The system refuses to start a thread.
+    pub fn new(count: NonZeroUsize) -> std::io::Result<Self> {
+        let count = count.get();
+        let shared = Arc::new(Shared {
+            count,
+            mailbox: Mutex::default(),
+            wake: Condvar::new(),
+            done: Condvar::new(),
+            barrier: Barrier::default(),
+        });
+        let mut team = Team { shared, threads: Vec::new(), turn: Mutex::default() };
+        for id in 1..count {
+            let shared = Arc::clone(&team.shared);
+            let thread =
+                std::thread::Builder::new().name(format!("rdt-worker-{id}")).spawn(move || work(&shared, id))?;
+            team.threads.push(thread); // dropped, and so ended, with the team if a later one fails to start
+        }
+        Ok(team)
+    }
+
+    /// Number of workers.
+    pub fn count(&self) -> usize {
+        self.shared.count
+    }
+
+    /// Runs `job` on every worker and waits for all of them. Calls from several threads take turns.
+    ///
+    /// # Panics
+    /// Passes on a panic of any worker, after all have left the job.
+    pub fn run(&self, job: &(dyn Fn(&Worker<'_>) + Sync)) {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let shared = &*self.shared;
+        let others = shared.count - 1;
+        if others > 0 {
+            // SAFETY: only the lifetime changes. The pointer is used by workers that are counted in `busy`, and this
+            // function does not return, nor unwind, before `busy` is zero.
+            let job = Job(unsafe {
+                std::mem::transmute::<*const (dyn Fn(&Worker<'_>) + Sync), *const (dyn Fn(&Worker<'_>) + Sync)>(job)
+            });
+            let mut mailbox = shared.mailbox();
+            mailbox.number += 1;
+            mailbox.job = Some(job);
+            mailbox.busy = others;
+            drop(mailbox);
+            shared.wake.notify_all();
+        }
+        let mine = attempt(shared, 0, job);
+        let mut mailbox = shared.mailbox();
+        while mailbox.busy > 0 {
+            mailbox = shared.done.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        mailbox.job = None;
+        let theirs = mailbox.panic.take();
+        drop(mailbox);
+        shared.barrier.broken.0.store(false, Ordering::Relaxed);
+        shared.barrier.arrived.0.store(0, Ordering::Relaxed);
+        // Whoever panicked first has the story to tell; the others were only unwound.
+        let panics = [mine.err(), theirs].into_iter().flatten();
+        if let Some(panic) = panics.max_by_key(|p| !p.is::<Broken>()) {
+            resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.mailbox().quit = true;
+        self.shared.wake.notify_all();
+        for thread in self.threads.drain(..) {
+            // A worker catches the panics of its jobs; there is nothing to learn from its end.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Calls the job as one worker; a panic breaks the barrier so that no worker waits for ever.
+fn attempt(shared: &Shared, id: usize, job: &(dyn Fn(&Worker<'_>) + Sync)) -> Result<(), Box<dyn Any + Send>> {
+    let result = catch_unwind(AssertUnwindSafe(|| job(&Worker { id, shared })));
+    if result.is_err() {
+        shared.barrier.broken.0.store(true, Ordering::Release);
+    }
+    result
+}
+
+/// The life of a worker thread.
+fn work(shared: &Shared, id: usize) {
+    let mut seen = 0;
+    loop {
+        let mut mailbox = shared.mailbox();
+        let job = loop {
+            if mailbox.quit {
+                return;
+            }
+            match mailbox.job {
+                Some(job) if mailbox.number != seen => break job,
+                _ => mailbox = shared.wake.wait(mailbox).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        seen = mailbox.number;
+        drop(mailbox);
+        // SAFETY: this worker is counted in `busy`, so `run` still waits and the closure is alive.
+        let result = attempt(shared, id, unsafe { &*job.0 });
+        let mut mailbox = shared.mailbox();
+        if let Err(panic) = result
+            && mailbox.panic.as_ref().is_none_or(|p| p.is::<Broken>())
+        {
+            mailbox.panic = Some(panic);
+        }
+        mailbox.busy -= 1;
+        if mailbox.busy == 0 {
+            shared.done.notify_one();
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// This worker's number, from 0; worker 0 is the thread that called [`Team::run`].
+    pub fn id(&self) -> usize {
+        self.id
+    }
+
+    /// Number of workers in the job.
+    pub fn count(&self) -> usize {
+        self.shared.count
+    }
+
+    /// This worker's part of `0..n`: contiguous, together disjoint and complete, sizes differing by at most one.
+    pub fn share(&self, n: usize) -> Range<usize> {
+        let at = |i: usize| (n as u128 * i as u128 / self.shared.count as u128) as usize;
+        at(self.id)..at(self.id + 1)
+    }
+
+    /// Waits until every worker has come here. What any of them wrote before, all of them see after.
+    pub fn barrier(&self) {
+        let Barrier { arrived, generation, broken } = &self.shared.barrier;
+        if self.shared.count == 1 {
+            return;
+        }
+        let now = generation.0.load(Ordering::Relaxed);
+        // AcqRel: the last one to arrive acquires what all the others released here, and releases it with the generation.
+        if arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.shared.count {
+            arrived.0.store(0, Ordering::Relaxed);
+            generation.0.store(now.wrapping_add(1), Ordering::Release);
+            return;
+        }
+        let mut spins = 0;
+        while generation.0.load(Ordering::Acquire) == now {
+            if broken.0.load(Ordering::Acquire) {
+                resume_unwind(Box::new(Broken));
+            }
+            if spins < SPINS {
+                spins += 1;
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// A buffer that the workers of one job write in turns.
+///
+/// The discipline, which every caller of the unsafe methods argues for: between two barriers an element is either written by
+/// one worker or read by any number of them, never both.
+pub struct Buffer<T> {
+    cells: Box<[UnsafeCell<T>]>,
+}
+
+// SAFETY: access goes through unsafe methods whose contract excludes data races.
+unsafe impl<T: Send + Sync> Sync for Buffer<T> {}
+
+impl<T: Copy + Default> Buffer<T> {
+    /// `len` default values. Where these are zero, memory is taken from the system only as it is touched.
+    pub fn new(len: usize) -> Self {
+        let values = Box::into_raw(vec![T::default(); len].into_boxed_slice());
+        // SAFETY: the pointer comes from a box, and `UnsafeCell<T>` has the layout of `T`.
+        Self { cells: unsafe { Box::from_raw(values as *mut [UnsafeCell<T>]) } }
+    }
+}
+
+impl<T> Buffer<T> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Is it empty?
+    pub fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+
+    /// All elements, to the only holder.
+    pub fn get_mut(&mut self) -> &mut [T] {
+        let (p, n) = (self.cells.as_mut_ptr(), self.cells.len());
+        // SAFETY: `UnsafeCell<T>` has the layout of `T`, and `&mut self` excludes every other access.
+        unsafe { std::slice::from_raw_parts_mut(p.cast::<T>(), n) }
+    }
+
+    /// Elements to read.
+    ///
+    /// # Panics
+    /// If the range is outside the buffer.
+    ///
+    /// # Safety
+    /// While the slice lives, no worker writes any of its elements.
+    pub unsafe fn read(&self, range: Range<usize>) -> &[T] {
+        let cells = &self.cells[range];
+        // SAFETY: `UnsafeCell<T>` has the layout of `T`; the caller excludes writers.
+        unsafe { std::slice::from_raw_parts(cells.as_ptr().cast::<T>(), cells.len()) }
+    }
+
+    /// Elements to write.
+    ///
+    /// # Panics
+    /// If the range is outside the buffer.
+    ///
+    /// # Safety
+    /// While the slice lives, nobody else reads or writes any of its elements.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's promise, as with any cell")]
+    pub unsafe fn write(&self, range: Range<usize>) -> &mut [T] {
+        let cells = &self.cells[range];
+        // SAFETY: the pointer comes from `UnsafeCell`s, so writing through it is allowed; the caller excludes all others.
+        unsafe { std::slice::from_raw_parts_mut(cells.as_ptr().cast::<T>().cast_mut(), cells.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn team(n: usize) -> Team {
+        Team::new(NonZeroUsize::new(n).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn shares_are_disjoint_and_complete() {
+        for n in [0, 1, 5, 7, 64] {
+            for count in [1, 2, 3, 7] {
+                let seen: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
+                team(count).run(&|w| {
+                    for i in w.share(n) {
+                        seen[i].fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+                assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    /// More workers than cores, many barriers: a prefix sum by pointer doubling, wrong if any barrier leaks.
+    #[test]
+    fn barriers_order_writes() {
+        for count in [1, 2, 5, 9] {
+            let team = team(count);
+            let n = 257;
+            for _ in 0..20 {
+                let a = Buffer::<u64>::new(n);
+                let b = Buffer::<u64>::new(n);
+                team.run(&|w| {
+                    for i in w.share(n) {
+                        // SAFETY: shares are disjoint.
+                        unsafe { a.write(i..i + 1)[0] = i as u64 };
+                    }
+                    w.barrier();
+                    let (mut from, mut to) = (&a, &b);
+                    let mut d = 1;
+                    while d < n {
+                        for i in w.share(n) {
+                            // SAFETY: `from` is only read and `to` only written, in disjoint shares, until the barrier.
+                            unsafe {
+                                let back = if i >= d { from.read(i - d..i - d + 1)[0] } else { 0 };
+                                to.write(i..i + 1)[0] = from.read(i..i + 1)[0] + back;
+                            }
+                        }
+                        w.barrier();
+                        (from, to) = (to, from);
+                        d *= 2;
+                    }
+                    for i in w.share(n) {
+                        // SAFETY: nobody writes after the last barrier.
+                        let got = unsafe { from.read(i..i + 1)[0] };
+                        assert_eq!(got, (i * (i + 1) / 2) as u64);
+                    }
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_leaves_the_team_whole() {
+        for bad in 0..3 {
+            let team = team(3);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                team.run(&|w| {
+                    w.barrier();
+                    assert!(w.id() != bad, "worker {bad} fails");
+                    w.barrier();
+                });
+            }));
+            let message = result.unwrap_err();
+            assert_eq!(message.downcast_ref::<String>().map(String::as_str), Some(&*format!("worker {bad} fails")));
+            let count = AtomicUsize::new(0);
+            team.run(&|w| {
+                count.fetch_add(1, Ordering::Relaxed);
+                w.barrier();
+            });
+            assert_eq!(count.into_inner(), 3);
+        }
+    }
+
+    #[test]
+    fn callers_take_turns() {
+        let team = team(2);
+        let (running, total) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    for _ in 0..50 {
+                        team.run(&|w| {
+                            if w.id() == 0 {
+                                assert_eq!(running.fetch_add(1, Ordering::SeqCst), 0);
+                            }
+                            w.barrier();
+                            total.fetch_add(1, Ordering::Relaxed);
+                            w.barrier();
+                            if w.id() == 0 {
+                                running.fetch_sub(1, Ordering::SeqCst);
+                            }
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), 400);
+    }
+}
