@@ -261,7 +261,13 @@ unsafe impl<T: Send + Sync> Sync for Buffer<T> {}
 impl<T: Copy + Default> Buffer<T> {
     /// `len` default values. Where these are zero, memory is taken from the system only as it is touched.
     pub fn new(len: usize) -> Self {
-        let values = Box::into_raw(vec![T::default(); len].into_boxed_slice());
+        Self::from(vec![T::default(); len])
+    }
+}
+
+impl<T> From<Vec<T>> for Buffer<T> {
+    fn from(values: Vec<T>) -> Self {
+        let values = Box::into_raw(values.into_boxed_slice());
         // SAFETY: the pointer comes from a box, and `UnsafeCell<T>` has the layout of `T`.
         Self { cells: unsafe { Box::from_raw(values as *mut [UnsafeCell<T>]) } }
     }

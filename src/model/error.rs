@@ -1,0 +1,125 @@
+//! What can go wrong with a model or a session.
+
+use crate::{files, gguf, kernels};
+
+/// An error of the model room.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Reading or mapping the file.
+    #[error(transparent)]
+    File(#[from] files::Error),
+    /// The container is malformed, or a key is missing or has the wrong type.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    /// No kernels for this machine, or none for a weight format.
+    #[error(transparent)]
+    Kernels(#[from] kernels::Error),
+    /// `general.architecture` names a family that this version does not run.
+    #[error("architecture '{found}' is not supported; this version runs: {known}")]
+    Architecture {
+        /// The name in the file.
+        found: String,
+        /// The names that are known.
+        known: String,
+    },
+    /// A metadata value that the family does not allow.
+    #[error("{key} is {found}; expected {expected}")]
+    Key {
+        /// The key.
+        key: String,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// A tensor that the family needs is not in the file.
+    #[error("tensor '{0}' is missing; the file is not a complete model of its architecture")]
+    MissingTensor(String),
+    /// A tensor that the family does not know is in the file.
+    #[error("tensor '{0}' is not part of this architecture; refusing to run a model without all of its weights")]
+    UnknownTensor(String),
+    /// A tensor has another shape than the metadata promises.
+    #[error("tensor '{name}' has shape {found:?}; the metadata asks for {expected:?} (row length first)")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// Its dimensions in the file, row length first.
+        found: Vec<usize>,
+        /// The dimensions that the metadata implies.
+        expected: Vec<usize>,
+    },
+    /// A norm or bias has a storage format that is not read.
+    #[error("tensor '{name}' has type {found}; norms and biases must be f32, f16 or bf16")]
+    VectorType {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        found: gguf::TensorType,
+    },
+    /// A session option outside what the model or machine allows.
+    #[error("{0}")]
+    Option(String),
+    /// The KV cache does not fit its memory budget, even at its smallest.
+    #[error(
+        "a KV cache for {context} positions needs {needed} bytes even with one slot per core layer, more than the budget of \
+         {budget}; ask for a shorter context (-c) or a smaller --kv-type"
+    )]
+    KvMemory {
+        /// Positions asked for.
+        context: usize,
+        /// Bytes it would take.
+        needed: u64,
+        /// Bytes allowed.
+        budget: u64,
+    },
+    /// More tokens than the context has room for.
+    #[error("the context is full: {used} of {context} positions are used and {asked} more were asked for")]
+    ContextFull {
+        /// Positions in the KV cache of the sequence.
+        used: usize,
+        /// Its size.
+        context: usize,
+        /// Tokens in the call.
+        asked: usize,
+    },
+    /// A token id outside the embedding table.
+    #[error("token {token} is outside the vocabulary of {vocab} entries")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Rows of the embedding table.
+        vocab: usize,
+    },
+    /// A call without tokens.
+    #[error("there is no token to run: the prompt is empty")]
+    Empty,
+    /// The latent state is not finite.
+    #[error(
+        "the latent state of position {position} is not finite after loop step {step}; the weights are damaged, or the \
+         model cannot be looped this deep"
+    )]
+    NotFinite {
+        /// Position in its sequence.
+        position: usize,
+        /// Steps done, from 1.
+        step: usize,
+    },
+    /// A logit is NaN or infinite although the latent was not.
+    #[error("the logits of position {position} are not finite; the weights of the coda or head are damaged")]
+    LogitsNotFinite {
+        /// Position in its sequence.
+        position: usize,
+    },
+    /// The pass was cancelled; the session is as before the call.
+    #[error("cancelled")]
+    Cancelled,
+    /// A worker thread could not be started.
+    #[error("cannot start {count} worker threads: {source}")]
+    Threads {
+        /// Threads asked for.
+        count: usize,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,221 @@
+//! The looped forward pass: [`Model`] (immutable, mapped weights) and [`Session`] (everything that changes).
+//!
+//! A token's way: embedding → prelude (once) → [inject → core blocks → policy]* → coda → norm → head → logits. How deep it goes
+//! is the caller's: after every loop step of every row a [`DepthPolicy`] says stay or leave.
+//!
+//! # Bits
+//! A row's result is a function of its tokens, its initial state and its depth alone: not of the number of threads, the way a
+//! prompt is cut into chunks, or the rows that run with it. This holds while every loop step has its own KV slot
+//! ([`KvShape::slots`]); with fewer, a position that has left the loop shows later rows its last value for the slot, while
+//! positions that run together show the current one, and the cut into chunks becomes visible.
+
+mod error;
+mod forward;
+mod init;
+mod kv;
+mod plan;
+mod policy;
+mod scratch;
+mod session;
+
+pub use error::Error;
+pub use init::InitialState;
+pub use kv::KvShape;
+pub use plan::{Adapter, Block, Config, LoopPlan, Matrix};
+pub use policy::{DepthPolicy, FixedDepth, LatentStats, Verdict};
+pub use session::{Batch, ClearOnDrop, Logits, Output, Row, Session, SessionOptions};
+
+use crate::files::Bytes;
+use crate::gguf::{Header, Metadata, TensorType};
+use crate::kernels::Kernels;
+use crate::quant;
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// Immutable weights in place, with everything that is known about them. Serves any number of sessions.
+pub struct Model {
+    bytes: Bytes,
+    header: Header,
+    kernels: &'static Kernels,
+    parts: Parts,
+    inverse_frequencies: Vec<f32>,
+}
+
+/// What a family's file in `arch` makes of a GGUF.
+pub struct Parts {
+    /// Sizes and constants.
+    pub config: Config,
+    /// What is looped.
+    pub plan: LoopPlan,
+    /// Physical blocks: prelude, core, coda.
+    pub blocks: Vec<Block>,
+    /// How the prelude enters the loop.
+    pub adapter: Adapter,
+    /// `[V, D]`.
+    pub token_embedding: Matrix,
+    /// `[V, D]`; the token embedding itself where the head is tied.
+    pub head: Matrix,
+    /// `[D]`, before the head.
+    pub output_norm: Vec<f32>,
+    /// `[D]`, between the loop and the coda, if there is one.
+    pub readout_norm: Option<Vec<f32>>,
+}
+
+impl Model {
+    /// Puts a model together from a file and what its family made of it. Use [`crate::arch::open`].
+    ///
+    /// # Errors
+    /// Sizes that do not fit together.
+    pub(crate) fn new(bytes: Bytes, header: Header, kernels: &'static Kernels, parts: Parts) -> Result<Self, Error> {
+        let hd = parts.config.head_dim;
+        if hd == 0 || !hd.is_multiple_of(2) {
+            return Err(Error::Key {
+                key: format!("{}.attention.key_length", parts.config.architecture),
+                found: hd.to_string(),
+                expected: "an even head size".into(),
+            });
+        }
+        // As the reference: exponents, powers and quotients in f32.
+        let inverse_frequencies =
+            (0..hd / 2).map(|i| 1.0 / libm::powf(parts.config.rope_base, (2 * i) as f32 / hd as f32)).collect();
+        Ok(Self { bytes, header, kernels, parts, inverse_frequencies })
+    }
+
+    /// Sizes and constants.
+    pub fn config(&self) -> &Config {
+        &self.parts.config
+    }
+
+    /// What is looped.
+    pub fn plan(&self) -> &LoopPlan {
+        &self.parts.plan
+    }
+
+    /// Physical blocks: prelude, core, coda.
+    pub fn blocks(&self) -> &[Block] {
+        &self.parts.blocks
+    }
+
+    /// The file's metadata, with its tokenizer.
+    pub fn metadata(&self) -> &Metadata {
+        &self.header.metadata
+    }
+
+    /// The file's header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The kernels in use.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    /// Bytes of all tensors.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.header.tensors.iter().map(|t| t.bytes as u64).sum()
+    }
+
+    pub(crate) fn adapter(&self) -> &Adapter {
+        &self.parts.adapter
+    }
+
+    pub(crate) fn head(&self) -> &Matrix {
+        &self.parts.head
+    }
+
+    pub(crate) fn output_norm(&self) -> &[f32] {
+        &self.parts.output_norm
+    }
+
+    pub(crate) fn readout_norm(&self) -> Option<&[f32]> {
+        self.parts.readout_norm.as_deref()
+    }
+
+    /// `[head_dim / 2]`: angle per position of every rotated pair.
+    pub(crate) fn inverse_frequencies(&self) -> &[f32] {
+        &self.inverse_frequencies
+    }
+
+    /// The stored bytes of some rows of a matrix.
+    pub(crate) fn rows(&self, m: &Matrix, rows: Range<usize>) -> &[u8] {
+        &self.bytes[m.data.clone()][rows.start * m.row_bytes..rows.end * m.row_bytes]
+    }
+
+    /// A token's scaled embedding, `[D]`.
+    pub(crate) fn embedding(&self, token: u32, out: &mut [f32]) {
+        let m = &self.parts.token_embedding;
+        let row = self.rows(m, token as usize..token as usize + 1);
+        if let Some(format) = quant::format(m.ty) {
+            format.dequantize(row, out);
+        }
+        for x in out {
+            *x *= self.parts.config.embedding_scale;
+        }
+    }
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("config", self.config()).field("plan", self.plan()).finish_non_exhaustive()
+    }
+}
+
+/// Takes the tensors of a file one by one, checks their shapes, and notices what is left over.
+pub(crate) struct Tensors<'a> {
+    bytes: &'a Bytes,
+    header: &'a Header,
+    kernels: &'static Kernels,
+    taken: HashSet<&'a str>,
+}
+
+impl<'a> Tensors<'a> {
+    pub(crate) fn new(bytes: &'a Bytes, header: &'a Header, kernels: &'static Kernels) -> Self {
+        Self { bytes, header, kernels, taken: HashSet::new() }
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.header.tensor(name).is_some()
+    }
+
+    /// A matrix of `rows` rows of `cols` values.
+    pub(crate) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, Error> {
+        let info = self.header.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        if info.dims != [cols, rows] {
+            return Err(Error::Shape { name: name.to_owned(), found: info.dims.clone(), expected: vec![cols, rows] });
+        }
+        self.taken.insert(&info.name);
+        Ok(Matrix::new(self.kernels, info.ty, rows, cols, info.offset..info.offset + info.bytes)?)
+    }
+
+    /// A vector, copied out and converted to f32.
+    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+        let info = self.header.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
+        if info.dims != [len] {
+            return Err(Error::Shape { name: name.to_owned(), found: info.dims.clone(), expected: vec![len] });
+        }
+        let wrong = || Error::VectorType { name: name.to_owned(), found: info.ty };
+        if !matches!(info.ty, TensorType::F32 | TensorType::F16 | TensorType::BF16) {
+            return Err(wrong());
+        }
+        self.taken.insert(&info.name);
+        let mut out = vec![0.0; len];
+        quant::format(info.ty)
+            .ok_or_else(wrong)?
+            .dequantize(&self.bytes[info.offset..info.offset + info.bytes], &mut out);
+        Ok(out)
+    }
+
+    /// An optional vector.
+    pub(crate) fn vector_if_there(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error> {
+        if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
+    }
+
+    /// Refuses a file with tensors that nobody took.
+    pub(crate) fn finish(self) -> Result<(), Error> {
+        match self.header.tensors.iter().find(|t| !self.taken.contains(t.name.as_str())) {
+            Some(t) => Err(Error::UnknownTensor(t.name.clone())),
+            None => Ok(()),
+        }
+    }
+}

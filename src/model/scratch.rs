@@ -1,0 +1,159 @@
+//! Everything a forward pass writes, allocated once per session.
+
+use super::{Config, Matrix, Model};
+use crate::kernels::{ActRowMut, Acts, AttendScratch, LatentSums, Q8_BLOCK};
+use crate::team::Buffer;
+
+/// Up to this many rows every worker normalises and quantises for itself, which saves a barrier; above, the work is shared.
+pub(super) const OWN_ROWS: usize = 4;
+/// Activation rows per tile of a matrix product.
+pub(super) const TILE_COLUMNS: usize = 8;
+/// Weight rows per tile, where a region has no unit of its own.
+pub(super) const TILE_ROWS: usize = 32;
+
+/// Activation rows in both forms, `[rows][k]`, for any k up to the largest.
+pub(super) struct ActBuffer {
+    f: Buffer<f32>,
+    q: Buffer<i8>,
+    d: Buffer<f32>,
+    sum: Buffer<i32>,
+}
+
+impl ActBuffer {
+    fn new(rows: usize, k: usize) -> Self {
+        let blocks = rows * k.div_ceil(Q8_BLOCK);
+        Self { f: Buffer::new(rows * k), q: Buffer::new(rows * k), d: Buffer::new(blocks), sum: Buffer::new(blocks) }
+    }
+
+    /// The f32 form of row `i`, to write.
+    ///
+    /// # Safety
+    /// As [`Buffer::write`], for this row.
+    #[expect(clippy::mut_from_ref, reason = "as Buffer::write")]
+    pub(super) unsafe fn f32_row(&self, i: usize, k: usize) -> &mut [f32] {
+        // SAFETY: passed on to the caller.
+        unsafe { self.f.write(i * k..(i + 1) * k) }
+    }
+
+    /// The quantised form of row `i`, to write.
+    ///
+    /// # Safety
+    /// As [`Buffer::write`], for this row.
+    pub(super) unsafe fn quantized_row(&self, i: usize, k: usize) -> ActRowMut<'_> {
+        let b = k / Q8_BLOCK;
+        // SAFETY: passed on to the caller.
+        unsafe {
+            ActRowMut {
+                q: self.q.write(i * k..(i + 1) * k),
+                d: self.d.write(i * b..(i + 1) * b),
+                sum: self.sum.write(i * b..(i + 1) * b),
+            }
+        }
+    }
+
+    /// Rows `from..from + rows` to read.
+    ///
+    /// # Safety
+    /// As [`Buffer::read`], for these rows.
+    pub(super) unsafe fn rows(&self, from: usize, rows: usize, k: usize) -> Acts<'_> {
+        let (a, b) = (from * k..(from + rows) * k, from * (k / Q8_BLOCK)..(from + rows) * (k / Q8_BLOCK));
+        // SAFETY: passed on to the caller.
+        unsafe {
+            Acts { rows, k, f: self.f.read(a.clone()), q: self.q.read(a), d: self.d.read(b.clone()), sum: self.sum.read(b) }
+        }
+    }
+}
+
+/// Buffers of one worker; no other worker touches them.
+pub(super) struct Own {
+    /// `[OWN_ROWS][D]`: the residual stream, where it is not shared.
+    pub x: Buffer<f32>,
+    /// Up to [`OWN_ROWS`] rows.
+    pub acts: ActBuffer,
+    /// `[TILE_COLUMNS][largest unit of weight rows]`, twice.
+    pub tile: [Buffer<f32>; 2],
+    /// One element.
+    pub attend: Buffer<AttendScratch>,
+}
+
+/// Buffers of a pass. Rows are rows of the chunk where not said otherwise; "active" rows are those still in the loop, moved
+/// together.
+pub(super) struct Scratch {
+    /// `[rows][D]`, active: the residual stream at the start of a half block.
+    pub x: Buffer<f32>,
+    /// `[rows][D]`, active: the sum that the next norm takes.
+    pub y: Buffer<f32>,
+    /// `[rows][D]`: the prelude's output e.
+    pub prelude: Buffer<f32>,
+    /// `[rows][D]`: what the adapter adds to every step, W_e·e + b.
+    pub input: Buffer<f32>,
+    /// `[rows][D]`: the latent state s.
+    pub state: Buffer<f32>,
+    /// `[rows][D]`: the latest step Δ.
+    pub delta: Buffer<f32>,
+    /// `[rows]`: statistics of the latest step.
+    pub sums: Buffer<LatentSums>,
+    /// `[rows][heads · head_dim]`, active: queries, then attention outputs.
+    pub q: Buffer<f32>,
+    pub attended: Buffer<f32>,
+    /// `[rows][F]`, active.
+    pub hidden: Buffer<f32>,
+    pub acts: ActBuffer,
+    /// `[rows][head_dim / 2]`.
+    pub cos: Buffer<f32>,
+    pub sin: Buffer<f32>,
+    /// `[rows wanted][V]`.
+    pub logits: Buffer<f32>,
+    pub own: Vec<Own>,
+}
+
+impl Scratch {
+    pub(super) fn new(model: &Model, rows: usize, workers: usize) -> Self {
+        let Config { width, head_dim, vocab, .. } = *model.config();
+        let blocks = model.blocks();
+        let widest = |f: &dyn Fn(&super::Block) -> usize| blocks.iter().map(f).max().unwrap_or(0);
+        let heads = widest(&|b| b.heads * head_dim);
+        let hidden = widest(&|b| b.gate.rows);
+        let k = [width, heads, hidden].into_iter().max().unwrap_or(0);
+        let tile = TILE_COLUMNS * head_dim.max(TILE_ROWS);
+        let own = || Own {
+            x: Buffer::new(OWN_ROWS * width),
+            acts: ActBuffer::new(OWN_ROWS, k),
+            tile: [Buffer::new(tile), Buffer::new(tile)],
+            attend: Buffer::from(vec![AttendScratch::new(head_dim)]),
+        };
+        Self {
+            x: Buffer::new(rows * width),
+            y: Buffer::new(rows * width),
+            prelude: Buffer::new(rows * width),
+            input: Buffer::new(rows * width),
+            state: Buffer::new(rows * width),
+            delta: Buffer::new(rows * width),
+            sums: Buffer::new(rows),
+            q: Buffer::new(rows * heads),
+            attended: Buffer::new(rows * heads),
+            hidden: Buffer::new(rows * hidden),
+            acts: ActBuffer::new(rows, k),
+            cos: Buffer::new(rows * head_dim / 2),
+            sin: Buffer::new(rows * head_dim / 2),
+            logits: Buffer::new(vocab),
+            own: std::iter::repeat_with(own).take(workers).collect(),
+        }
+    }
+}
+
+/// Which forms of its input a group of matrices needs.
+#[derive(Clone, Copy)]
+pub(super) struct Forms {
+    pub plain: bool,
+    pub quantized: bool,
+}
+
+impl Forms {
+    pub(super) fn of(matrices: &[&Matrix]) -> Self {
+        Self {
+            plain: matrices.iter().any(|m| !m.quantized_input()),
+            quantized: matrices.iter().any(|m| m.quantized_input()),
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Everything that changes while a model runs.
+
+use super::forward::{Control, Pass, Task};
+use super::kv::{KvCache, KvRequest, KvShape};
+use super::policy::DepthPolicy;
+use super::scratch::Scratch;
+use super::{Error, InitialState, Model};
+use crate::kernels::KvType;
+use crate::team::{Buffer, Team};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One token at one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Which of the session's sequences.
+    pub sequence: usize,
+    /// Position in it, from 0.
+    pub position: usize,
+    /// Token id.
+    pub token: u32,
+}
+
+/// Which rows of a batch get logits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logits {
+    /// No row.
+    None,
+    /// The last row.
+    Last,
+    /// Every row.
+    All,
+}
+
+/// Tokens to run: the next positions of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Which sequence is continued.
+    pub sequence: usize,
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Rows whose logits are wanted.
+    pub logits: Logits,
+    /// Run token by token and let the policy read out logits inside the loop ([`super::Verdict::ReadOut`]).
+    pub readout_exits: bool,
+}
+
+/// How a session is set up. [`SessionOptions::default`] suits a laptop.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Worker threads; `None`: one per physical performance core that the process may use, as far as the system tells.
+    pub threads: Option<NonZeroUsize>,
+    /// Positions per sequence; `None`: what the model was trained for, if it fits `kv_budget`.
+    pub context: Option<usize>,
+    /// KV cache storage.
+    pub kv_type: KvType,
+    /// Loop steps with keys and values of their own; `None`: all, if they fit `kv_budget`.
+    pub kv_slots: Option<usize>,
+    /// Deepest loop that the session will be asked for; `None`: the model's mean. Deeper calls share slots.
+    pub steps: Option<usize>,
+    /// Bytes that the KV cache may take.
+    pub kv_budget: u64,
+    /// Independent sequences.
+    pub sequences: usize,
+    /// Rows that go through the model together; 1 is token by token. Results do not depend on it.
+    pub chunk_rows: usize,
+    /// Initial latent states.
+    pub initial: InitialState,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            context: None,
+            kv_type: KvType::F16,
+            kv_slots: None,
+            steps: None,
+            kv_budget: 2 << 30,
+            sequences: 1,
+            chunk_rows: 64,
+            initial: InitialState::Noise { seed: 0 },
+        }
+    }
+}
+
+/// What a pass gave.
+#[derive(Debug)]
+pub struct Output<'a> {
+    /// Loop steps of every row, in order.
+    pub steps: &'a [usize],
+    /// `[rows wanted][V]`.
+    pub logits: &'a [f32],
+    vocab: usize,
+}
+
+impl<'a> Output<'a> {
+    /// Logits of the last row that was asked for, `[V]`; empty if none was.
+    pub fn last(&self) -> &'a [f32] {
+        &self.logits[self.logits.len().saturating_sub(self.vocab)..]
+    }
+}
+
+/// A running model: KV cache, latent states, scratch, threads. Nothing is allocated per token.
+pub struct Session {
+    model: Arc<Model>,
+    team: Team,
+    kv: KvCache,
+    shape: KvShape,
+    scratch: Scratch,
+    initial: InitialState,
+    chunk_rows: usize,
+    /// Positions held, per sequence.
+    lengths: Vec<usize>,
+    rows: Vec<Row>,
+    wanted: Vec<usize>,
+    steps: Vec<usize>,
+    all_steps: Vec<usize>,
+    all_logits: Vec<f32>,
+    active: Vec<usize>,
+    left: Vec<(usize, usize)>,
+    cancel: Arc<AtomicBool>,
+}
+
+impl Session {
+    /// Sets up a session: chooses the size of the KV cache, allocates everything, starts the threads.
+    ///
+    /// # Errors
+    /// Options that the model cannot honour ([`Error::Option`], [`Error::KvMemory`]); no threads.
+    pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self, Error> {
+        let positive = |name: &str, n: usize| {
+            if n == 0 { Err(Error::Option(format!("{name} must be at least 1"))) } else { Ok(n) }
+        };
+        let sequences = positive("the number of sequences", options.sequences)?;
+        let chunk_rows = positive("the number of rows per chunk", options.chunk_rows)?;
+        let steps = positive("the number of loop steps", options.steps.unwrap_or(model.config().mean_steps))?;
+        if let Some(n) = options.context {
+            positive("the context", n)?;
+        }
+        if let Some(n) = options.kv_slots {
+            positive("the number of KV slots", n)?;
+        }
+        let request = KvRequest {
+            ty: options.kv_type,
+            context: options.context,
+            slots: options.kv_slots,
+            sequences,
+            steps,
+            budget: options.kv_budget,
+        };
+        let config = model.config();
+        let shape = KvShape::choose(request, config.context, model.plan(), model.blocks(), config.head_dim)?;
+        let chunk_rows = chunk_rows.min(shape.context);
+        let count = options.threads.unwrap_or_else(default_threads);
+        let team = Team::new(count).map_err(|source| Error::Threads { count: count.get(), source })?;
+        let kv = KvCache::new(&shape, model.plan(), model.blocks(), config.head_dim);
+        let scratch = Scratch::new(&model, chunk_rows, count.get());
+        Ok(Self {
+            team,
+            kv,
+            shape,
+            scratch,
+            initial: options.initial.clone(),
+            chunk_rows,
+            lengths: vec![0; sequences],
+            rows: Vec::with_capacity(chunk_rows),
+            wanted: Vec::with_capacity(chunk_rows),
+            steps: vec![0; chunk_rows],
+            all_steps: Vec::new(),
+            all_logits: Vec::new(),
+            active: Vec::with_capacity(chunk_rows),
+            left: Vec::with_capacity(chunk_rows),
+            cancel: Arc::default(),
+            model,
+        })
+    }
+
+    /// The model that runs.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The KV cache in force.
+    pub fn kv_shape(&self) -> &KvShape {
+        &self.shape
+    }
+
+    /// Number of worker threads.
+    pub fn threads(&self) -> usize {
+        self.team.count()
+    }
+
+    /// Positions held by a sequence.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn len(&self, sequence: usize) -> usize {
+        self.lengths[sequence]
+    }
+
+    /// Is nothing held at all?
+    pub fn is_empty(&self) -> bool {
+        self.lengths.iter().all(|&n| n == 0)
+    }
+
+    /// Forgets a sequence from position `length` on. Does nothing if it is shorter.
+    ///
+    /// # Panics
+    /// If there is no such sequence.
+    pub fn truncate(&mut self, sequence: usize, length: usize) {
+        let n = &mut self.lengths[sequence];
+        *n = (*n).min(length);
+    }
+
+    /// A flag that, once set, ends the running pass (and any later one, until it is cleared) with [`Error::Cancelled`]
+    /// after the loop step in progress. A cancelled call leaves the sequence at the last complete chunk.
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancel)
+    }
+
+    /// Runs tokens at the next positions of a sequence.
+    ///
+    /// Tokens go through in chunks of [`SessionOptions::chunk_rows`] (one by one with [`Batch::readout_exits`]); results are
+    /// the same bits for every chunking as long as all loop steps have KV slots.
+    ///
+    /// # Errors
+    /// [`Error::Empty`], [`Error::Token`], [`Error::ContextFull`] before anything has run; [`Error::NotFinite`],
+    /// [`Error::LogitsNotFinite`] or [`Error::Cancelled`] on the way, with the sequence at the last complete chunk.
+    ///
+    /// # Panics
+    /// If there is no such sequence, or the policy's `max_steps` is 0.
+    pub fn run(&mut self, batch: Batch<'_>, policy: &mut dyn DepthPolicy) -> Result<Output<'_>, Error> {
+        let Batch { sequence, tokens, logits, readout_exits } = batch;
+        assert!(policy.max_steps() > 0, "a row takes at least one step");
+        let (vocab, used) = (self.model.config().vocab, self.lengths[sequence]);
+        if tokens.is_empty() {
+            return Err(Error::Empty);
+        }
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(Error::Token { token, vocab });
+        }
+        if tokens.len() > self.shape.context - used {
+            return Err(Error::ContextFull { used, context: self.shape.context, asked: tokens.len() });
+        }
+        self.all_steps.clear();
+        self.all_logits.clear();
+        let size = if readout_exits { 1 } else { self.chunk_rows };
+        let chunks = tokens.len().div_ceil(size);
+        for (c, chunk) in tokens.chunks(size).enumerate() {
+            let start = self.lengths[sequence];
+            self.rows.clear();
+            self.rows.extend(
+                chunk.iter().enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }),
+            );
+            self.wanted.clear();
+            match logits {
+                Logits::None => {}
+                Logits::Last if c + 1 < chunks => {}
+                Logits::Last => self.wanted.push(chunk.len() - 1),
+                Logits::All => self.wanted.extend(0..chunk.len()),
+            }
+            self.pass(policy, Task::Full, readout_exits)?;
+            self.lengths[sequence] += chunk.len();
+            self.all_steps.extend_from_slice(&self.steps[..chunk.len()]);
+        }
+        Ok(Output { steps: &self.all_steps, logits: &self.all_logits, vocab })
+    }
+
+    /// Reads out given latent states `[n][D]` at positions `first..first + n` of a sequence, as if the loop had ended with
+    /// them: writes their coda keys and values, and gives logits `[n][V]`.
+    ///
+    /// The positions must have been run before, and keep the keys and values of their core blocks.
+    ///
+    /// # Errors
+    /// [`Error::Option`] if the states do not fit the positions held; [`Error::LogitsNotFinite`].
+    pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
+        let d = self.model.config().width;
+        let n = latents.len() / d;
+        if latents.len() % d != 0 || n == 0 || first + n > self.lengths[sequence] {
+            return Err(Error::Option(format!(
+                "{} values are no latent states of width {d} at positions {first} to {}",
+                latents.len(),
+                self.lengths[sequence]
+            )));
+        }
+        self.all_logits.clear();
+        for (c, states) in latents.chunks(self.chunk_rows * d).enumerate() {
+            let rows = states.len() / d;
+            self.rows.clear();
+            let start = first + c * self.chunk_rows;
+            self.rows.extend((0..rows).map(|i| Row { sequence, position: start + i, token: 0 }));
+            self.wanted.clear();
+            self.wanted.extend(0..rows);
+            self.scratch.state.get_mut()[..states.len()].copy_from_slice(states);
+            self.pass(&mut super::FixedDepth(1), Task::ReadOut, false)?;
+        }
+        Ok(&self.all_logits)
+    }
+
+    /// One job of the team over `self.rows`; appends the logits of `self.wanted`.
+    fn pass(&mut self, policy: &mut dyn DepthPolicy, task: Task, readout_exits: bool) -> Result<(), Error> {
+        let vocab = self.model.config().vocab;
+        let n = self.rows.len();
+        let need = self.wanted.len().max(1) * vocab;
+        if self.scratch.logits.len() < need {
+            self.scratch.logits = Buffer::new(need);
+        }
+        self.steps[..n].fill(0);
+        let mut active = std::mem::take(&mut self.active);
+        active.clear();
+        if task == Task::Full {
+            active.extend(0..n);
+        }
+        let mut control = Buffer::from(vec![Control {
+            policy,
+            active,
+            left: std::mem::take(&mut self.left),
+            steps: &mut self.steps,
+            read_out: false,
+            logits_fresh: false,
+            error: None,
+        }]);
+        let pass = Pass {
+            model: &self.model,
+            scratch: &self.scratch,
+            kv: &self.kv,
+            kv_type: self.shape.ty,
+            slots: self.shape.slots,
+            rows: &self.rows,
+            initial: &self.initial,
+            task,
+            wanted: &self.wanted,
+            readout_exits,
+            cancel: &self.cancel,
+            control: &control,
+        };
+        self.team.run(&|w| pass.run(w));
+        let control = &mut control.get_mut()[0];
+        self.active = std::mem::take(&mut control.active);
+        self.left = std::mem::take(&mut control.left);
+        if let Some(error) = control.error.take() {
+            return Err(error);
+        }
+        let logits = &self.scratch.logits.get_mut()[..self.wanted.len() * vocab];
+        for (row, &i) in logits.chunks_exact(vocab).zip(&self.wanted) {
+            if !row.iter().all(|x| x.is_finite()) {
+                return Err(Error::LogitsNotFinite { position: self.rows[i].position });
+            }
+        }
+        self.all_logits.extend_from_slice(logits);
+        Ok(())
+    }
+}
+
+/// Threads to use when nobody says: the fastest physical cores that this process may run on.
+fn default_threads() -> NonZeroUsize {
+    let allowed = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    performance_cores().map_or(allowed, |n| n.min(allowed))
+}
+
+/// Cores of the fastest kind, hyper-threads counted once, as Linux tells; `None` where it does not.
+fn performance_cores() -> Option<NonZeroUsize> {
+    let read = |path: String| std::fs::read_to_string(path).ok();
+    let mut cores: Vec<(String, u64)> = Vec::new();
+    for cpu in 0..1024 {
+        let base = format!("/sys/devices/system/cpu/cpu{cpu}");
+        let Some(siblings) = read(format!("{base}/topology/thread_siblings_list")) else { break };
+        let number = |name: &str| read(format!("{base}/{name}")).and_then(|s| s.trim().parse().ok());
+        let speed = number("cpu_capacity").or_else(|| number("cpufreq/cpuinfo_max_freq")).unwrap_or(0);
+        if !cores.iter().any(|(s, _)| *s == siblings) {
+            cores.push((siblings, speed));
+        }
+    }
+    let best = cores.iter().map(|c| c.1).max()?;
+    // Cores of one kind differ by some per cent in their best clock; another kind is slower by a quarter or more.
+    NonZeroUsize::new(cores.iter().filter(|c| c.1 * 4 >= best * 3).count())
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("kv", &self.shape).field("lengths", &self.lengths).finish_non_exhaustive()
+    }
+}
+
+/// Clears a cancel flag when dropped, so that one cancelled call does not cancel the next.
+pub struct ClearOnDrop<'a>(
+    /// The flag.
+    pub &'a AtomicBool,
+);
+
+impl Drop for ClearOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
