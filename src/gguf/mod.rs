@@ -32,7 +32,6 @@ mod metadata;
 mod types;
 mod writer;
 
-
 pub use error::Error;
 pub use header::{Header, TensorInfo};
 pub use metadata::{Array, Metadata, Value};
