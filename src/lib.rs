@@ -1,4 +1,4 @@
 //! An edge runtime for recurrent-depth (looped) language models.
+
+pub mod files;
 pub mod gguf;
-pub mod kernels;
-pub mod team;
