@@ -1,0 +1,5 @@
+//! The GGUF container.
+
+mod types;
+
+pub use types::TensorType;
