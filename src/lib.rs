@@ -1,4 +1,6 @@
 //! An edge runtime for recurrent-depth (looped) language models.
 
-pub mod files;
+pub mod checkpoint;
+mod float16;
 pub mod gguf;
+pub mod quant;

@@ -1,0 +1,341 @@
+//! Published checkpoints: a folder with `config.json`, weights in safetensors files, and the tokenizer's files.
+//!
+//! Nothing here knows a model family. [`Checkpoint::open`] maps the weights and reads their headers, so a checkpoint
+//! of any size opens at once; values are converted to f32 a range of rows at a time, when asked for.
+
+mod config;
+mod error;
+mod json;
+mod map;
+mod shard;
+mod tensor;
+
+pub use config::Config;
+pub use error::Error;
+pub use safetensors::Dtype;
+pub use tensor::TensorView;
+
+use error::shorten;
+use serde::Deserialize;
+use serde_json::Value;
+use shard::Shard;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt, fs,
+    path::{Component, Path, PathBuf},
+};
+
+/// The most bytes accepted for each file that is read whole. A parsed JSON file takes up to some twenty times its size.
+mod limit {
+    pub(super) const CONFIG: u64 = 16 << 20;
+    pub(super) const INDEX: u64 = 64 << 20;
+    pub(super) const TOKENIZER: u64 = 512 << 20;
+    pub(super) const TEMPLATE: u64 = 4 << 20;
+}
+
+/// An open checkpoint.
+pub struct Checkpoint {
+    folder: PathBuf,
+    config: Config,
+    generation_config: Option<Config>,
+    tokenizer_config: Option<Config>,
+    tokenizer_json: Option<String>,
+    chat_template: Option<String>,
+    shards: Vec<Shard>,
+    /// Which shard each tensor is in.
+    tensors: BTreeMap<String, usize>,
+}
+
+impl Checkpoint {
+    /// Opens the checkpoint in a folder.
+    ///
+    /// Read are `config.json` (required), `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and
+    /// `chat_template.jinja` where they exist, and the headers of the weights: `model.safetensors`, or otherwise the
+    /// shards that `model.safetensors.index.json` names.
+    ///
+    /// The weights are mapped, not read. They must not be changed while the checkpoint is open; if another program
+    /// shortens one of the files meanwhile, the operating system ends this one.
+    ///
+    /// # Errors
+    /// A file is missing, unreadable, too large or malformed; each error names it.
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
+        let folder = folder.as_ref();
+        let kind = fs::metadata(folder).map_err(|source| Error::Io {
+            path: folder.to_owned(),
+            source,
+        })?;
+        if !kind.is_dir() {
+            return Err(Error::NotAFolder {
+                path: folder.to_owned(),
+            });
+        }
+        let config = Config::read(folder.join("config.json"), limit::CONFIG)?.ok_or_else(|| {
+            Error::NoConfig {
+                folder: folder.to_owned(),
+            }
+        })?;
+        let generation_config = Config::read(folder.join("generation_config.json"), limit::CONFIG)?;
+        let tokenizer_config = Config::read(folder.join("tokenizer_config.json"), limit::CONFIG)?;
+        let tokenizer_json = json::read_text(&folder.join("tokenizer.json"), limit::TOKENIZER)?;
+        let chat_template =
+            match json::read_text(&folder.join("chat_template.jinja"), limit::TEMPLATE)? {
+                Some(template) => Some(template),
+                None => tokenizer_config
+                    .as_ref()
+                    .map(template_of)
+                    .transpose()?
+                    .flatten(),
+            };
+        let (shards, tensors) = open_weights(folder)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            config,
+            generation_config,
+            tokenizer_config,
+            tokenizer_json,
+            chat_template,
+            shards,
+            tensors,
+        })
+    }
+
+    /// The folder that was opened.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// `config.json`.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// `generation_config.json`, if there is one.
+    pub fn generation_config(&self) -> Option<&Config> {
+        self.generation_config.as_ref()
+    }
+
+    /// `tokenizer_config.json`, if there is one.
+    pub fn tokenizer_config(&self) -> Option<&Config> {
+        self.tokenizer_config.as_ref()
+    }
+
+    /// The text of `tokenizer.json`, if there is one; not parsed yet.
+    pub fn tokenizer_json(&self) -> Option<&str> {
+        self.tokenizer_json.as_deref()
+    }
+
+    /// The chat template: the file `chat_template.jinja`, or else `chat_template` in `tokenizer_config.json`, of which
+    /// the one called `default` is taken where there are several.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The tensor of this name.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`].
+    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, Error> {
+        self.tensors
+            .get_key_value(name)
+            .and_then(|(name, &shard)| self.shards.get(shard)?.tensor(name))
+            .ok_or_else(|| Error::NoTensor {
+                folder: self.folder.clone(),
+                tensor: shorten(name),
+            })
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("folder", &self.folder)
+            .field("tensors", &self.tensors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The chat template in `tokenizer_config.json`: a string, or a list of `{"name": ..., "template": ...}`.
+fn template_of(config: &Config) -> Result<Option<String>, Error> {
+    let list = match config.get("chat_template") {
+        None => return Ok(None),
+        Some(Value::String(template)) => return Ok(Some(template.clone())),
+        Some(Value::Array(list)) => list,
+        Some(other) => {
+            return Err(config.wrong_type(
+                "chat_template",
+                other,
+                "a string or a list of templates",
+            ));
+        }
+    };
+    let mut default = None;
+    for entry in list {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        let (Some(name), Some(template)) = (text("name"), text("template")) else {
+            let expected = "an object with the strings name and template";
+            return Err(config.wrong_type("an entry of chat_template", entry, expected));
+        };
+        if name == "default" {
+            default = Some(template.to_owned());
+        }
+    }
+    Ok(default)
+}
+
+/// Where each tensor lies.
+type Weights = (Vec<Shard>, BTreeMap<String, usize>);
+
+fn open_weights(folder: &Path) -> Result<Weights, Error> {
+    let single = folder.join("model.safetensors");
+    if exists(&single)? {
+        let shard = open_shard(single)?;
+        let tensors = shard.names().into_iter().map(|name| (name, 0)).collect();
+        return Ok((vec![shard], tensors));
+    }
+    let index = folder.join("model.safetensors.index.json");
+    match json::read_text(&index, limit::INDEX)? {
+        Some(text) => open_shards(folder, &index, &text),
+        None => Err(match find_pickle(folder)? {
+            Some(path) => Error::Pickle { path },
+            None => Error::NoWeights {
+                folder: folder.to_owned(),
+            },
+        }),
+    }
+}
+
+/// Opens the shards an index names. The index decides where a tensor lies; tensors that it does not name are taken
+/// from the shard they are in, as the transformers library does.
+fn open_shards(folder: &Path, index: &Path, text: &str) -> Result<Weights, Error> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: json::Pairs<String>,
+    }
+    let Index {
+        weight_map: json::Pairs(pairs),
+    } = json::parse(index, text)?;
+
+    let mut shards: Vec<Shard> = Vec::new();
+    let mut opened = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
+    for (tensor, name) in pairs {
+        let number = match opened.entry(name) {
+            Entry::Occupied(entry) => *entry.get(),
+            Entry::Vacant(entry) => {
+                if !is_plain_file_name(entry.key()) {
+                    return Err(Error::ShardName {
+                        index: index.to_owned(),
+                        shard: shorten(entry.key()),
+                    });
+                }
+                let path = folder.join(entry.key());
+                if !exists(&path)? {
+                    return Err(Error::MissingShard {
+                        index: index.to_owned(),
+                        shard: path,
+                    });
+                }
+                shards.push(open_shard(path)?);
+                *entry.insert(shards.len() - 1)
+            }
+        };
+        let shard = &shards[number];
+        if !shard.holds(&tensor) {
+            return Err(Error::NotInShard {
+                index: index.to_owned(),
+                shard: shard.path().to_owned(),
+                tensor: shorten(&tensor),
+            });
+        }
+        tensors.insert(tensor, number);
+    }
+
+    let mut unnamed: BTreeMap<String, usize> = BTreeMap::new();
+    for (number, shard) in shards.iter().enumerate() {
+        for tensor in shard
+            .names()
+            .into_iter()
+            .filter(|tensor| !tensors.contains_key(tensor))
+        {
+            match unnamed.entry(tensor) {
+                Entry::Vacant(entry) => entry.insert(number),
+                Entry::Occupied(entry) => {
+                    return Err(Error::DuplicateTensor {
+                        tensor: shorten(entry.key()),
+                        first: shards[*entry.get()].path().to_owned(),
+                        second: shard.path().to_owned(),
+                    });
+                }
+            };
+        }
+    }
+    tensors.append(&mut unnamed);
+    Ok((shards, tensors))
+}
+
+fn open_shard(path: PathBuf) -> Result<Shard, Error> {
+    // SAFETY: the documentation of `Checkpoint::open` asks the user to leave the files alone, which is all that any
+    // reader of a mapped file can do. Bytes are only ever read as numbers or checked as text, never trusted.
+    unsafe { Shard::open(path) }
+}
+
+/// Whether `name` is a file's name and nothing else, on every operating system.
+fn is_plain_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let one = matches!(components.next(), Some(Component::Normal(part)) if part == name);
+    one && components.next().is_none()
+        && !name.contains(|c: char| matches!(c, '/' | '\\' | ':') || c.is_control())
+}
+
+/// The first file, by name, that looks like PyTorch weights.
+fn find_pickle(folder: &Path) -> Result<Option<PathBuf>, Error> {
+    let io = |source| Error::Io {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut first: Option<PathBuf> = None;
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        let known = path
+            .extension()
+            .is_some_and(|e| ["bin", "pt", "pth", "ckpt"].iter().any(|known| e == *known));
+        if known && first.as_ref().is_none_or(|first| path < *first) {
+            first = Some(path);
+        }
+    }
+    Ok(first)
+}
+
+fn exists(path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(|source| Error::Io {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Refuses folders, pipes and devices: opening or reading those may never end.
+fn require_regular_file(path: &Path) -> Result<(), Error> {
+    match fs::metadata(path) {
+        Ok(kind) if kind.is_file() => Ok(()),
+        Ok(_) => Err(Error::NotAFile {
+            path: path.to_owned(),
+        }),
+        Err(source) => Err(Error::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

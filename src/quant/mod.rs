@@ -1,0 +1,297 @@
+//! Weight formats: how rows of f32 become blocks of bytes and come back.
+//!
+//! One file per format, or per few closely related ones; each implements [`BlockFormat`] and is entered in [`format`].
+//! The bytes are those that ggml writes for the same input, so files move freely between the two. [`recipe`] says
+//! which format a tensor gets from the part it plays in a model.
+//!
+//! ```
+//! use rdt::{gguf::TensorType, quant};
+//! let row: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
+//! let mut bytes = vec![0; TensorType::Q8_0.row_bytes(64).unwrap()];
+//! quant::quantize_rows(TensorType::Q8_0, &row, 64, &mut bytes, None)?;
+//! let mut back = vec![0.0; 64];
+//! quant::dequantize_rows(TensorType::Q8_0, &bytes, 64, &mut back)?;
+//! assert!(row.iter().zip(&back).all(|(a, b)| (a - b).abs() < 0.5 / 127.0 + 1e-3));
+//! # Ok::<(), quant::Error>(())
+//! ```
+
+mod plain;
+mod q4_0;
+mod q8_0;
+pub mod recipe;
+mod search;
+
+pub use recipe::{Choice, Recipe, Role};
+
+use crate::gguf::TensorType;
+use rayon::prelude::*;
+
+/// Values below which a piece of work is not worth handing to another thread.
+const VALUES_PER_TASK: usize = 16 * 1024;
+
+/// Why rows were not converted.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The type has no quantiser here.
+    #[error(
+        "tensors cannot be converted to or from {ty}; supported are {}",
+        supported_names()
+    )]
+    Unsupported {
+        /// The type asked for.
+        ty: TensorType,
+    },
+    /// Rows of this length do not divide into blocks.
+    #[error("a row of {k} values does not divide into {ty} blocks of {}", ty.block_len())]
+    RowLength {
+        /// The type asked for.
+        ty: TensorType,
+        /// Values in a row.
+        k: usize,
+    },
+    /// A buffer has the wrong length.
+    #[error("the {what} has {found} elements where {expected} are needed")]
+    Length {
+        /// Which buffer.
+        what: &'static str,
+        /// Elements (values or bytes) needed.
+        expected: usize,
+        /// Elements given.
+        found: usize,
+    },
+    /// The values are not a whole number of rows.
+    #[error("{found} {unit} are not a whole number of rows of {row}")]
+    PartialRow {
+        /// "values" or "bytes".
+        unit: &'static str,
+        /// Elements in a row.
+        row: usize,
+        /// Elements given.
+        found: usize,
+    },
+    /// A value is NaN or infinite, or becomes infinite in this type.
+    #[error(
+        "row {row}, column {column} is {value}, which {ty} cannot hold (its largest magnitude is {limit})"
+    )]
+    Value {
+        /// Row of the first such value.
+        row: usize,
+        /// Its column.
+        column: usize,
+        /// The value.
+        value: f32,
+        /// The type asked for.
+        ty: TensorType,
+        /// [`BlockFormat::limit`] of the type.
+        limit: f32,
+    },
+    /// An importance is negative, NaN or infinite.
+    #[error(
+        "the importance of column {column} is {value}; it must be a finite number that is not negative"
+    )]
+    Importance {
+        /// The first such column.
+        column: usize,
+        /// Its importance.
+        value: f32,
+    },
+}
+
+/// A storage format for rows of numbers.
+///
+/// The methods convert one row, or any whole number of blocks where no importance is given, on the calling thread.
+/// They take any float without panicking; what becomes of non-finite values, and of values past
+/// [`limit`](Self::limit), is said in the format's module. [`quantize_rows`] refuses both.
+///
+/// # Panics
+/// Both conversions panic when the lengths of their arguments do not fit each other.
+pub trait BlockFormat: Sync {
+    /// The type in a GGUF file.
+    fn tensor_type(&self) -> TensorType;
+
+    /// The largest magnitude that is stored without some stored number becoming infinite.
+    fn limit(&self) -> f32;
+
+    /// Writes `src` (values, a multiple of the block length) to `dst` (bytes, the same number of blocks).
+    ///
+    /// `importance`, one non-negative number per value of the row, says how much an error in that column matters:
+    /// usually the mean square of the activation it is multiplied with. With it `src` must be exactly one row,
+    /// because formats may look at the whole row. Formats that have no use for it ignore it.
+    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>);
+
+    /// Writes the values in `src` (bytes, a multiple of the block size) to `dst` (as many values). Any bytes are
+    /// accepted.
+    fn dequantize(&self, src: &[u8], dst: &mut [f32]);
+}
+
+/// Every format there is.
+const FORMATS: [&dyn BlockFormat; 5] = [
+    &plain::F32,
+    &plain::F16,
+    &plain::BF16,
+    &q8_0::Q8_0,
+    &q4_0::Q4_0,
+];
+
+/// The format that reads and writes `ty`, if this library has one.
+pub fn format(ty: TensorType) -> Option<&'static dyn BlockFormat> {
+    FORMATS
+        .into_iter()
+        .find(|format| format.tensor_type() == ty)
+}
+
+/// Converts rows of `k` values to `ty`, in parallel over rows. The bytes do not depend on the number of threads.
+///
+/// `src` holds n rows one after the other, `dst` takes n · [`row_bytes`](TensorType::row_bytes)`(k)` bytes, and
+/// `importance` (see [`BlockFormat::quantize`]) has `k` entries, the same for every row.
+///
+/// # Errors
+/// Lengths that do not fit, a type without a format, an importance that is negative or not finite, and the first value
+/// (in row order) that is not finite or too large for the type. After an error the contents of `dst` are unspecified.
+pub fn quantize_rows(
+    ty: TensorType,
+    src: &[f32],
+    k: usize,
+    dst: &mut [u8],
+    importance: Option<&[f32]>,
+) -> Result<(), Error> {
+    let (format, row_bytes) = checked_row(ty, k)?;
+    if !src.len().is_multiple_of(k) {
+        return Err(Error::PartialRow {
+            unit: "values",
+            row: k,
+            found: src.len(),
+        });
+    }
+    let expected = (src.len() / k).saturating_mul(row_bytes);
+    if dst.len() != expected {
+        return Err(Error::Length {
+            what: "output",
+            expected,
+            found: dst.len(),
+        });
+    }
+    if let Some(importance) = importance {
+        if importance.len() != k {
+            return Err(Error::Length {
+                what: "importance",
+                expected: k,
+                found: importance.len(),
+            });
+        }
+        if let Some(column) = importance
+            .iter()
+            .position(|w| !(w.is_finite() && *w >= 0.0))
+        {
+            return Err(Error::Importance {
+                column,
+                value: importance[column],
+            });
+        }
+    }
+    let limit = format.limit();
+    let first_bad = src
+        .par_chunks_exact(k)
+        .zip(dst.par_chunks_exact_mut(row_bytes))
+        .enumerate()
+        .with_min_len((VALUES_PER_TASK / k).max(1))
+        .filter_map(|(row, (values, bytes))| {
+            if let Some(column) = first_outside(values, limit) {
+                return Some((row, column));
+            }
+            format.quantize(values, bytes, importance);
+            None
+        })
+        .min();
+    match first_bad {
+        None => Ok(()),
+        Some((row, column)) => Err(Error::Value {
+            row,
+            column,
+            value: src[row * k + column],
+            ty,
+            limit,
+        }),
+    }
+}
+
+/// Converts rows of `k` values of type `ty` to f32, in parallel over rows: the reverse of [`quantize_rows`].
+///
+/// # Errors
+/// Lengths that do not fit and a type without a format. The bytes themselves are never at fault: a stored NaN or
+/// infinity is handed on.
+pub fn dequantize_rows(ty: TensorType, src: &[u8], k: usize, dst: &mut [f32]) -> Result<(), Error> {
+    let (format, row_bytes) = checked_row(ty, k)?;
+    if !src.len().is_multiple_of(row_bytes) {
+        return Err(Error::PartialRow {
+            unit: "bytes",
+            row: row_bytes,
+            found: src.len(),
+        });
+    }
+    let expected = (src.len() / row_bytes).saturating_mul(k);
+    if dst.len() != expected {
+        return Err(Error::Length {
+            what: "output",
+            expected,
+            found: dst.len(),
+        });
+    }
+    src.par_chunks_exact(row_bytes)
+        .zip(dst.par_chunks_exact_mut(k))
+        .with_min_len((VALUES_PER_TASK / k).max(1))
+        .for_each(|(bytes, values)| format.dequantize(bytes, values));
+    Ok(())
+}
+
+/// The format of `ty` and the bytes in one of its rows; neither `k` nor the bytes are 0.
+fn checked_row(ty: TensorType, k: usize) -> Result<(&'static dyn BlockFormat, usize), Error> {
+    let format = format(ty).ok_or(Error::Unsupported { ty })?;
+    let row_bytes = ty
+        .row_bytes(k)
+        .filter(|&bytes| bytes > 0)
+        .ok_or(Error::RowLength { ty, k })?;
+    Ok((format, row_bytes))
+}
+
+/// The first value that is NaN or of a magnitude above `limit`.
+fn first_outside(values: &[f32], limit: f32) -> Option<usize> {
+    // The fold has no early exit, so that it vectorises; almost every row passes.
+    let all_inside = values.iter().fold(true, |ok, v| ok & (v.abs() <= limit));
+    if all_inside {
+        None
+    } else {
+        values.iter().position(|v| v.is_nan() || v.abs() > limit)
+    }
+}
+
+/// Panics unless the lengths fit: what the formats' conversions promise under "Panics".
+#[track_caller]
+fn check_lengths(
+    format: &impl BlockFormat,
+    values: usize,
+    bytes: usize,
+    importance: Option<&[f32]>,
+) {
+    let ty = format.tensor_type();
+    assert_eq!(
+        ty.row_bytes(values),
+        Some(bytes),
+        "{values} values of {ty} do not fill {bytes} bytes"
+    );
+    if let Some(importance) = importance {
+        assert_eq!(
+            importance.len(),
+            values,
+            "one importance is needed for each value of the row"
+        );
+    }
+}
+
+fn supported_names() -> String {
+    FORMATS.map(|format| format.tensor_type().name()).join(", ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,400 @@
+use super::*;
+use proptest::prelude::*;
+use safetensors::SafeTensors;
+use std::path::Path;
+
+/// What ggml wrote; see tests/data/quant/README.md.
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn load() -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/quant/ggml.safetensors");
+        Self(std::fs::read(path).unwrap())
+    }
+
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        SafeTensors::deserialize(&self.0)
+            .unwrap()
+            .tensor(name)
+            .unwrap()
+            .data()
+            .to_vec()
+    }
+
+    fn floats(&self, name: &str) -> Vec<f32> {
+        self.bytes(name)
+            .as_chunks()
+            .0
+            .iter()
+            .map(|&b| f32::from_le_bytes(b))
+            .collect()
+    }
+}
+
+/// Columns of the golden rows.
+const K: usize = 512;
+
+fn quantize(
+    ty: TensorType,
+    src: &[f32],
+    k: usize,
+    importance: Option<&[f32]>,
+) -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![0xaa; src.len() / k * ty.row_bytes(k).unwrap()];
+    quantize_rows(ty, src, k, &mut bytes, importance)?;
+    Ok(bytes)
+}
+
+fn dequantize(ty: TensorType, src: &[u8], k: usize) -> Vec<f32> {
+    let mut values = vec![f32::NAN; src.len() / ty.row_bytes(k).unwrap() * k];
+    dequantize_rows(ty, src, k, &mut values).unwrap();
+    values
+}
+
+#[track_caller]
+fn assert_same_rows(ty: TensorType, found: &[u8], expected: &[u8]) {
+    assert_eq!(found.len(), expected.len());
+    let row = ty.row_bytes(K).unwrap();
+    for (i, (f, e)) in found.chunks(row).zip(expected.chunks(row)).enumerate() {
+        assert_eq!(f, e, "row {i}");
+    }
+}
+
+#[test]
+fn bytes_are_those_of_ggml() {
+    let golden = Golden::load();
+    let input = golden.floats("input");
+    for ty in [TensorType::F16, TensorType::Q8_0, TensorType::Q4_0] {
+        assert_same_rows(
+            ty,
+            &quantize(ty, &input, K, None).unwrap(),
+            &golden.bytes(ty.name()),
+        );
+    }
+}
+
+#[test]
+fn bytes_with_importance_are_those_of_ggml() {
+    let golden = Golden::load();
+    let (input, importance) = (golden.floats("input"), golden.floats("imatrix"));
+    let bytes = |ty| quantize(ty, &input, K, Some(&importance)).unwrap();
+    assert_same_rows(
+        TensorType::Q4_0,
+        &bytes(TensorType::Q4_0),
+        &golden.bytes("q4_0_imatrix"),
+    );
+    // Formats without a search take no notice of it.
+    assert_same_rows(
+        TensorType::Q8_0,
+        &bytes(TensorType::Q8_0),
+        &golden.bytes("q8_0"),
+    );
+    assert_same_rows(
+        TensorType::F16,
+        &bytes(TensorType::F16),
+        &golden.bytes("f16"),
+    );
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let golden = Golden::load();
+    let (input, importance) = (golden.floats("input"), golden.floats("imatrix"));
+    // Enough rows for several tasks.
+    let input: Vec<f32> = input.iter().copied().cycle().take(200 * K).collect();
+    for format in FORMATS {
+        let ty = format.tensor_type();
+        let [one, seven] = [1, 7].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| quantize(ty, &input, K, Some(&importance)).unwrap())
+        });
+        assert_eq!(one, seven, "{ty}");
+        let [one, seven] = [1, 7].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            pool.install(|| dequantize(ty, &seven, K))
+        });
+        assert_eq!(one, seven, "{ty}");
+    }
+}
+
+#[test]
+fn every_format_is_found_under_its_type() {
+    for found in FORMATS {
+        let ty = found.tensor_type();
+        assert_eq!(format(ty).map(|f| f.tensor_type()), Some(ty));
+    }
+    assert!(format(TensorType::Q4_1).is_none());
+}
+
+#[test]
+fn f32_is_copied() {
+    let x = [0.0, -0.0, 1.5, f32::MIN_POSITIVE / 4.0, f32::MAX, -f32::MAX];
+    let back = dequantize(
+        TensorType::F32,
+        &quantize(TensorType::F32, &x, 3, None).unwrap(),
+        3,
+    );
+    assert_eq!(
+        x.map(f32::to_bits),
+        *back.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn blocks_read_as_written_down() {
+    // d = 2; q4_0: low halves are values 0..16, high halves 16..32, less 8.
+    let mut bytes = vec![0x00, 0x40];
+    bytes.extend((0..16u8).map(|i| i | (15 - i) << 4));
+    let values = dequantize(TensorType::Q4_0, &bytes, 32);
+    assert_eq!(values[..3], [-16.0, -14.0, -12.0]);
+    assert_eq!(values[16..19], [14.0, 12.0, 10.0]);
+
+    let mut bytes = vec![0x00, 0xc0]; // d = -2
+    bytes.extend((0..32i8).map(|i| (i - 16) as u8));
+    let values = dequantize(TensorType::Q8_0, &bytes, 32);
+    assert_eq!((values[0], values[16], values[31]), (32.0, 0.0, -30.0));
+}
+
+#[test]
+fn constants_survive() {
+    for value in [0.0, -0.0, 1.0, -3.5, 65504.0, 6.1e-5] {
+        for format in FORMATS {
+            let ty = format.tensor_type();
+            for importance in [None, Some([1.0; 64].as_slice())] {
+                let back = dequantize(ty, &quantize(ty, &[value; 64], 64, importance).unwrap(), 64);
+                for found in back {
+                    assert!(
+                        (found - value).abs() <= value.abs() / 128.0,
+                        "{ty}: {value} became {found}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The largest accepted magnitude beside the smallest ones: nothing overflows, nothing becomes NaN.
+#[test]
+fn extremes_stay_finite() {
+    for format in FORMATS {
+        let ty = format.tensor_type();
+        for large in [
+            format.limit(),
+            -format.limit(),
+            1e-15,
+            1e-38,
+            1e-40,
+            f32::from_bits(1),
+        ] {
+            let mut x = [0.0; 32];
+            x[..5].copy_from_slice(&[large, -large, large / 3.0, f32::from_bits(1), -0.0]);
+            for importance in [
+                None,
+                Some([1.0; 32]),
+                Some([f32::MAX; 32]),
+                Some([0.0; 32]),
+                Some([1e-44; 32]),
+            ] {
+                let bytes =
+                    quantize(ty, &x, 32, importance.as_ref().map(|w| w.as_slice())).unwrap();
+                let back = dequantize(ty, &bytes, 32);
+                assert!(back.iter().all(|x| x.is_finite()), "{ty} {large}: {back:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn formats_take_any_float_and_any_bytes() {
+    let odd = [
+        f32::NAN,
+        -f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::MAX,
+        f32::MIN,
+        f32::from_bits(1),
+        0.0,
+    ];
+    for format in FORMATS {
+        let ty = format.tensor_type();
+        for &a in &odd {
+            for &b in &odd {
+                let mut x = [1.0; 32];
+                (x[3], x[20]) = (a, b);
+                let mut bytes = vec![0; ty.row_bytes(32).unwrap()];
+                format.quantize(&x, &mut bytes, None);
+                format.quantize(&x, &mut bytes, Some(&[1.0; 32]));
+                format.quantize(&[1.0; 32], &mut bytes, Some(&x));
+            }
+        }
+        for byte in 0..=u8::MAX {
+            dequantize(ty, &vec![byte; ty.row_bytes(32).unwrap()], 32);
+        }
+    }
+}
+
+#[test]
+fn values_that_do_not_fit_are_named() {
+    for format in FORMATS {
+        let (ty, limit) = (format.tensor_type(), format.limit());
+        for value in [
+            f32::NAN,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            limit.next_up(),
+            -limit.next_up(),
+        ] {
+            let mut x = vec![0.5; 96 * 4];
+            x[2 * 96 + 7] = value;
+            x[3 * 96 + 1] = f32::NAN;
+            let Err(Error::Value {
+                row,
+                column,
+                value: found,
+                ..
+            }) = quantize(ty, &x, 96, None)
+            else {
+                panic!("{ty} took {value}");
+            };
+            assert_eq!((row, column, found.to_bits()), (2, 7, value.to_bits()));
+        }
+    }
+}
+
+#[test]
+fn lengths_are_checked() {
+    let (ty, x) = (TensorType::Q8_0, [1.0; 64]);
+    let mut out = [0; 68];
+    let quantize = |src: &[f32], k, dst: &mut [u8], w: Option<&[f32]>| {
+        quantize_rows(ty, src, k, dst, w).unwrap_err()
+    };
+    assert_eq!(
+        quantize(&x, 48, &mut out, None),
+        Error::RowLength { ty, k: 48 }
+    );
+    assert_eq!(
+        quantize(&x, 0, &mut out, None),
+        Error::RowLength { ty, k: 0 }
+    );
+    assert_eq!(
+        quantize(&x, usize::MAX - 31, &mut out, None),
+        Error::RowLength {
+            ty,
+            k: usize::MAX - 31
+        }
+    );
+    assert_eq!(
+        quantize(&x[1..], 32, &mut out, None),
+        Error::PartialRow {
+            unit: "values",
+            row: 32,
+            found: 63
+        }
+    );
+    assert_eq!(
+        quantize(&x, 32, &mut out[1..], None),
+        Error::Length {
+            what: "output",
+            expected: 68,
+            found: 67
+        }
+    );
+    let expected = Error::Length {
+        what: "importance",
+        expected: 32,
+        found: 64,
+    };
+    assert_eq!(quantize(&x, 32, &mut out, Some(&x)), expected);
+    for value in [-1.0, f32::INFINITY] {
+        assert_eq!(
+            quantize(&x, 32, &mut out, Some(&[value; 32])),
+            Error::Importance { column: 0, value }
+        );
+    }
+    assert_eq!(
+        quantize_rows(TensorType::Q4_1, &x, 32, &mut out, None),
+        Err(Error::Unsupported {
+            ty: TensorType::Q4_1
+        })
+    );
+    let mut values = [0.0; 64];
+    let expected = Error::PartialRow {
+        unit: "bytes",
+        row: 34,
+        found: 67,
+    };
+    assert_eq!(
+        dequantize_rows(ty, &out[1..], 32, &mut values),
+        Err(expected)
+    );
+    let expected = Error::Length {
+        what: "output",
+        expected: 64,
+        found: 63,
+    };
+    assert_eq!(
+        dequantize_rows(ty, &out, 32, &mut values[1..]),
+        Err(expected)
+    );
+    quantize_rows(ty, &[], 32, &mut [], None).unwrap();
+    dequantize_rows(ty, &[], 32, &mut []).unwrap();
+}
+
+/// Finite values over many orders of magnitude, with zeros among them.
+fn values() -> impl Strategy<Value = Vec<f32>> {
+    let value = prop_oneof![
+        1 => Just(0.0f32),
+        6 => (-1.0f32..1.0, -12i32..12).prop_map(|(m, e)| m * 2f32.powi(e)),
+    ];
+    prop::collection::vec(value, 32)
+}
+
+proptest! {
+    #[test]
+    fn round_trips_are_within_their_bounds(x in values(), w in prop::collection::vec(0.0f32..9.0, 32)) {
+        let largest = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        // Half of the last place of an f16 of this magnitude, subnormals included.
+        let f16_error = |v: f32| v.abs() * 2f32.powi(-11) + 2f32.powi(-25);
+        let check = |ty, bound: &dyn Fn(f32) -> f32, importance: Option<&[f32]>| {
+            let back = dequantize(ty, &quantize(ty, &x, 32, importance).unwrap(), 32);
+            for (&from, &to) in x.iter().zip(&back) {
+                let (error, bound) = ((from - to).abs(), bound(from) * 1.000_01);
+                // Written so that NaN fails.
+                prop_assert!(error <= bound, "{}: {} became {}, bound {}", ty, from, to, bound);
+            }
+            Ok(())
+        };
+        check(TensorType::F32, &|_| 0.0, None)?;
+        check(TensorType::F16, &f16_error, None)?;
+        check(TensorType::BF16, &|v| v.abs() * 2f32.powi(-8), None)?;
+        let d = largest / 127.0;
+        check(TensorType::Q8_0, &|_| d / 2.0 + 127.0 * f16_error(d), None)?;
+        let d = largest / 8.0;
+        check(TensorType::Q4_0, &|_| d + 8.0 * f16_error(d), None)?;
+        // The weighted search may give up unimportant values, but it never leaves the block's range by much.
+        check(TensorType::Q4_0, &|_| 2.0 * largest + 8.0 * f16_error(d), Some(&w))?;
+    }
+
+    /// The search exists to lower the weighted error; it must not raise it, up to the rounding of d.
+    #[test]
+    fn importance_lowers_the_weighted_error(
+        x in prop::collection::vec(-1.0f32..1.0, 32),
+        w in prop::collection::vec(0.01f32..9.0, 32),
+    ) {
+        let mean_square = x.iter().map(|x| x * x).sum::<f32>() / 32.0;
+        let error = |importance| -> f64 {
+            let back = dequantize(TensorType::Q4_0, &quantize(TensorType::Q4_0, &x, 32, importance).unwrap(), 32);
+            let weight = |i: usize| f64::from(w[i] * (mean_square + x[i] * x[i]).sqrt());
+            x.iter().zip(&back).enumerate().map(|(i, (a, b))| weight(i) * f64::from(a - b).powi(2)).sum()
+        };
+        let (plain, weighted) = (error(None), error(Some(w.as_slice())));
+        prop_assert!(weighted <= plain * 1.01 + 1e-6, "{} > {}", weighted, plain);
+    }
+}
