@@ -1,1 +1,4 @@
 //! An edge runtime for recurrent-depth (looped) language models.
+
+pub mod generate;
+pub mod random;
