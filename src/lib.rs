@@ -1,6 +1,4 @@
 //! An edge runtime for recurrent-depth (looped) language models.
 
-pub mod checkpoint;
-mod float16;
-pub mod gguf;
-pub mod quant;
+pub mod generate;
+pub mod random;

@@ -1,0 +1,5 @@
+//! From logits to token ids.
+
+pub mod sampler;
+
+pub use sampler::{Sampler, SamplerConfig};
