@@ -1,1 +1,3 @@
 //! An edge runtime for recurrent-depth (looped) language models.
+
+pub mod exit;
