@@ -1,4 +1,3 @@
 //! An edge runtime for recurrent-depth (looped) language models.
 
-pub mod generate;
-pub mod random;
+pub mod exit;

@@ -1,0 +1,33 @@
+//! `acceleration`: the loop's steps have stopped changing, to second order.
+//!
+//! With Δ_k = s_k − s_{k−1}, the statistic is ‖Δ_k − Δ_{k−1}‖, and the source (arXiv:2509.23314) asks for two
+//! steps in a row below the threshold. A state that creeps on by nearly the same small step each time passes
+//! although it never comes to rest.
+//!
+//! `acceleration-raw` is that rule as stated. It depends on the scale of the latent, so it has no default
+//! threshold; quantised activations set a floor under which it never fires. `acceleration` divides by
+//! ‖s_k‖, as the public reference implementation of Huginn does in its sampler (which asks for one step).
+
+use super::{LatentStats, Rule, Statistic};
+
+pub(super) static NORMALISED: Rule = Rule {
+    name: "acceleration",
+    statistic: Statistic::Latent(normalised),
+    threshold: Some(0.03),
+    hits: 2,
+};
+
+pub(super) static RAW: Rule = Rule {
+    name: "acceleration-raw",
+    statistic: Statistic::Latent(raw),
+    threshold: None,
+    hits: 2,
+};
+
+fn normalised(stats: &LatentStats) -> f32 {
+    stats.acceleration / stats.state_norm
+}
+
+fn raw(stats: &LatentStats) -> f32 {
+    stats.acceleration
+}
