@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use byteorder::{ByteOrder, LittleEndian as LE};
 use serde::Serialize;
 
-use super::metadata::ARRAY_ID;
+use super::value::ARRAY_ID;
 use super::{
     Array, Error, MAGIC, MAX_DEPTH, MAX_DIMS, Metadata, TensorType, VERSION, Value, alignment,
     check_name_length, tensor_bytes,

@@ -30,12 +30,14 @@ mod error;
 mod header;
 mod metadata;
 mod types;
+mod value;
 mod writer;
 
 pub use error::Error;
 pub use header::{Header, TensorInfo};
-pub use metadata::{Array, Metadata, Value};
+pub use metadata::Metadata;
 pub use types::{TensorType, UnknownType};
+pub use value::{Array, Value};
 pub use writer::{TensorDecl, Writer};
 
 /// First bytes of every file.
