@@ -8,7 +8,8 @@
 //! threshold; quantised activations set a floor under which it never fires. `acceleration` divides by
 //! ‖s_k‖, as the public reference implementation of Huginn does in its sampler (which asks for one step).
 
-use super::{LatentStats, Rule, Statistic};
+use super::{Rule, Statistic};
+use crate::model::LatentStats;
 
 pub(super) static NORMALISED: Rule = Rule {
     name: "acceleration",

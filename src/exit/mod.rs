@@ -54,7 +54,10 @@ mod grammar;
 mod kl;
 mod step_norm;
 
+use crate::model::LatentStats;
+mod policy;
 pub use grammar::Error;
+pub use policy::{NoGate, RulePolicy};
 
 /// The rules there are, in the order in which messages list them. A new rule is a file and a line here.
 static RULES: [&Rule; 5] = [
@@ -98,26 +101,6 @@ pub enum Signal {
     Readout,
     /// The logit of a gate that the model has learnt.
     Gate,
-}
-
-/// How a row's latent state moved in its latest step: all that a latent rule sees.
-///
-/// s_k is the state after step k and s_0 the initial one; Δ_k = s_k − s_{k−1}. Norms are Euclidean over the
-/// row's latent, in f32.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LatentStats {
-    /// k, the number of steps done, from 1.
-    pub step: usize,
-    /// ‖s_k‖
-    pub state_norm: f32,
-    /// ‖Δ_k‖
-    pub step_norm: f32,
-    /// ‖Δ_k − Δ_{k−1}‖; NaN at step 1.
-    pub acceleration: f32,
-    /// The cosine of Δ_k and Δ_{k−1}, in [−1, 1]; NaN at step 1.
-    pub step_cosine: f32,
-    /// The cosine of s_k and s_{k−1}, in [−1, 1].
-    pub state_cosine: f32,
 }
 
 /// A rule with its settings: when a row leaves the loop. See the [module](self) for the exact meaning.

@@ -4,7 +4,8 @@
 //! threshold is that of the criterion `latent-diff` of Huginn's public reference implementation. It
 //! averages over the positions of a prompt; here every row decides for itself.
 
-use super::{LatentStats, Rule, Statistic};
+use super::{Rule, Statistic};
+use crate::model::LatentStats;
 
 pub(super) static RULE: Rule = Rule {
     name: "step-norm",

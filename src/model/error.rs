@@ -6,6 +6,14 @@ use crate::{files, gguf, kernels};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// What is wrong with a model file, with its path.
+    #[error("{}: {source}", .path.display())]
+    InFile {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        source: Box<Error>,
+    },
     /// Reading or mapping the file.
     #[error(transparent)]
     File(#[from] files::Error),

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A pass over one chunk. Worker 0 alone touches `control` between the barriers that surround a decision.
-pub(super) struct Pass<'a> {
+pub(super) struct Pass<'a, 'c> {
     pub model: &'a Model,
     pub scratch: &'a Scratch,
     pub kv: &'a KvCache,
@@ -33,7 +33,7 @@ pub(super) struct Pass<'a> {
     pub readout_exits: bool,
     pub cancel: &'a AtomicBool,
     /// One element.
-    pub control: &'a Buffer<Control<'a>>,
+    pub control: &'a Buffer<Control<'c>>,
 }
 
 /// What a pass does.
@@ -85,13 +85,16 @@ impl<'a> Source<'a> {
     }
 }
 
-impl Pass<'_> {
+impl Pass<'_, '_> {
     /// The whole pass, as one worker. A failure is left in [`Control::error`].
     pub(super) fn run(&self, w: &Worker<'_>) {
         let all: Vec<usize> = (0..self.rows.len()).collect();
         self.rotation(w);
         if self.task == Task::Full {
             self.embed(w);
+        }
+        w.barrier();
+        if self.task == Task::Full {
             let end = self.prelude(w, &all);
             self.inject_constant(w, end, &all);
             self.start(w);
@@ -131,7 +134,6 @@ impl Pass<'_> {
             let y = unsafe { self.scratch.y.write(i * d..(i + 1) * d) };
             self.model.embedding(self.rows[i].token, y);
         }
-        w.barrier();
     }
 
     /// The blocks before the loop, for all rows. What is left is in `y`, with a norm due.
@@ -352,7 +354,6 @@ impl Pass<'_> {
     ) -> Option<&'b [f32]> {
         let block = &self.model.blocks()[b];
         let (s, n, d) = (self.scratch, active.len(), self.model.config().width);
-        let hd = self.model.config().head_dim;
         let slot = |row: usize| steps.map_or(0, |steps| steps[row] % self.slots);
 
         let entered = self.enter(w, source, Some(&block.attn_norm), n, &[&block.q, &block.k, &block.v]);

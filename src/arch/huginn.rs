@@ -1,0 +1,292 @@
+//! Huginn (`model_type` "huginn_raven" with four norms per block): Geiping et al., "Scaling up Test-Time Compute with Latent
+//! Reasoning: A Recurrent Depth Approach". Reference implementation: seal-rg/recurrent-pretraining,
+//! `recpre/raven_modeling_minimal.py`.
+//!
+//! e = prelude(embedding · scale); s_0 truncated normal; s ← core(W_a·[s, e]); logits = head(ln_f(coda(ln_f(s)))). A block is a
+//! sandwich: `x = norm_2(attn(norm_1 x) + x)`, `x = norm_4(mlp(norm_3 x) + x)`. Rotary angles act on interleaved pairs.
+
+use super::convert::{Conversion, Error, Planner};
+use super::{Keys, Tensors};
+use crate::checkpoint::Checkpoint;
+use crate::gguf::{Metadata, Value};
+use crate::model::{self, Adapter, Block, Config, LoopPlan, Parts};
+
+/// `general.architecture`.
+pub(super) const NAME: &str = "huginn";
+
+/// Bounds on sizes from files: far above any real model, far below what overflows or exhausts memory.
+const MOST_BLOCKS: usize = 4096;
+const MOST_WIDTH: usize = 1 << 20;
+const MOST_HEADS: usize = 1 << 16;
+const MOST_STEPS: usize = 1 << 16;
+
+/// The parts of a model, from its GGUF.
+pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::Error> {
+    let keys = Keys { metadata, prefix: NAME };
+    keys.only("loop.injection", "linear")?;
+    keys.only("loop.state_init", "like-init")?;
+    keys.only("loop.block_kind", "sandwich")?;
+    keys.only("loop.activation", "silu")?;
+    keys.only("loop.rope_style", "interleaved")?;
+    let prelude = keys.count("loop.prelude_count", MOST_BLOCKS)?;
+    let core = keys.size("loop.core_count", MOST_BLOCKS)?;
+    let coda = keys.count("loop.coda_count", MOST_BLOCKS)?;
+    let plan = LoopPlan::new(prelude, core, coda);
+    let count = keys.size("block_count", 3 * MOST_BLOCKS)?;
+    let wrong = |name: &str, found: usize, expected: String| model::Error::Key {
+        key: keys.key(name),
+        found: found.to_string(),
+        expected,
+    };
+    if count != plan.blocks() {
+        return Err(wrong("block_count", count, format!("{} (prelude + core + coda)", plan.blocks())));
+    }
+    let width = keys.size("embedding_length", MOST_WIDTH)?;
+    let head_dim = keys.size("attention.key_length", MOST_WIDTH)?;
+    for name in ["attention.value_length", "rope.dimension_count"] {
+        let found = keys.size(name, MOST_WIDTH)?;
+        if found != head_dim {
+            return Err(wrong(name, found, format!("{head_dim}, the head size")));
+        }
+    }
+    let state = keys.size("loop.state_length", MOST_WIDTH)?;
+    if state != width {
+        return Err(wrong("loop.state_length", state, format!("{width}, the embedding length")));
+    }
+    let vocab = keys.size("vocab_size", 1 << 26)?;
+    let heads = metadata.require_usize_per_block(&keys.key("attention.head_count"), count)?;
+    let kv_heads = metadata.require_usize_per_block(&keys.key("attention.head_count_kv"), count)?;
+    let hidden = metadata.require_usize_per_block(&keys.key("feed_forward_length"), count)?;
+    for b in 0..count {
+        if heads[b] == 0 || heads[b] > MOST_HEADS {
+            return Err(wrong("attention.head_count", heads[b], format!("1 to {MOST_HEADS}")));
+        }
+        if kv_heads[b] == 0 || !heads[b].is_multiple_of(kv_heads[b]) {
+            return Err(wrong("attention.head_count_kv", kv_heads[b], format!("a divisor of {}", heads[b])));
+        }
+        if hidden[b] == 0 || hidden[b] > MOST_WIDTH {
+            return Err(wrong("feed_forward_length", hidden[b], format!("1 to {MOST_WIDTH}")));
+        }
+    }
+    let state_std = metadata.require_f32(&keys.key("loop.state_std"))?;
+    if !(state_std.is_finite() && state_std >= 0.0) {
+        return Err(model::Error::Key {
+            key: keys.key("loop.state_std"),
+            found: state_std.to_string(),
+            expected: "a number not below 0".into(),
+        });
+    }
+    let max_steps = match metadata.usize(&keys.key("loop.max_steps"))? {
+        None => None,
+        Some(_) => Some(keys.size("loop.max_steps", MOST_STEPS)?),
+    };
+    let config = Config {
+        architecture: NAME.to_owned(),
+        name: metadata.str("general.name")?.unwrap_or_default().to_owned(),
+        width,
+        vocab,
+        context: keys.size("context_length", 1 << 30)?,
+        head_dim,
+        norm_eps: keys.positive("attention.layer_norm_rms_epsilon")?,
+        rope_base: keys.positive("rope.freq_base")?,
+        embedding_scale: keys.positive("embedding_scale")?,
+        mean_steps: keys.size("loop.mean_steps", MOST_STEPS)?,
+        max_steps,
+        state_std,
+    };
+    let mut blocks = Vec::new();
+    for b in 0..count {
+        let name = |part: &str| format!("blk.{b}.{part}");
+        // Bounded above, so the products cannot overflow.
+        let (q, kv, f) = (heads[b] * head_dim, kv_heads[b] * head_dim, hidden[b]);
+        blocks.push(Block {
+            heads: heads[b],
+            kv_heads: kv_heads[b],
+            attn_norm: tensors.vector(&name("attn_norm.weight"), width)?,
+            q: tensors.matrix(&name("attn_q.weight"), q, width)?,
+            k: tensors.matrix(&name("attn_k.weight"), kv, width)?,
+            v: tensors.matrix(&name("attn_v.weight"), kv, width)?,
+            q_bias: tensors.vector_if_there(&name("attn_q.bias"), q)?,
+            k_bias: tensors.vector_if_there(&name("attn_k.bias"), kv)?,
+            attn_output: tensors.matrix(&name("attn_output.weight"), width, q)?,
+            post_attn_norm: tensors.vector(&name("post_attention_norm.weight"), width)?,
+            ffn_norm: tensors.vector(&name("ffn_norm.weight"), width)?,
+            gate: tensors.matrix(&name("ffn_gate.weight"), f, width)?,
+            up: tensors.matrix(&name("ffn_up.weight"), f, width)?,
+            down: tensors.matrix(&name("ffn_down.weight"), width, f)?,
+            post_ffn_norm: tensors.vector(&name("post_ffw_norm.weight"), width)?,
+        });
+    }
+    let token_embedding = tensors.matrix("token_embd.weight", vocab, width)?;
+    let head = match tensors.has("output.weight") {
+        true => tensors.matrix("output.weight", vocab, width)?,
+        false => token_embedding.clone(),
+    };
+    let output_norm = tensors.vector("output_norm.weight", width)?;
+    let readout_norm = metadata.bool(&keys.key("loop.readout_norm"))?.unwrap_or(true).then(|| output_norm.clone());
+    Ok(Parts {
+        adapter: Adapter {
+            state: tensors.matrix("loop.adapter_state.weight", width, width)?,
+            input: tensors.matrix("loop.adapter_input.weight", width, width)?,
+            bias: tensors.vector_if_there("loop.adapter.bias", width)?,
+        },
+        config,
+        plan,
+        blocks,
+        token_embedding,
+        head,
+        output_norm,
+        readout_norm,
+    })
+}
+
+/// Keys and tensors of our GGUF, from a published checkpoint.
+pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
+    let config = checkpoint.config();
+    let only = |key: &str, supported: &str, otherwise: &str| -> Result<(), Error> {
+        let found = config.str(key)?.unwrap_or(otherwise);
+        if found == supported {
+            return Ok(());
+        }
+        Err(Error::Setting { key: key.to_owned(), found: found.to_owned(), supported: supported.to_owned() })
+    };
+    if !checkpoint.contains("transformer.core_block.0.norm_3.weight") {
+        return Err(Error::Family {
+            found: "model_type 'huginn_raven' without norm_3 (a retrofitted model)".into(),
+            known: "huginn_raven with four norms per block".into(),
+        });
+    }
+    only("injection_type", "linear", "linear")?;
+    only("state_init", "like-init", "like-init")?;
+    only("nonlin_name", "SiLU", "SiLU")?;
+    only("mlp_class_name", "GatedMLP", "GatedMLP")?;
+    only("norm_class_name", "RMSNorm_llama", "RMSNorm_llama")?;
+    only("block_class_name", "SandwichBlock", "SandwichBlock")?;
+
+    let width = config.require_usize("n_embd")?;
+    let heads = match config.usize("n_heads")? {
+        Some(n) => n,
+        None => config.require_usize("num_attention_heads")?,
+    };
+    let kv_heads = config.usize("num_key_value_heads")?.unwrap_or(heads);
+    let setting = |key: &str, found: usize, supported: String| Error::Setting {
+        key: key.into(),
+        found: found.to_string(),
+        supported,
+    };
+    if heads == 0 || heads > MOST_HEADS || !width.is_multiple_of(heads) || width > MOST_WIDTH {
+        return Err(setting("n_heads", heads, format!("a divisor of n_embd, {width}")));
+    }
+    if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(setting("num_key_value_heads", kv_heads, format!("a divisor of n_heads, {heads}")));
+    }
+    let head_dim = width / heads;
+    let hidden = config.require_usize("intermediate_size")?;
+    if hidden == 0 || hidden > MOST_WIDTH {
+        return Err(setting("intermediate_size", hidden, format!("1 to {MOST_WIDTH}")));
+    }
+    let vocab = match config.usize("padded_vocab_size")? {
+        Some(n) => n,
+        None => config.require_usize("vocab_size")?,
+    };
+    let blocks = |key: &str| -> Result<usize, Error> {
+        let n = config.require_usize(key)?;
+        if n > MOST_BLOCKS { Err(setting(key, n, format!("at most {MOST_BLOCKS}"))) } else { Ok(n) }
+    };
+    let (prelude, core, coda) =
+        (blocks("n_layers_in_prelude")?, blocks("n_layers_in_recurrent_block")?, blocks("n_layers_in_coda")?);
+    let plan = LoopPlan::new(prelude, core, coda);
+    let scale = config.require_f64("init_values.embed_scale")?;
+    // The reference scales the state as it scales embeddings.
+    let std = config.require_f64("init_values.std")? * scale;
+
+    let mut metadata = Metadata::new();
+    let name = checkpoint.folder().file_name().map_or_else(|| NAME.into(), |n| n.to_string_lossy());
+    metadata.insert("general.architecture", NAME);
+    metadata.insert("general.name", name.as_ref());
+    metadata.insert("general.quantization_version", 2u32);
+    let mut set = |name: &str, value: Value| {
+        metadata.insert(format!("{NAME}.{name}"), value);
+    };
+    let size = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
+    set("block_count", size(plan.blocks()));
+    set("context_length", size(config.usize("block_size")?.unwrap_or(4096)));
+    set("vocab_size", size(vocab));
+    set("embedding_length", size(width));
+    set("feed_forward_length", size(hidden));
+    set("attention.head_count", size(heads));
+    set("attention.head_count_kv", size(kv_heads));
+    set("attention.key_length", size(head_dim));
+    set("attention.value_length", size(head_dim));
+    set("attention.layer_norm_rms_epsilon", Value::F32(config.require_f64("norm_eps")? as f32));
+    set("rope.freq_base", Value::F32(config.require_f64("rope_base")? as f32));
+    set("rope.dimension_count", size(head_dim));
+    set("embedding_scale", Value::F32(scale as f32));
+    set("loop.prelude_count", size(prelude));
+    set("loop.core_count", size(core));
+    set("loop.coda_count", size(coda));
+    set("loop.mean_steps", size(config.require_usize("mean_recurrence")?));
+    set("loop.injection", "linear".into());
+    set("loop.state_init", "like-init".into());
+    set("loop.state_std", Value::F32(std as f32));
+    set("loop.state_length", size(width));
+    set("loop.readout_norm", Value::Bool(true));
+    set("loop.block_kind", "sandwich".into());
+    set("loop.activation", "silu".into());
+    set("loop.rope_style", "interleaved".into());
+
+    let mut p = Planner::new(checkpoint);
+    p.know("freqs_cis"); // the rotation table, computed here
+    p.matrix("token_embd.weight".into(), "transformer.wte.weight", vocab, width)?;
+    let tied = match config.bool("tie_word_embeddings")? {
+        Some(tied) => tied,
+        None => config.bool("tie_embeddings")?.unwrap_or(true),
+    };
+    if tied {
+        p.know("lm_head.weight"); // the published file carries the tied copy too
+    } else {
+        p.matrix("output.weight".into(), "lm_head.weight", vocab, width)?;
+    }
+    p.vector("output_norm.weight".into(), "transformer.ln_f.weight", width)?;
+    let adapter = "transformer.adapter.weight";
+    for (name, columns) in [("state", 0..width), ("input", width..2 * width)] {
+        p.take(format!("loop.adapter_{name}.weight"), adapter, &[width, 2 * width], 0..width, columns, false)?;
+    }
+    if checkpoint.contains("transformer.adapter.bias") {
+        p.vector("loop.adapter.bias".into(), "transformer.adapter.bias", width)?;
+    }
+    let qk_bias = config.bool("qk_bias")?.unwrap_or(false);
+    let kv = kv_heads * head_dim;
+    for b in 0..plan.blocks() {
+        let place = if plan.prelude.contains(&b) {
+            format!("prelude.{b}")
+        } else if plan.core.contains(&b) {
+            format!("core_block.{}", b - plan.core.start)
+        } else {
+            format!("coda.{}", b - plan.coda.start)
+        };
+        let from = |part: &str| format!("transformer.{place}.{part}");
+        let to = |part: &str| format!("blk.{b}.{part}");
+        p.vector(to("attn_norm.weight"), &from("norm_1.weight"), width)?;
+        let (qkv, all) = (from("attn.Wqkv.weight"), width + 2 * kv);
+        for (name, rows) in [("attn_q", 0..width), ("attn_k", width..width + kv), ("attn_v", width + kv..all)] {
+            p.take(to(&format!("{name}.weight")), &qkv, &[all, width], rows, 0..width, false)?;
+        }
+        if qk_bias {
+            let shape = [2, 1, heads, head_dim];
+            for (name, rows) in [("attn_q", 0..heads), ("attn_k", heads..2 * heads)] {
+                p.take(to(&format!("{name}.bias")), &from("attn.qk_bias"), &shape, rows, 0..head_dim, true)?;
+            }
+        }
+        p.matrix(to("attn_output.weight"), &from("attn.proj.weight"), width, width)?;
+        p.vector(to("post_attention_norm.weight"), &from("norm_2.weight"), width)?;
+        p.vector(to("ffn_norm.weight"), &from("norm_3.weight"), width)?;
+        let fc = from("mlp.fc.weight");
+        for (name, rows) in [("ffn_gate", 0..hidden), ("ffn_up", hidden..2 * hidden)] {
+            p.take(to(&format!("{name}.weight")), &fc, &[2 * hidden, width], rows, 0..width, false)?;
+        }
+        p.matrix(to("ffn_down.weight"), &from("mlp.proj.weight"), width, hidden)?;
+        p.vector(to("post_ffw_norm.weight"), &from("norm_4.weight"), width)?;
+    }
+    Ok(Conversion { metadata, tensors: p.finish()? })
+}

@@ -1,0 +1,71 @@
+//! An exit rule at work: one memory per row of a chunk.
+
+use super::{ExitRule, Memory, Signal};
+use crate::model::{Config, DepthPolicy, LatentStats, Row, Verdict};
+
+/// Decides every row's depth by an [`ExitRule`].
+#[derive(Debug, Clone)]
+pub struct RulePolicy {
+    rule: ExitRule,
+    max_steps: usize,
+    memories: Vec<Memory>,
+}
+
+/// The rule needs a gate that the model does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("exit rule '{rule}' needs a learned exit gate, which {architecture} models do not have")]
+pub struct NoGate {
+    rule: String,
+    architecture: String,
+}
+
+impl RulePolicy {
+    /// A policy for chunks of up to `chunk_rows` rows. The depth is capped by the rule's own `max`, by `steps` if given, and
+    /// otherwise by the model's mean.
+    ///
+    /// # Errors
+    /// The rule needs a gate that the model does not have.
+    pub fn new(rule: ExitRule, steps: Option<usize>, config: &Config, chunk_rows: usize) -> Result<Self, NoGate> {
+        if rule.signal() == Signal::Gate {
+            return Err(NoGate { rule: rule.to_string(), architecture: config.architecture.clone() });
+        }
+        let memory = rule.memory(config.vocab);
+        Ok(Self { max_steps: Self::depth_limit(&rule, steps, config), rule, memories: vec![memory; chunk_rows] })
+    }
+
+    /// The deepest loop under a rule: its own `max` and `steps` where given (the smaller, if both are), else the model's mean.
+    pub fn depth_limit(rule: &ExitRule, steps: Option<usize>, config: &Config) -> usize {
+        match (rule.max_steps(), steps) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(n), None) | (None, Some(n)) => n,
+            (None, None) => config.mean_steps,
+        }
+    }
+
+    /// The rule.
+    pub fn rule(&self) -> &ExitRule {
+        &self.rule
+    }
+}
+
+impl DepthPolicy for RulePolicy {
+    fn max_steps(&self) -> usize {
+        self.max_steps
+    }
+
+    fn begin(&mut self, index: usize, _: &Row, _: &[f32], _: &[f32]) {
+        self.memories[index].reset();
+    }
+
+    fn after_step(&mut self, index: usize, _: &Row, stats: &LatentStats, _: &[f32]) -> Verdict {
+        match self.rule.signal() {
+            Signal::Readout if self.rule.is_checked(stats.step) => Verdict::ReadOut,
+            Signal::Latent if self.rule.check_latent(&mut self.memories[index], stats) => Verdict::Leave,
+            _ => Verdict::Stay,
+        }
+    }
+
+    fn after_readout(&mut self, index: usize, _: &Row, stats: &LatentStats, logits: &[f32]) -> bool {
+        self.rule.check_readout(&mut self.memories[index], stats.step, logits)
+    }
+}

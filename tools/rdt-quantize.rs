@@ -1,0 +1,21 @@
+//! slice
+use rdt::{arch, checkpoint::Checkpoint, gguf::Writer, files::AtomicFile};
+fn main() {
+    let a: Vec<String> = std::env::args().collect();
+    if a[1].ends_with(".gguf") {
+        let b = rdt::files::Bytes::read(a[1].as_ref()).unwrap();
+        let h = rdt::gguf::Header::parse(&b).unwrap();
+        let plan = arch::Conversion::of_gguf(&h);
+        let f = AtomicFile::create(a[2].as_ref()).unwrap();
+        let (f, _s) = plan.write(&arch::Input::Gguf(&b, &h), a[3].parse().unwrap(), f, &mut |_| true).unwrap();
+        f.commit().unwrap();
+        return;
+    }
+    let c = Checkpoint::open(&a[1]).unwrap();
+    let plan = arch::conversion(&c).unwrap();
+    let f = AtomicFile::create(a[2].as_ref()).unwrap();
+    let _ = std::marker::PhantomData::<Writer<Vec<u8>>>;
+    let (f, s) = plan.write(&arch::Input::Checkpoint(&c), a[3].parse().unwrap(), f, &mut |_| true).unwrap();
+    f.commit().unwrap();
+    eprintln!("{} tensors {} bytes {:.2} bpw", s.tensors.len(), s.file_bytes, s.bits_per_weight());
+}
