@@ -18,7 +18,8 @@
 //!
 //! A statistic that does not exist yet is NaN: accelerations exist from step 2, so two hits mean step 3 at
 //! the earliest. The boundaries of `min` and the strict comparison are those of the public reference
-//! implementation of Huginn, whose evaluators all use one hit.
+//! implementation of Huginn, whose evaluators all use one hit. They are shown nothing before the first check
+//! and so compare that state with the initial one; here Δ_k is always the latest step.
 //!
 //! # How a rule is written
 //!
