@@ -55,11 +55,7 @@ pub enum Error {
 
 /// Turns an [`io::Error`] into one that says what was done to which file.
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| Error::Io { action, path: path.to_owned(), source }
 }
 
 /// Refuses what is not a regular file. Devices and pipes report no size and may never end; a rename would put
@@ -68,14 +64,7 @@ fn require_regular(path: &Path, meta: &fs::Metadata) -> Result<(), Error> {
     if meta.is_file() {
         return Ok(());
     }
-    Err(Error::NotAFile {
-        path: path.to_owned(),
-        found: if meta.is_dir() {
-            "a folder"
-        } else {
-            "a device or pipe"
-        },
-    })
+    Err(Error::NotAFile { path: path.to_owned(), found: if meta.is_dir() { "a folder" } else { "a device or pipe" } })
 }
 
 /// Immutable bytes, shared: a mapped file, a file read into memory, or data built into the program.
@@ -124,18 +113,14 @@ impl Bytes {
     /// is read.
     pub fn read(path: &Path) -> Result<Self, Error> {
         let (mut file, len) = open_regular(path)?;
-        let size = usize::try_from(len)
-            .map_err(|_| io_error("read", path)(io::ErrorKind::FileTooLarge.into()))?;
+        let size = usize::try_from(len).map_err(|_| io_error("read", path)(io::ErrorKind::FileTooLarge.into()))?;
         // Anonymous pages rather than a `Vec<u8>`: they are page aligned, and a file that does not fit is an
         // error here instead of an abort in the allocator.
         let mut memory = MmapMut::map_anon(size).map_err(io_error("find memory to read", path))?;
         match file.read_exact(&mut memory) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(Error::Changed {
-                    path: path.to_owned(),
-                    expected: len,
-                });
+                return Err(Error::Changed { path: path.to_owned(), expected: len });
             }
             Err(e) => return Err(io_error("read", path)(e)),
         }
@@ -250,13 +235,8 @@ impl AtomicFile {
             // What `File::create` asks for; the process's umask takes its share as usual.
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
-        let temp = builder
-            .tempfile_in(folder_of(&path))
-            .map_err(io_error("create", &path))?;
-        Ok(Self {
-            out: BufWriter::with_capacity(WRITE_BUFFER, temp),
-            path,
-        })
+        let temp = builder.tempfile_in(folder_of(&path)).map_err(io_error("create", &path))?;
+        Ok(Self { out: BufWriter::with_capacity(WRITE_BUFFER, temp), path })
     }
 
     /// The final name, which nothing bears until [`commit`](Self::commit) unless an older file does.
@@ -272,14 +252,9 @@ impl AtomicFile {
     /// as it was.
     pub fn commit(self) -> Result<(), Error> {
         let Self { out, path } = self;
-        let temp = out
-            .into_inner()
-            .map_err(|e| io_error("write", &path)(e.into_error()))?;
-        temp.as_file()
-            .sync_all()
-            .map_err(io_error("write", &path))?;
-        temp.persist(&path)
-            .map_err(|e| io_error("rename the finished file to", &path)(e.error))?;
+        let temp = out.into_inner().map_err(|e| io_error("write", &path)(e.into_error()))?;
+        temp.as_file().sync_all().map_err(io_error("write", &path))?;
+        temp.persist(&path).map_err(|e| io_error("rename the finished file to", &path)(e.error))?;
         sync_folder(folder_of(&path))
     }
 }
@@ -301,9 +276,7 @@ fn sync_folder(folder: &Path) -> Result<(), Error> {
         Err(e)
             if matches!(
                 e.kind(),
-                io::ErrorKind::InvalidInput
-                    | io::ErrorKind::Unsupported
-                    | io::ErrorKind::PermissionDenied
+                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied
             ) =>
         {
             Ok(())
@@ -345,10 +318,8 @@ mod tests {
     use super::*;
 
     fn names_in(folder: &Path) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -399,17 +370,8 @@ mod tests {
     fn a_folder_cannot_be_read_or_replaced() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(mapped(dir.path()), Err(Error::NotAFile { .. })));
-        assert!(matches!(
-            Bytes::read(dir.path()),
-            Err(Error::NotAFile { .. })
-        ));
-        assert!(matches!(
-            AtomicFile::create(dir.path()),
-            Err(Error::NotAFile {
-                found: "a folder",
-                ..
-            })
-        ));
+        assert!(matches!(Bytes::read(dir.path()), Err(Error::NotAFile { .. })));
+        assert!(matches!(AtomicFile::create(dir.path()), Err(Error::NotAFile { found: "a folder", .. })));
         assert!(names_in(dir.path()).is_empty());
     }
 
@@ -418,10 +380,7 @@ mod tests {
     fn a_device_cannot_be_read_or_replaced() {
         let null = Path::new("/dev/null");
         assert!(matches!(Bytes::read(null), Err(Error::NotAFile { .. })));
-        assert!(matches!(
-            AtomicFile::create(null),
-            Err(Error::NotAFile { .. })
-        ));
+        assert!(matches!(AtomicFile::create(null), Err(Error::NotAFile { .. })));
     }
 
     #[test]
@@ -485,10 +444,7 @@ mod tests {
         assert!(error.to_string().contains("no-such-folder"), "{error}");
         let nameless = dir.path().join("missing").join("..");
         assert!(AtomicFile::create(&nameless).is_err());
-        assert!(matches!(
-            AtomicFile::create(Path::new("")),
-            Err(Error::NoFileName { .. })
-        ));
+        assert!(matches!(AtomicFile::create(Path::new("")), Err(Error::NoFileName { .. })));
     }
 
     #[cfg(unix)]

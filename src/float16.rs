@@ -17,11 +17,7 @@ pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     let special = magnitude + ((255 - 31) << 23);
     let subnormal = (f32::from_bits(magnitude + MIN_NORMAL) - f32::from_bits(MIN_NORMAL)).to_bits();
     let finite = if exponent == 0 { subnormal } else { normal };
-    let value = if exponent == 0x0f80_0000 {
-        special
-    } else {
-        finite
-    };
+    let value = if exponent == 0x0f80_0000 { special } else { finite };
     f32::from_bits(sign | value)
 }
 
@@ -41,11 +37,7 @@ pub(crate) fn f32_to_f16(x: f32) -> u16 {
     let scaled = (x.abs() * TO_INFINITY) * TO_ZERO;
     let rounded = (f32::from_bits((bias >> 1) + 0x0780_0000) + scaled).to_bits();
     let value = ((rounded >> 13) & 0x7c00) + (rounded & 0x0fff);
-    let value = if without_sign > 0xff00_0000 {
-        0x7e00
-    } else {
-        value
-    };
+    let value = if without_sign > 0xff00_0000 { 0x7e00 } else { value };
     (sign | value) as u16
 }
 
@@ -81,11 +73,7 @@ mod tests {
                 assert_eq!(value.is_sign_negative(), reference.is_sign_negative());
                 assert_eq!(f32_to_f16(value), 0x7e00 | (bits & 0x8000));
             } else {
-                assert_eq!(
-                    value.to_bits(),
-                    reference.to_f32_const().to_bits(),
-                    "{bits:#06x}"
-                );
+                assert_eq!(value.to_bits(), reference.to_f32_const().to_bits(), "{bits:#06x}");
                 assert_eq!(f32_to_f16(value), bits);
             }
         }

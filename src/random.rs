@@ -128,10 +128,7 @@ mod tests {
             buckets[(u * 16.0) as usize] += 1;
         }
         let expected = N as f64 / 16.0;
-        let chi2: f64 = buckets
-            .iter()
-            .map(|&b| (f64::from(b) - expected).powi(2) / expected)
-            .sum();
+        let chi2: f64 = buckets.iter().map(|&b| (f64::from(b) - expected).powi(2) / expected).sum();
         // 15 degrees of freedom: 37.7 is the 0.1 % point.
         assert!(chi2 < 37.7, "{chi2}");
     }
@@ -141,10 +138,8 @@ mod tests {
         let (mean, std) = moments(|i| standard_normal(11, 0, i));
         assert!(mean.abs() < 0.01, "{mean}");
         assert!((std - 1.0).abs() < 0.01, "{std}");
-        let neighbours: f64 = (0..N)
-            .map(|i| standard_normal(11, 0, i) * standard_normal(11, 0, i + 1))
-            .sum::<f64>()
-            / N as f64;
+        let neighbours: f64 =
+            (0..N).map(|i| standard_normal(11, 0, i) * standard_normal(11, 0, i + 1)).sum::<f64>() / N as f64;
         assert!(neighbours.abs() < 0.01, "{neighbours}");
     }
 

@@ -21,11 +21,7 @@ fn recorded_statistics_lead_to_the_recorded_exits() {
         let exits = case["exit_step"].as_array().unwrap();
         for (values, exit) in case["statistic"].as_array().unwrap().iter().zip(exits) {
             memory.reset();
-            let statistics = values
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|x| x.as_f64().unwrap_or(f64::NAN) as f32);
+            let statistics = values.as_array().unwrap().iter().map(|x| x.as_f64().unwrap_or(f64::NAN) as f32);
             let found = (1..).zip(statistics).find(|&(step, statistic)| {
                 let stats = LatentStats {
                     step,
@@ -37,11 +33,7 @@ fn recorded_statistics_lead_to_the_recorded_exits() {
                 };
                 rule.check_latent(&mut memory, &stats)
             });
-            assert_eq!(
-                found.map(|(step, _)| step as u64),
-                exit.as_u64(),
-                "{text}: {values}"
-            );
+            assert_eq!(found.map(|(step, _)| step as u64), exit.as_u64(), "{text}: {values}");
             rows += 1;
         }
     }

@@ -1,5 +1,5 @@
 //! slice
-use rdt::{arch, checkpoint::Checkpoint, gguf::Writer, files::AtomicFile};
+use rdt::{arch, checkpoint::Checkpoint, files::AtomicFile, gguf::Writer};
 fn main() {
     let a: Vec<String> = std::env::args().collect();
     if a[1].ends_with(".gguf") {

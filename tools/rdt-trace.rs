@@ -15,7 +15,9 @@ use std::process::ExitCode;
 
 /// Look inside the loop: latent states, logits and exit statistics of every step, as a safetensors file
 #[derive(Parser)]
-#[command(version, after_help = "\
+#[command(
+    version,
+    after_help = "\
 Tensors written (T tokens, R steps, D width, V vocabulary; all f32 but the first and last):
   tokens [T] i32, prelude [T,D], init_state [T,D], latents [R,T,D], logits [T,V] or [R,T,V],
   step_norm, acceleration, step_cosine [R,T] (NaN where not defined), exit_step [T] i32
@@ -24,12 +26,19 @@ A token that has left the loop keeps its last latent state; its statistics are N
 Examples:
   rdt-trace -m model.gguf -p 'What is 4 + 5?' --out trace.safetensors
   rdt-trace -m model.gguf --tokens 0,2,17 --steps 16 --init zeros --all-logits --out trace.safetensors
-  rdt-trace -m model.gguf -p 'Hi' --steps 32 --exit-rule acceleration:0.03,hits=2 --out trace.safetensors")]
+  rdt-trace -m model.gguf -p 'Hi' --steps 32 --exit-rule acceleration:0.03,hits=2 --out trace.safetensors"
+)]
 struct Flags {
     #[command(flatten)]
     model: ModelFlags,
     /// Token ids, separated by commas
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with = "prompt", required_unless_present = "prompt")]
+    #[arg(
+        long,
+        value_name = "IDS",
+        value_delimiter = ',',
+        conflicts_with = "prompt",
+        required_unless_present = "prompt"
+    )]
     tokens: Vec<u32>,
     /// Text; special tokens in it are plain text, a leading BOS is added where the model asks for it
     #[arg(short, long, value_name = "TEXT")]

@@ -185,8 +185,7 @@ impl Conversion {
         self.tensors
             .iter()
             .map(|t| {
-                let mut choice = recipe.tensor_type(t.role, &t.dims, t.published);
-                if std::env::var("KEEP").unwrap_or_default().split(',').any(|k| k == format!("{:?}", t.role) || k == t.name) { choice.ty = TensorType::F32; }
+                let choice = recipe.tensor_type(t.role, &t.dims, t.published);
                 Report {
                     name: t.name.clone(),
                     dims: t.dims.clone(),
@@ -212,16 +211,12 @@ impl Conversion {
         progress: &mut dyn FnMut(Progress<'_>) -> bool,
     ) -> Result<(W, Summary), Error> {
         let reports = self.choose(recipe);
-        let decls: Vec<_> = reports
-            .iter()
-            .map(|r| TensorDecl { name: r.name.clone(), ty: r.ty, dims: r.dims.clone() })
-            .collect();
+        let decls: Vec<_> =
+            reports.iter().map(|r| TensorDecl { name: r.name.clone(), ty: r.ty, dims: r.dims.clone() }).collect();
         let mut writer = Writer::new(out, &self.metadata, &decls)?;
         let values = |dims: &[usize]| dims.iter().product::<usize>() as u64;
         let total = reports.iter().map(|r| values(&r.dims)).sum();
-        let size = |ty: TensorType, dims: &[usize]| {
-            values(dims) / ty.block_len() as u64 * ty.block_bytes() as u64
-        };
+        let size = |ty: TensorType, dims: &[usize]| values(dims) / ty.block_len() as u64 * ty.block_bytes() as u64;
         let mut done = 0;
         let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
         for (plan, report) in self.tensors.iter().zip(&reports) {
@@ -346,12 +341,8 @@ impl<'a> Planner<'a> {
 
     /// All tensors, if the checkpoint has no others.
     pub(super) fn finish(self) -> Result<Vec<Planned>, Error> {
-        let unknown: Vec<_> = self
-            .checkpoint
-            .names()
-            .filter(|n| !self.used.iter().any(|u| u == n))
-            .map(str::to_owned)
-            .collect();
+        let unknown: Vec<_> =
+            self.checkpoint.names().filter(|n| !self.used.iter().any(|u| u == n)).map(str::to_owned).collect();
         if unknown.is_empty() { Ok(self.tensors) } else { Err(Error::UnknownTensors(unknown)) }
     }
 }

@@ -68,9 +68,7 @@ impl Config {
 
     /// What stands under `key`; `None` if nothing or `null` does.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        key.split('.')
-            .try_fold(&self.value, |value, part| value.get(part))
-            .filter(|value| !value.is_null())
+        key.split('.').try_fold(&self.value, |value, part| value.get(part)).filter(|value| !value.is_null())
     }
 
     getters! {
@@ -94,10 +92,7 @@ impl Config {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
-        value
-            .as_str()
-            .map(Some)
-            .ok_or_else(|| self.wrong_type(key, value, "a string"))
+        value.as_str().map(Some).ok_or_else(|| self.wrong_type(key, value, "a string"))
     }
 
     /// [`str`](Self::str) of a key that has to be there.
@@ -105,11 +100,7 @@ impl Config {
     /// # Errors
     /// [`Error::MissingKey`], [`Error::KeyType`].
     pub fn require_str(&self, key: &str) -> Result<&str, Error> {
-        let missing = || Error::MissingKey {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            expected: "a string",
-        };
+        let missing = || Error::MissingKey { path: self.path.clone(), key: key.to_owned(), expected: "a string" };
         self.str(key)?.ok_or_else(missing)
     }
 
@@ -123,12 +114,7 @@ impl Config {
             // As JSON, so that a string shows its quotes and control characters are escaped.
             simple => shorten(&simple.to_string()),
         };
-        Error::KeyType {
-            path: self.path.clone(),
-            key: key.to_owned(),
-            expected,
-            found,
-        }
+        Error::KeyType { path: self.path.clone(), key: key.to_owned(), expected, found }
     }
 }
 
@@ -145,10 +131,7 @@ mod tests {
 
     #[test]
     fn keys_are_read_by_type() {
-        let c = config(
-            r#"{"n": 3, "x": 0.5, "on": true, "s": "t", "none": null, "in": {"std": 1e-3}}"#,
-        )
-        .unwrap();
+        let c = config(r#"{"n": 3, "x": 0.5, "on": true, "s": "t", "none": null, "in": {"std": 1e-3}}"#).unwrap();
         assert_eq!(c.usize("n").unwrap(), Some(3));
         assert_eq!(c.require_usize("n").unwrap(), 3);
         assert_eq!(c.f64("n").unwrap(), Some(3.0));
@@ -162,28 +145,18 @@ mod tests {
 
     #[test]
     fn errors_name_file_key_and_types() {
-        let c =
-            config(r#"{"n": -3, "x": 0.5, "big": 1e300, "s": "\u001b[31m", "list": [1]}"#).unwrap();
+        let c = config(r#"{"n": -3, "x": 0.5, "big": 1e300, "s": "\u001b[31m", "list": [1]}"#).unwrap();
         let message = |error: Error| error.to_string();
         let text = message(c.require_usize("missing.key").unwrap_err());
-        assert!(
-            text.contains("config.json: missing.key is missing; expected a whole number"),
-            "{text}"
-        );
+        assert!(text.contains("config.json: missing.key is missing; expected a whole number"), "{text}");
         let text = message(c.usize("n").unwrap_err());
-        assert!(
-            text.contains("n is -3; expected a whole number that is not negative"),
-            "{text}"
-        );
+        assert!(text.contains("n is -3; expected a whole number that is not negative"), "{text}");
         assert!(matches!(c.usize("x"), Err(Error::KeyType { .. })));
         assert!(matches!(c.f32("big"), Err(Error::KeyType { .. })));
         assert!(matches!(c.bool("list"), Err(Error::KeyType { .. })));
         assert!(matches!(c.str("x"), Err(Error::KeyType { .. })));
         let text = message(c.f64("s").unwrap_err());
-        assert!(
-            text.contains(r#"s is "\u001b[31m"; expected a number"#),
-            "{text}"
-        );
+        assert!(text.contains(r#"s is "\u001b[31m"; expected a number"#), "{text}");
     }
 
     #[test]
@@ -192,22 +165,14 @@ mod tests {
             ("", 1, "EOF"),
             ("{\n\"a\": }", 2, "expected value"),
             (r#"{"a": 1, "a": 1}"#, 1, "\"a\" is there twice"),
-            (
-                "{\"b\": [{\n\"a\\u001b\": 1, \"a\\u001b\": 2}]}",
-                2,
-                r#""a\u{1b}" is there twice"#,
-            ),
+            ("{\"b\": [{\n\"a\\u001b\": 1, \"a\\u001b\": 2}]}", 2, r#""a\u{1b}" is there twice"#),
             (r#"{"a": NaN}"#, 1, "expected value"),
             (r#"{"a": 1} x"#, 1, "trailing"),
             (r#"{"a": 1e999}"#, 1, "out of range"),
             (&"[".repeat(900), 1, "recursion limit"),
         ] {
             match config(text) {
-                Err(Error::Json {
-                    line: found,
-                    message: m,
-                    ..
-                }) => {
+                Err(Error::Json { line: found, message: m, .. }) => {
                     assert_eq!(found, line, "{text}");
                     assert!(m.contains(message), "{text}: {m}");
                 }
@@ -216,17 +181,7 @@ mod tests {
         }
         assert!(matches!(config("[]"), Err(Error::KeyType { .. })));
         let limit = config(&" ".repeat(1001));
-        assert!(
-            matches!(
-                limit,
-                Err(Error::TooLarge {
-                    found: 1001,
-                    limit: 1000,
-                    ..
-                })
-            ),
-            "{limit:?}"
-        );
+        assert!(matches!(limit, Err(Error::TooLarge { found: 1001, limit: 1000, .. })), "{limit:?}");
     }
 
     #[test]
@@ -234,9 +189,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("config.json");
         std::fs::write(&path, b"{\"a\": \"\xff\"}").unwrap();
-        assert!(matches!(
-            Config::read(path, 1000),
-            Err(Error::Utf8 { offset: 7, .. })
-        ));
+        assert!(matches!(Config::read(path, 1000), Err(Error::Utf8 { offset: 7, .. })));
     }
 }

@@ -246,11 +246,7 @@ pub enum Error {
 }
 
 fn shorter(expected: u64, found: u64) -> &'static str {
-    if found < expected {
-        "; was the download cut short?"
-    } else {
-        ""
-    }
+    if found < expected { "; was the download cut short?" } else { "" }
 }
 
 /// `name` cut to a length that fits a message.

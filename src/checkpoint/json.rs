@@ -7,10 +7,7 @@ use std::{collections::HashSet, fmt, fs::File, io::Read, marker::PhantomData, pa
 
 /// Reads the whole file, if there is one, and if it has at most `limit` bytes.
 pub(super) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, Error> {
-    let io = |source| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    let io = |source| Error::Io { path: path.to_owned(), source };
     match super::require_regular_file(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             return Ok(None);
@@ -19,26 +16,19 @@ pub(super) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, Error
     }
     let file = File::open(path).map_err(io)?;
     let found = file.metadata().map_err(io)?.len();
-    let too_large = |found| Error::TooLarge {
-        path: path.to_owned(),
-        found,
-        limit,
-    };
+    let too_large = |found| Error::TooLarge { path: path.to_owned(), found, limit };
     if found > limit {
         return Err(too_large(found));
     }
     let mut bytes = Vec::new();
     // The size was only a hint: what counts is what the file yields.
-    file.take(limit.saturating_add(1))
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > limit {
         return Err(too_large(bytes.len() as u64));
     }
-    String::from_utf8(bytes).map(Some).map_err(|e| Error::Utf8 {
-        path: path.to_owned(),
-        offset: e.utf8_error().valid_up_to(),
-    })
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|e| Error::Utf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })
 }
 
 /// Parses `text`, which came from `path`.
@@ -50,15 +40,8 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(path: &Path, text: &'a str) -> Resul
 pub(super) fn error(path: &Path, e: &serde_json::Error) -> Error {
     let (line, column) = (e.line(), e.column());
     let text = e.to_string();
-    let message = text
-        .strip_suffix(&format!(" at line {line} column {column}"))
-        .unwrap_or(&text);
-    Error::Json {
-        path: path.to_owned(),
-        message: printable(message),
-        line,
-        column,
-    }
+    let message = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    Error::Json { path: path.to_owned(), message: printable(message), line, column }
 }
 
 /// `text` from a file, cut to a length that fits a message, with what a terminal would act on escaped.
@@ -121,10 +104,7 @@ impl Keys {
         if self.0.insert(key.to_owned()) {
             Ok(())
         } else {
-            Err(E::custom(format_args!(
-                "the key {:?} is there twice",
-                shorten(key)
-            )))
+            Err(E::custom(format_args!("the key {:?} is there twice", shorten(key))))
         }
     }
 }
@@ -186,10 +166,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut values = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             if values.contains_key(&key) {
-                return Err(de::Error::custom(format_args!(
-                    "the key {:?} is there twice",
-                    shorten(&key)
-                )));
+                return Err(de::Error::custom(format_args!("the key {:?} is there twice", shorten(&key))));
             }
             let value = map.next_value_seed(Self)?;
             values.insert(key, value);

@@ -20,10 +20,7 @@ impl Map {
             // SAFETY: the caller promises that nobody changes the file.
             unsafe { Mmap::map(&file) }
         };
-        map().map(Self).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            source,
-        })
+        map().map(Self).map_err(|source| Error::Io { path: path.to_owned(), source })
     }
 }
 

@@ -60,32 +60,19 @@ impl Checkpoint {
     /// A file is missing, unreadable, too large or malformed; each error names it.
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, Error> {
         let folder = folder.as_ref();
-        let kind = fs::metadata(folder).map_err(|source| Error::Io {
-            path: folder.to_owned(),
-            source,
-        })?;
+        let kind = fs::metadata(folder).map_err(|source| Error::Io { path: folder.to_owned(), source })?;
         if !kind.is_dir() {
-            return Err(Error::NotAFolder {
-                path: folder.to_owned(),
-            });
+            return Err(Error::NotAFolder { path: folder.to_owned() });
         }
-        let config = Config::read(folder.join("config.json"), limit::CONFIG)?.ok_or_else(|| {
-            Error::NoConfig {
-                folder: folder.to_owned(),
-            }
-        })?;
+        let config = Config::read(folder.join("config.json"), limit::CONFIG)?
+            .ok_or_else(|| Error::NoConfig { folder: folder.to_owned() })?;
         let generation_config = Config::read(folder.join("generation_config.json"), limit::CONFIG)?;
         let tokenizer_config = Config::read(folder.join("tokenizer_config.json"), limit::CONFIG)?;
         let tokenizer_json = json::read_text(&folder.join("tokenizer.json"), limit::TOKENIZER)?;
-        let chat_template =
-            match json::read_text(&folder.join("chat_template.jinja"), limit::TEMPLATE)? {
-                Some(template) => Some(template),
-                None => tokenizer_config
-                    .as_ref()
-                    .map(template_of)
-                    .transpose()?
-                    .flatten(),
-            };
+        let chat_template = match json::read_text(&folder.join("chat_template.jinja"), limit::TEMPLATE)? {
+            Some(template) => Some(template),
+            None => tokenizer_config.as_ref().map(template_of).transpose()?.flatten(),
+        };
         let (shards, tensors) = open_weights(folder)?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -148,10 +135,7 @@ impl Checkpoint {
         self.tensors
             .get_key_value(name)
             .and_then(|(name, &shard)| self.shards.get(shard)?.tensor(name))
-            .ok_or_else(|| Error::NoTensor {
-                folder: self.folder.clone(),
-                tensor: shorten(name),
-            })
+            .ok_or_else(|| Error::NoTensor { folder: self.folder.clone(), tensor: shorten(name) })
     }
 }
 
@@ -171,11 +155,7 @@ fn template_of(config: &Config) -> Result<Option<String>, Error> {
         Some(Value::String(template)) => return Ok(Some(template.clone())),
         Some(Value::Array(list)) => list,
         Some(other) => {
-            return Err(config.wrong_type(
-                "chat_template",
-                other,
-                "a string or a list of templates",
-            ));
+            return Err(config.wrong_type("chat_template", other, "a string or a list of templates"));
         }
     };
     let mut default = None;
@@ -207,9 +187,7 @@ fn open_weights(folder: &Path) -> Result<Weights, Error> {
         Some(text) => open_shards(folder, &index, &text),
         None => Err(match find_pickle(folder)? {
             Some(path) => Error::Pickle { path },
-            None => Error::NoWeights {
-                folder: folder.to_owned(),
-            },
+            None => Error::NoWeights { folder: folder.to_owned() },
         }),
     }
 }
@@ -221,9 +199,7 @@ fn open_shards(folder: &Path, index: &Path, text: &str) -> Result<Weights, Error
     struct Index {
         weight_map: json::Pairs<String>,
     }
-    let Index {
-        weight_map: json::Pairs(pairs),
-    } = json::parse(index, text)?;
+    let Index { weight_map: json::Pairs(pairs) } = json::parse(index, text)?;
 
     let mut shards: Vec<Shard> = Vec::new();
     let mut opened = BTreeMap::new();
@@ -233,17 +209,11 @@ fn open_shards(folder: &Path, index: &Path, text: &str) -> Result<Weights, Error
             Entry::Occupied(entry) => *entry.get(),
             Entry::Vacant(entry) => {
                 if !is_plain_file_name(entry.key()) {
-                    return Err(Error::ShardName {
-                        index: index.to_owned(),
-                        shard: shorten(entry.key()),
-                    });
+                    return Err(Error::ShardName { index: index.to_owned(), shard: shorten(entry.key()) });
                 }
                 let path = folder.join(entry.key());
                 if !exists(&path)? {
-                    return Err(Error::MissingShard {
-                        index: index.to_owned(),
-                        shard: path,
-                    });
+                    return Err(Error::MissingShard { index: index.to_owned(), shard: path });
                 }
                 shards.push(open_shard(path)?);
                 *entry.insert(shards.len() - 1)
@@ -262,11 +232,7 @@ fn open_shards(folder: &Path, index: &Path, text: &str) -> Result<Weights, Error
 
     let mut unnamed: BTreeMap<String, usize> = BTreeMap::new();
     for (number, shard) in shards.iter().enumerate() {
-        for tensor in shard
-            .names()
-            .into_iter()
-            .filter(|tensor| !tensors.contains_key(tensor))
-        {
+        for tensor in shard.names().into_iter().filter(|tensor| !tensors.contains_key(tensor)) {
             match unnamed.entry(tensor) {
                 Entry::Vacant(entry) => entry.insert(number),
                 Entry::Occupied(entry) => {
@@ -293,22 +259,16 @@ fn open_shard(path: PathBuf) -> Result<Shard, Error> {
 fn is_plain_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let one = matches!(components.next(), Some(Component::Normal(part)) if part == name);
-    one && components.next().is_none()
-        && !name.contains(|c: char| matches!(c, '/' | '\\' | ':') || c.is_control())
+    one && components.next().is_none() && !name.contains(|c: char| matches!(c, '/' | '\\' | ':') || c.is_control())
 }
 
 /// The first file, by name, that looks like PyTorch weights.
 fn find_pickle(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    let io = |source| Error::Io {
-        path: folder.to_owned(),
-        source,
-    };
+    let io = |source| Error::Io { path: folder.to_owned(), source };
     let mut first: Option<PathBuf> = None;
     for entry in fs::read_dir(folder).map_err(io)? {
         let path = entry.map_err(io)?.path();
-        let known = path
-            .extension()
-            .is_some_and(|e| ["bin", "pt", "pth", "ckpt"].iter().any(|known| e == *known));
+        let known = path.extension().is_some_and(|e| ["bin", "pt", "pth", "ckpt"].iter().any(|known| e == *known));
         if known && first.as_ref().is_none_or(|first| path < *first) {
             first = Some(path);
         }
@@ -317,23 +277,15 @@ fn find_pickle(folder: &Path) -> Result<Option<PathBuf>, Error> {
 }
 
 fn exists(path: &Path) -> Result<bool, Error> {
-    path.try_exists().map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })
+    path.try_exists().map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// Refuses folders, pipes and devices: opening or reading those may never end.
 fn require_regular_file(path: &Path) -> Result<(), Error> {
     match fs::metadata(path) {
         Ok(kind) if kind.is_file() => Ok(()),
-        Ok(_) => Err(Error::NotAFile {
-            path: path.to_owned(),
-        }),
-        Err(source) => Err(Error::Io {
-            path: path.to_owned(),
-            source,
-        }),
+        Ok(_) => Err(Error::NotAFile { path: path.to_owned() }),
+        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
     }
 }
 

@@ -41,12 +41,7 @@ impl Shard {
         // SAFETY: handed on to the caller.
         let map = unsafe { Map::open(&path)? };
         let (metadata, data_start) = parse_header(&path, &map)?;
-        Ok(Self {
-            path,
-            map,
-            metadata,
-            data_start,
-        })
+        Ok(Self { path, map, metadata, data_start })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -66,12 +61,7 @@ impl Shard {
         let info = self.metadata.info(name)?;
         let (start, end) = info.data_offsets;
         let data = self.map.get(self.data_start..)?.get(start..end)?;
-        Some(TensorView {
-            name,
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            data,
-        })
+        Some(TensorView { name, dtype: info.dtype, shape: info.shape.clone(), data })
     }
 }
 
@@ -82,21 +72,13 @@ impl Shard {
 /// they were looked at here, and checks once more that the tensors tile the data.
 fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize), Error> {
     let found = bytes.len() as u64;
-    let size = |expected: u64| Error::Size {
-        path: path.to_owned(),
-        expected,
-        found,
-    };
+    let size = |expected: u64| Error::Size { path: path.to_owned(), expected, found };
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(size(LENGTH_BYTES as u64));
     };
     let length = u64::from_le_bytes(*length);
     if length > HEADER_LIMIT {
-        return Err(Error::HeaderLength {
-            path: path.to_owned(),
-            found: length,
-            limit: HEADER_LIMIT,
-        });
+        return Err(Error::HeaderLength { path: path.to_owned(), found: length, limit: HEADER_LIMIT });
     }
     // At most HEADER_LIMIT, so nothing below overflows.
     let length = length as usize;
@@ -104,10 +86,8 @@ fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize), Error> {
     let Some((header, data)) = rest.split_at_checked(length) else {
         return Err(size(data_start as u64));
     };
-    let header = std::str::from_utf8(header).map_err(|e| Error::Utf8 {
-        path: path.to_owned(),
-        offset: LENGTH_BYTES + e.valid_up_to(),
-    })?;
+    let header = std::str::from_utf8(header)
+        .map_err(|e| Error::Utf8 { path: path.to_owned(), offset: LENGTH_BYTES + e.valid_up_to() })?;
     let Header(mut tensors) = json::parse(path, header)?;
 
     let mut data_end = 0;
@@ -121,15 +101,10 @@ fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize), Error> {
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     let metadata = Metadata::new(None, tensors).map_err(|source| {
         let source = match source {
-            SafeTensorError::InvalidOffset(name) => {
-                SafeTensorError::InvalidOffset(json::printable(&name))
-            }
+            SafeTensorError::InvalidOffset(name) => SafeTensorError::InvalidOffset(json::printable(&name)),
             other => other,
         };
-        Error::Header {
-            path: path.to_owned(),
-            source,
-        }
+        Error::Header { path: path.to_owned(), source }
     })?;
     Ok((metadata, data_start))
 }
@@ -145,10 +120,7 @@ fn check_tensor(path: &Path, name: &str, info: &TensorInfo) -> Result<(), Error>
             end: end as u64,
         });
     };
-    let values = info
-        .shape
-        .iter()
-        .try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
+    let values = info.shape.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim as u64));
     let bits = values.and_then(|n| n.checked_mul(info.dtype.bitsize() as u64));
     if bits.is_none_or(|bits| Some(bits) != (found as u64).checked_mul(8)) {
         return Err(Error::TensorSize {

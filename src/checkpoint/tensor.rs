@@ -28,11 +28,7 @@ impl TensorView<'_> {
 
     /// Rows in the tensor.
     pub fn rows(&self) -> usize {
-        self.shape
-            .iter()
-            .rev()
-            .skip(1)
-            .fold(1, |n, &dim| n.saturating_mul(dim))
+        self.shape.iter().rev().skip(1).fold(1, |n, &dim| n.saturating_mul(dim))
     }
 
     /// The tensor type in which these values can be kept unchanged, for the types that can be converted.
@@ -52,32 +48,18 @@ impl TensorView<'_> {
     /// [`Error::Dtype`] unless the values are F32, F16 or BF16, [`Error::Rows`], [`Error::Buffer`].
     pub fn rows_f32(&self, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
         let name = || shorten(self.name);
-        let wrong_dtype = || Error::Dtype {
-            tensor: name(),
-            dtype: self.dtype,
-        };
+        let wrong_dtype = || Error::Dtype { tensor: name(), dtype: self.dtype };
         let value_bytes = self.tensor_type().ok_or_else(wrong_dtype)?.block_bytes();
-        let no_such_rows = || Error::Rows {
-            tensor: name(),
-            start: rows.start,
-            end: rows.end,
-            rows: self.rows(),
-        };
+        let no_such_rows = || Error::Rows { tensor: name(), start: rows.start, end: rows.end, rows: self.rows() };
         if rows.start > rows.end || rows.end > self.rows() {
             return Err(no_such_rows());
         }
         let byte = |row: usize| row.checked_mul(self.row_len())?.checked_mul(value_bytes);
-        let data = byte(rows.start)
-            .zip(byte(rows.end))
-            .and_then(|(start, end)| self.data.get(start..end));
+        let data = byte(rows.start).zip(byte(rows.end)).and_then(|(start, end)| self.data.get(start..end));
         let data = data.ok_or_else(no_such_rows)?;
         let expected = data.len() / value_bytes;
         if out.len() != expected {
-            return Err(Error::Buffer {
-                tensor: name(),
-                expected,
-                found: out.len(),
-            });
+            return Err(Error::Buffer { tensor: name(), expected, found: out.len() });
         }
         match self.dtype {
             Dtype::F32 => convert(data, out, f32::from_le_bytes),

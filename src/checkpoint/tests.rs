@@ -22,12 +22,7 @@ fn open(files: &[(&str, &[u8])]) -> Result<Checkpoint, Error> {
 
 /// A weights file with this header and data.
 fn weights(header: &str, data: &[u8]) -> Vec<u8> {
-    [
-        &(header.len() as u64).to_le_bytes(),
-        header.as_bytes(),
-        data,
-    ]
-    .concat()
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
 }
 
 fn open_weights_file(header: &str, data: &[u8]) -> Result<Checkpoint, Error> {
@@ -36,9 +31,8 @@ fn open_weights_file(header: &str, data: &[u8]) -> Result<Checkpoint, Error> {
 
 /// A weights file as the safetensors crate writes it.
 fn published(tensors: &[(&str, Dtype, &[usize], &[u8])]) -> Vec<u8> {
-    let views = tensors.iter().map(|&(name, dtype, shape, data)| {
-        (name, Stored::new(dtype, shape.to_vec(), data).unwrap())
-    });
+    let views =
+        tensors.iter().map(|&(name, dtype, shape, data)| (name, Stored::new(dtype, shape.to_vec(), data).unwrap()));
     serialize(views, None).unwrap()
 }
 
@@ -58,14 +52,8 @@ fn message(result: Result<Checkpoint, Error>) -> String {
 #[test]
 fn a_single_file_is_read() {
     let floats = le(&[1.0, -2.5, f32::INFINITY, f32::NAN, 5.0, 6.0]);
-    let halves: Vec<u8> = [0x3c00u16, 0x0001, 0xfc00]
-        .iter()
-        .flat_map(|h| h.to_le_bytes())
-        .collect();
-    let brains: Vec<u8> = [0x3f80u16, 0xc000, 0x7f80, 0x0001]
-        .iter()
-        .flat_map(|h| h.to_le_bytes())
-        .collect();
+    let halves: Vec<u8> = [0x3c00u16, 0x0001, 0xfc00].iter().flat_map(|h| h.to_le_bytes()).collect();
+    let brains: Vec<u8> = [0x3f80u16, 0xc000, 0x7f80, 0x0001].iter().flat_map(|h| h.to_le_bytes()).collect();
     let file = published(&[
         ("b.weight", Dtype::F32, &[3, 2], &floats),
         ("a.half", Dtype::F16, &[3], &halves),
@@ -77,50 +65,26 @@ fn a_single_file_is_read() {
     let checkpoint = open(&[("model.safetensors", &file)]).unwrap();
     assert_eq!(
         checkpoint.names().collect::<Vec<_>>(),
-        [
-            "a.half", "b.weight", "c.brain", "d.int", "e.scalar", "f.empty"
-        ]
+        ["a.half", "b.weight", "c.brain", "d.int", "e.scalar", "f.empty"]
     );
 
     let b = checkpoint.tensor("b.weight").unwrap();
-    assert_eq!(
-        (b.name, b.dtype, b.shape.as_slice()),
-        ("b.weight", Dtype::F32, [3, 2].as_slice())
-    );
-    assert_eq!(
-        (b.rows(), b.row_len(), b.tensor_type()),
-        (3, 2, Some(crate::gguf::TensorType::F32))
-    );
-    assert_eq!(
-        le(&b.to_f32().unwrap()),
-        floats,
-        "NaN and infinity are kept"
-    );
+    assert_eq!((b.name, b.dtype, b.shape.as_slice()), ("b.weight", Dtype::F32, [3, 2].as_slice()));
+    assert_eq!((b.rows(), b.row_len(), b.tensor_type()), (3, 2, Some(crate::gguf::TensorType::F32)));
+    assert_eq!(le(&b.to_f32().unwrap()), floats, "NaN and infinity are kept");
     let mut rows = [0.0; 4];
     b.rows_f32(1..3, &mut rows).unwrap();
     assert_eq!(le(&rows), floats[8..]);
     b.rows_f32(3..3, &mut []).unwrap();
 
     let a = checkpoint.tensor("a.half").unwrap();
-    assert_eq!(
-        a.to_f32().unwrap(),
-        [1.0, 2f32.powi(-24), f32::NEG_INFINITY]
-    );
+    assert_eq!(a.to_f32().unwrap(), [1.0, 2f32.powi(-24), f32::NEG_INFINITY]);
     assert_eq!((a.rows(), a.row_len()), (1, 3));
     let c = checkpoint.tensor("c.brain").unwrap();
-    assert_eq!(
-        c.to_f32().unwrap(),
-        [1.0, -2.0, f32::INFINITY, f32::from_bits(1 << 16)]
-    );
+    assert_eq!(c.to_f32().unwrap(), [1.0, -2.0, f32::INFINITY, f32::from_bits(1 << 16)]);
     assert_eq!((c.rows(), c.row_len()), (2, 2));
-    assert_eq!(
-        checkpoint.tensor("e.scalar").unwrap().to_f32().unwrap(),
-        [1.0]
-    );
-    assert_eq!(
-        checkpoint.tensor("f.empty").unwrap().to_f32().unwrap(),
-        [0.0; 0]
-    );
+    assert_eq!(checkpoint.tensor("e.scalar").unwrap().to_f32().unwrap(), [1.0]);
+    assert_eq!(checkpoint.tensor("f.empty").unwrap().to_f32().unwrap(), [0.0; 0]);
 }
 
 #[test]
@@ -141,26 +105,13 @@ fn what_a_tensor_cannot_give_is_an_error_that_names_it() {
     }
     let w = checkpoint.tensor("w").unwrap();
     for rows in [0..3, 2..3, usize::MAX - 1..usize::MAX] {
-        assert!(matches!(
-            w.rows_f32(rows, &mut [0.0; 2]),
-            Err(Error::Rows { rows: 2, .. })
-        ));
+        assert!(matches!(w.rows_f32(rows, &mut [0.0; 2]), Err(Error::Rows { rows: 2, .. })));
     }
     #[allow(clippy::reversed_empty_ranges)]
     let reversed = w.rows_f32(1..0, &mut []);
     assert!(matches!(reversed, Err(Error::Rows { .. })));
-    assert!(matches!(
-        w.rows_f32(0..1, &mut [0.0; 3]),
-        Err(Error::Buffer {
-            expected: 2,
-            found: 3,
-            ..
-        })
-    ));
-    assert!(matches!(
-        checkpoint.tensor("nothing"),
-        Err(Error::NoTensor { .. })
-    ));
+    assert!(matches!(w.rows_f32(0..1, &mut [0.0; 3]), Err(Error::Buffer { expected: 2, found: 3, .. })));
+    assert!(matches!(checkpoint.tensor("nothing"), Err(Error::NoTensor { .. })));
     assert!(!checkpoint.contains("nothing") && checkpoint.contains("w"));
 }
 
@@ -168,24 +119,15 @@ fn what_a_tensor_cannot_give_is_an_error_that_names_it() {
 #[test]
 fn values_need_no_alignment() {
     for spaces in 0..8 {
-        let header = format!(
-            r#"{{"w":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}{}"#,
-            " ".repeat(spaces)
-        );
+        let header = format!(r#"{{"w":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}{}"#, " ".repeat(spaces));
         let checkpoint = open_weights_file(&header, &le(&[1.5, -2.0])).unwrap();
-        assert_eq!(
-            checkpoint.tensor("w").unwrap().to_f32().unwrap(),
-            [1.5, -2.0]
-        );
+        assert_eq!(checkpoint.tensor("w").unwrap().to_f32().unwrap(), [1.5, -2.0]);
     }
 }
 
 #[test]
 fn shards_are_joined_by_their_index() {
-    let one = published(&[
-        ("a", Dtype::F32, &[1], &le(&[1.0])),
-        ("tied", Dtype::F32, &[1], &le(&[7.0])),
-    ]);
+    let one = published(&[("a", Dtype::F32, &[1], &le(&[1.0])), ("tied", Dtype::F32, &[1], &le(&[7.0]))]);
     let two = published(&[
         ("b", Dtype::F32, &[1], &le(&[2.0])),
         ("tied", Dtype::F32, &[1], &le(&[8.0])),
@@ -193,39 +135,19 @@ fn shards_are_joined_by_their_index() {
     ]);
     let index = br#"{"metadata": {"total_size": 8},
         "weight_map": {"b": "two.safetensors", "a": "one.safetensors", "tied": "one.safetensors"}}"#;
-    let checkpoint = open(&[
-        ("one.safetensors", &one),
-        ("two.safetensors", &two),
-        ("model.safetensors.index.json", index),
-    ])
-    .unwrap();
-    assert_eq!(
-        checkpoint.names().collect::<Vec<_>>(),
-        ["a", "b", "tied", "unnamed"]
-    );
+    let checkpoint =
+        open(&[("one.safetensors", &one), ("two.safetensors", &two), ("model.safetensors.index.json", index)]).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "tied", "unnamed"]);
     let value = |name| checkpoint.tensor(name).unwrap().to_f32().unwrap()[0];
-    assert_eq!(
-        ["a", "b", "tied", "unnamed"].map(value),
-        [1.0, 2.0, 7.0, 9.0]
-    );
+    assert_eq!(["a", "b", "tied", "unnamed"].map(value), [1.0, 2.0, 7.0, 9.0]);
 }
 
 #[test]
 fn a_tensor_in_two_shards_needs_an_index_entry() {
-    let one = published(&[
-        ("a", Dtype::F32, &[1], &[0; 4]),
-        ("both", Dtype::F32, &[1], &[0; 4]),
-    ]);
-    let two = published(&[
-        ("b", Dtype::F32, &[1], &[0; 4]),
-        ("both", Dtype::F32, &[1], &[0; 4]),
-    ]);
+    let one = published(&[("a", Dtype::F32, &[1], &[0; 4]), ("both", Dtype::F32, &[1], &[0; 4])]);
+    let two = published(&[("b", Dtype::F32, &[1], &[0; 4]), ("both", Dtype::F32, &[1], &[0; 4])]);
     let index = br#"{"weight_map": {"a": "one", "b": "two"}}"#;
-    let result = open(&[
-        ("one", &one),
-        ("two", &two),
-        ("model.safetensors.index.json", index),
-    ]);
+    let result = open(&[("one", &one), ("two", &two), ("model.safetensors.index.json", index)]);
     assert!(matches!(result, Err(Error::DuplicateTensor { tensor, .. }) if tensor == "both"));
 }
 
@@ -248,14 +170,8 @@ fn an_index_cannot_point_outside_its_folder() {
         &"../".repeat(5000),
     ] {
         let index = format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#);
-        let result = open(&[
-            ("one", &file),
-            ("model.safetensors.index.json", index.as_bytes()),
-        ]);
-        assert!(
-            matches!(result, Err(Error::ShardName { .. })),
-            "{name}: {result:?}"
-        );
+        let result = open(&[("one", &file), ("model.safetensors.index.json", index.as_bytes())]);
+        assert!(matches!(result, Err(Error::ShardName { .. })), "{name}: {result:?}");
         message(result);
     }
 }
@@ -263,23 +179,13 @@ fn an_index_cannot_point_outside_its_folder() {
 #[test]
 fn a_wrong_index_is_refused() {
     let file = published(&[("a", Dtype::F32, &[1], &[0; 4])]);
-    let with_index = |index: &str| {
-        open(&[
-            ("one", &file),
-            ("model.safetensors.index.json", index.as_bytes()),
-        ])
-    };
+    let with_index = |index: &str| open(&[("one", &file), ("model.safetensors.index.json", index.as_bytes())]);
     let result = with_index(r#"{"weight_map": {"a": "gone.safetensors"}}"#);
-    assert!(
-        matches!(&result, Err(Error::MissingShard { shard, .. }) if shard.ends_with("gone.safetensors"))
-    );
+    assert!(matches!(&result, Err(Error::MissingShard { shard, .. }) if shard.ends_with("gone.safetensors")));
     let result = with_index(r#"{"weight_map": {"a": "one", "b": "one"}}"#);
     assert!(matches!(&result, Err(Error::NotInShard { tensor, .. }) if tensor == "b"));
     for (index, expected) in [
-        (
-            r#"{"weight_map": {"a": "one", "a": "one"}}"#,
-            "\"a\" is there twice",
-        ),
+        (r#"{"weight_map": {"a": "one", "a": "one"}}"#, "\"a\" is there twice"),
         (r#"{"weight_map": {}, "weight_map": {}}"#, "duplicate field"),
         (r#"{"weight_map": {"a": 3}}"#, "expected a string"),
         (r#"{"weight_map": ["a"]}"#, "expected an object"),
@@ -288,10 +194,7 @@ fn a_wrong_index_is_refused() {
         ("", "EOF"),
     ] {
         let text = message(with_index(index));
-        assert!(
-            text.contains(expected) && text.contains("index.json: "),
-            "{index}: {text}"
-        );
+        assert!(text.contains(expected) && text.contains("index.json: "), "{index}: {text}");
     }
 }
 
@@ -299,40 +202,21 @@ fn a_wrong_index_is_refused() {
 fn missing_files_are_named() {
     let empty = tempfile::tempdir().unwrap();
     let text = message(Checkpoint::open(empty.path()));
-    assert!(
-        text.contains("holds no config.json; a published checkpoint has"),
-        "{text}"
-    );
+    assert!(text.contains("holds no config.json; a published checkpoint has"), "{text}");
     assert!(matches!(open(&[]), Err(Error::NoWeights { .. })));
-    for name in [
-        "pytorch_model.bin",
-        "model.pt",
-        "pytorch_model-00001-of-00002.bin",
-    ] {
+    for name in ["pytorch_model.bin", "model.pt", "pytorch_model-00001-of-00002.bin"] {
         let result = open(&[(name, b"\x80\x02"), ("README.md", b"")]);
-        assert!(
-            matches!(&result, Err(Error::Pickle { path }) if path.ends_with(name)),
-            "{result:?}"
-        );
+        assert!(matches!(&result, Err(Error::Pickle { path }) if path.ends_with(name)), "{result:?}");
         let text = message(result);
-        assert!(
-            text.contains("PyTorch pickle, which is not supported yet"),
-            "{text}"
-        );
+        assert!(text.contains("PyTorch pickle, which is not supported yet"), "{text}");
     }
     let file = empty.path().join("model.safetensors");
     assert!(matches!(Checkpoint::open(&file), Err(Error::Io { .. })));
     fs::write(&file, b"").unwrap();
-    assert!(matches!(
-        Checkpoint::open(&file),
-        Err(Error::NotAFolder { .. })
-    ));
+    assert!(matches!(Checkpoint::open(&file), Err(Error::NotAFolder { .. })));
     let folder = folder(&[]);
     fs::create_dir(folder.path().join("model.safetensors")).unwrap();
-    assert!(matches!(
-        Checkpoint::open(folder),
-        Err(Error::NotAFile { .. })
-    ));
+    assert!(matches!(Checkpoint::open(folder), Err(Error::NotAFile { .. })));
 }
 
 #[test]
@@ -347,19 +231,10 @@ fn optional_files_are_read() {
         ("model.safetensors", &file),
         ("generation_config.json", br#"{"eos_token_id": [1, 4]}"#),
         ("tokenizer.json", b"{}"),
-        (
-            "tokenizer_config.json",
-            br#"{"chat_template": "{{ messages }}"}"#,
-        ),
+        ("tokenizer_config.json", br#"{"chat_template": "{{ messages }}"}"#),
     ])
     .unwrap();
-    assert!(
-        full.generation_config()
-            .unwrap()
-            .get("eos_token_id")
-            .unwrap()
-            .is_array()
-    );
+    assert!(full.generation_config().unwrap().get("eos_token_id").unwrap().is_array());
     assert_eq!(full.tokenizer_json(), Some("{}"));
     assert_eq!(full.chat_template(), Some("{{ messages }}"));
 }
@@ -368,10 +243,8 @@ fn optional_files_are_read() {
 fn chat_templates_come_in_several_forms() {
     let file = published(&[]);
     let template = |config: &str, jinja: Option<&str>| {
-        let mut files: Vec<(&str, &[u8])> = vec![
-            ("model.safetensors", &file),
-            ("tokenizer_config.json", config.as_bytes()),
-        ];
+        let mut files: Vec<(&str, &[u8])> =
+            vec![("model.safetensors", &file), ("tokenizer_config.json", config.as_bytes())];
         files.extend(jinja.map(|text| ("chat_template.jinja", text.as_bytes())));
         open(&files).map(|checkpoint| checkpoint.chat_template().map(str::to_owned))
     };
@@ -381,17 +254,8 @@ fn chat_templates_come_in_several_forms() {
     let other = r#"{"chat_template": [{"name": "tool_use", "template": "T"}]}"#;
     assert_eq!(template(other, None).unwrap(), None);
     assert_eq!(template(r#"{"chat_template": null}"#, None).unwrap(), None);
-    for wrong in [
-        "3",
-        "{}",
-        "[3]",
-        r#"[{"name": "default"}]"#,
-        r#"[{"name": 1, "template": "T"}]"#,
-    ] {
+    for wrong in ["3", "{}", "[3]", r#"[{"name": "default"}]"#, r#"[{"name": 1, "template": "T"}]"#] {
         let result = template(&format!(r#"{{"chat_template": {wrong}}}"#), None);
-        assert!(
-            matches!(result, Err(Error::KeyType { .. })),
-            "{wrong}: {result:?}"
-        );
+        assert!(matches!(result, Err(Error::KeyType { .. })), "{wrong}: {result:?}");
     }
 }

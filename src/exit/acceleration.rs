@@ -11,19 +11,11 @@
 use super::{Rule, Statistic};
 use crate::model::LatentStats;
 
-pub(super) static NORMALISED: Rule = Rule {
-    name: "acceleration",
-    statistic: Statistic::Latent(normalised),
-    threshold: Some(0.03),
-    hits: 2,
-};
+pub(super) static NORMALISED: Rule =
+    Rule { name: "acceleration", statistic: Statistic::Latent(normalised), threshold: Some(0.03), hits: 2 };
 
-pub(super) static RAW: Rule = Rule {
-    name: "acceleration-raw",
-    statistic: Statistic::Latent(raw),
-    threshold: None,
-    hits: 2,
-};
+pub(super) static RAW: Rule =
+    Rule { name: "acceleration-raw", statistic: Statistic::Latent(raw), threshold: None, hits: 2 };
 
 fn normalised(stats: &LatentStats) -> f32 {
     stats.acceleration / stats.state_norm

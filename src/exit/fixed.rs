@@ -2,20 +2,9 @@
 
 use super::{ExitRule, Rule, Statistic};
 
-pub(super) static RULE: Rule = Rule {
-    name: "fixed",
-    statistic: Statistic::Nothing,
-    threshold: None,
-    hits: 1,
-};
+pub(super) static RULE: Rule = Rule { name: "fixed", statistic: Statistic::Nothing, threshold: None, hits: 1 };
 
 /// Plain `fixed`.
 pub(super) const fn full_depth() -> ExitRule {
-    ExitRule {
-        rule: &RULE,
-        threshold: 0.0,
-        hits: 1,
-        min: 0,
-        max: None,
-    }
+    ExitRule { rule: &RULE, threshold: 0.0, hits: 1, min: 0, max: None }
 }

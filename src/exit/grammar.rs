@@ -99,9 +99,7 @@ impl FromStr for ExitRule {
         let rule: &'static Rule = RULES
             .into_iter()
             .find(|rule| rule.name == name)
-            .ok_or_else(|| Error::UnknownRule {
-                name: name.to_owned(),
-            })?;
+            .ok_or_else(|| Error::UnknownRule { name: name.to_owned() })?;
         let settings = Settings::parse(settings)?;
         match rule.statistic {
             Statistic::Nothing => fixed(rule, argument, &settings),
@@ -111,60 +109,29 @@ impl FromStr for ExitRule {
 }
 
 /// A rule without a statistic: the argument is a number of steps, and there is nothing to set.
-fn fixed(
-    rule: &'static Rule,
-    argument: Option<&str>,
-    settings: &Settings,
-) -> Result<ExitRule, Error> {
+fn fixed(rule: &'static Rule, argument: Option<&str>, settings: &Settings) -> Result<ExitRule, Error> {
     if let Some(key) = settings.first() {
-        return Err(Error::NoSettings {
-            rule: rule.name,
-            key,
-        });
+        return Err(Error::NoSettings { rule: rule.name, key });
     }
-    let max = argument
-        .map(|found| {
-            count(found, 1).ok_or_else(|| Error::BadSteps {
-                found: found.to_owned(),
-            })
-        })
-        .transpose()?;
-    Ok(ExitRule {
-        rule,
-        threshold: 0.0,
-        hits: rule.hits,
-        min: 0,
-        max,
-    })
+    let max =
+        argument.map(|found| count(found, 1).ok_or_else(|| Error::BadSteps { found: found.to_owned() })).transpose()?;
+    Ok(ExitRule { rule, threshold: 0.0, hits: rule.hits, min: 0, max })
 }
 
 /// A rule with a statistic: the argument is its threshold.
-fn adaptive(
-    rule: &'static Rule,
-    argument: Option<&str>,
-    settings: &Settings,
-) -> Result<ExitRule, Error> {
+fn adaptive(rule: &'static Rule, argument: Option<&str>, settings: &Settings) -> Result<ExitRule, Error> {
     let threshold = match argument {
-        Some(found) => threshold(found).ok_or_else(|| Error::BadThreshold {
-            rule: rule.name,
-            found: found.to_owned(),
-        })?,
-        None => rule
-            .threshold
-            .ok_or(Error::NoThreshold { rule: rule.name })?,
+        Some(found) => {
+            threshold(found).ok_or_else(|| Error::BadThreshold { rule: rule.name, found: found.to_owned() })?
+        }
+        None => rule.threshold.ok_or(Error::NoThreshold { rule: rule.name })?,
     };
     let hits = settings.hits.unwrap_or(rule.hits);
     let min = settings.min.unwrap_or(0);
     if let Some(max) = settings.max.filter(|&max| min >= max) {
         return Err(Error::MinNotBelowMax { min, max });
     }
-    Ok(ExitRule {
-        rule,
-        threshold,
-        hits,
-        min,
-        max: settings.max,
-    })
+    Ok(ExitRule { rule, threshold, hits, min, max: settings.max })
 }
 
 /// What follows the commas, each as written if it was.
@@ -179,27 +146,19 @@ impl Settings {
     fn parse(text: Option<&str>) -> Result<Self, Error> {
         let mut settings = Self::default();
         for part in text.into_iter().flat_map(|text| text.split(',')) {
-            let (key, value) = part.split_once('=').ok_or_else(|| Error::NotASetting {
-                found: part.to_owned(),
-            })?;
+            let (key, value) = part.split_once('=').ok_or_else(|| Error::NotASetting { found: part.to_owned() })?;
             let (key, least, place) = match key {
                 "hits" => ("hits", 1, &mut settings.hits),
                 "min" => ("min", 0, &mut settings.min),
                 "max" => ("max", 1, &mut settings.max),
                 _ => {
-                    return Err(Error::UnknownKey {
-                        key: key.to_owned(),
-                    });
+                    return Err(Error::UnknownKey { key: key.to_owned() });
                 }
             };
             if place.is_some() {
                 return Err(Error::RepeatedKey { key });
             }
-            let value = count(value, least).ok_or_else(|| Error::BadCount {
-                key,
-                least,
-                found: value.to_owned(),
-            })?;
+            let value = count(value, least).ok_or_else(|| Error::BadCount { key, least, found: value.to_owned() })?;
             *place = Some(value);
         }
         Ok(settings)
@@ -208,9 +167,7 @@ impl Settings {
     /// The name of a setting that was written, if any was.
     fn first(&self) -> Option<&'static str> {
         let written = [self.hits, self.min, self.max];
-        KEYS.into_iter()
-            .zip(written)
-            .find_map(|(key, value)| value.map(|_| key))
+        KEYS.into_iter().zip(written).find_map(|(key, value)| value.map(|_| key))
     }
 }
 
@@ -231,9 +188,7 @@ fn count(text: &str, least: usize) -> Option<usize> {
 
 /// A threshold that a statistic in f32 can be below.
 fn threshold(text: &str) -> Option<f32> {
-    text.parse()
-        .ok()
-        .filter(|value: &f32| value.is_finite() && *value > 0.0)
+    text.parse().ok().filter(|value: &f32| value.is_finite() && *value > 0.0)
 }
 
 impl fmt::Display for ExitRule {
@@ -276,23 +231,14 @@ mod tests {
     fn rules_are_printed_in_one_form_that_reads_back_the_same() {
         let table = [
             ("acceleration", "acceleration:0.03,hits=2"),
-            (
-                "acceleration:0.03,hits=2,min=4,max=32",
-                "acceleration:0.03,hits=2,min=4,max=32",
-            ),
-            (
-                "acceleration:3e-2,max=32,min=4,hits=2",
-                "acceleration:0.03,hits=2,min=4,max=32",
-            ),
+            ("acceleration:0.03,hits=2,min=4,max=32", "acceleration:0.03,hits=2,min=4,max=32"),
+            ("acceleration:3e-2,max=32,min=4,hits=2", "acceleration:0.03,hits=2,min=4,max=32"),
             ("acceleration,hits=1,min=0", "acceleration:0.03,hits=1"),
             ("acceleration,max=1", "acceleration:0.03,hits=2,max=1"),
             ("acceleration:1", "acceleration:1,hits=2"),
             ("acceleration:1000000", "acceleration:1000000,hits=2"),
             ("acceleration-raw:0.5", "acceleration-raw:0.5,hits=2"),
-            (
-                "acceleration-raw:1e-30,hits=3",
-                "acceleration-raw:1e-30,hits=3",
-            ),
+            ("acceleration-raw:1e-30,hits=3", "acceleration-raw:1e-30,hits=3"),
             ("acceleration-raw:3.4e38", "acceleration-raw:3.4e38,hits=2"),
             ("step-norm", "step-norm:0.03,hits=1"),
             ("step-norm:.1,hits=002", "step-norm:0.1,hits=2"),
@@ -318,10 +264,7 @@ mod tests {
                 if threshold == 0.0 {
                     continue;
                 }
-                let written = ExitRule {
-                    threshold,
-                    ..rule("step-norm")
-                };
+                let written = ExitRule { threshold, ..rule("step-norm") };
                 let text = written.to_string();
                 assert!(text.len() < 40, "{text}");
                 assert_eq!(rule(&text), written, "{text}");
@@ -332,171 +275,67 @@ mod tests {
     #[test]
     fn settings_are_what_was_written() {
         let written = rule("acceleration:0.5,hits=3,min=4,max=9");
-        assert_eq!(
-            (written.name(), written.signal()),
-            ("acceleration", Signal::Latent)
-        );
+        assert_eq!((written.name(), written.signal()), ("acceleration", Signal::Latent));
         assert_eq!((written.threshold(), written.hits()), (Some(0.5), 3));
         assert_eq!((written.min_steps(), written.max_steps()), (4, Some(9)));
         assert_eq!(rule("acceleration-raw:1").signal(), Signal::Latent);
         assert_eq!(rule("step-norm").signal(), Signal::Latent);
         assert_eq!(rule("kl").signal(), Signal::Readout);
-        assert_eq!(
-            (rule("fixed").signal(), rule("fixed").threshold()),
-            (Signal::None, None)
-        );
-        assert_eq!(
-            (rule("fixed").max_steps(), rule("fixed:7").max_steps()),
-            (None, Some(7))
-        );
+        assert_eq!((rule("fixed").signal(), rule("fixed").threshold()), (Signal::None, None));
+        assert_eq!((rule("fixed").max_steps(), rule("fixed:7").max_steps()), (None, Some(7)));
         assert_eq!(ExitRule::default(), rule("fixed"));
         assert_ne!(rule("acceleration"), rule("acceleration-raw:0.03"));
     }
 
     #[test]
     fn what_is_no_rule_is_refused() {
-        let bad_threshold = |rule, found: &str| Error::BadThreshold {
-            rule,
-            found: found.to_owned(),
-        };
-        for found in [
-            "", "x", "NaN", "nan", "-nan", "inf", "-inf", "infinity", "1e39", "0", "-0", "1e-60",
-            "-0.03",
-        ] {
-            assert_eq!(
-                error(&format!("acceleration:{found}")),
-                bad_threshold("acceleration", found)
-            );
-            assert_eq!(
-                error(&format!("kl:{found},hits=2")),
-                bad_threshold("kl", found)
-            );
+        let bad_threshold = |rule, found: &str| Error::BadThreshold { rule, found: found.to_owned() };
+        for found in ["", "x", "NaN", "nan", "-nan", "inf", "-inf", "infinity", "1e39", "0", "-0", "1e-60", "-0.03"] {
+            assert_eq!(error(&format!("acceleration:{found}")), bad_threshold("acceleration", found));
+            assert_eq!(error(&format!("kl:{found},hits=2")), bad_threshold("kl", found));
         }
         assert_eq!(error("kl:0.03:1"), bad_threshold("kl", "0.03:1"));
         assert_eq!(error("kl: 0.03"), bad_threshold("kl", " 0.03"));
-        assert_eq!(
-            error("acceleration-raw"),
-            Error::NoThreshold {
-                rule: "acceleration-raw"
-            }
-        );
-        assert_eq!(
-            error("acceleration-raw,hits=1"),
-            Error::NoThreshold {
-                rule: "acceleration-raw"
-            }
-        );
+        assert_eq!(error("acceleration-raw"), Error::NoThreshold { rule: "acceleration-raw" });
+        assert_eq!(error("acceleration-raw,hits=1"), Error::NoThreshold { rule: "acceleration-raw" });
 
         for name in ["", "Acceleration", " kl", "speed", "acceleration raw"] {
-            assert_eq!(
-                error(name),
-                Error::UnknownRule {
-                    name: name.to_owned()
-                }
-            );
+            assert_eq!(error(name), Error::UnknownRule { name: name.to_owned() });
         }
         for found in ["", "hits", "hits:2", " "] {
-            assert_eq!(
-                error(&format!("kl,{found}")),
-                Error::NotASetting {
-                    found: found.to_owned()
-                }
-            );
+            assert_eq!(error(&format!("kl,{found}")), Error::NotASetting { found: found.to_owned() });
         }
-        assert_eq!(
-            error("kl,hits=1,"),
-            Error::NotASetting {
-                found: String::new()
-            }
-        );
+        assert_eq!(error("kl,hits=1,"), Error::NotASetting { found: String::new() });
         for key in ["", "Hits", " hits", "steps"] {
-            assert_eq!(
-                error(&format!("kl,{key}=1")),
-                Error::UnknownKey {
-                    key: key.to_owned()
-                }
-            );
+            assert_eq!(error(&format!("kl,{key}=1")), Error::UnknownKey { key: key.to_owned() });
         }
-        assert_eq!(
-            error("kl,hits=1,min=1,hits=1"),
-            Error::RepeatedKey { key: "hits" }
-        );
+        assert_eq!(error("kl,hits=1,min=1,hits=1"), Error::RepeatedKey { key: "hits" });
         assert_eq!(error("kl,max=5,max=6"), Error::RepeatedKey { key: "max" });
         for (key, least) in [("hits", 1), ("min", 0), ("max", 1)] {
-            for found in [
-                "",
-                "x",
-                "-1",
-                "+1",
-                "1.5",
-                "99999999999999999999999",
-                "1=1",
-                "٣",
-            ] {
-                let expected = Error::BadCount {
-                    key,
-                    least,
-                    found: found.to_owned(),
-                };
+            for found in ["", "x", "-1", "+1", "1.5", "99999999999999999999999", "1=1", "٣"] {
+                let expected = Error::BadCount { key, least, found: found.to_owned() };
                 assert_eq!(error(&format!("step-norm,{key}={found}")), expected);
             }
         }
-        assert_eq!(
-            error("kl,hits=0"),
-            Error::BadCount {
-                key: "hits",
-                least: 1,
-                found: "0".to_owned()
-            }
-        );
-        assert_eq!(
-            error("kl,max=0"),
-            Error::BadCount {
-                key: "max",
-                least: 1,
-                found: "0".to_owned()
-            }
-        );
-        assert_eq!(
-            error("kl,min=4,max=4"),
-            Error::MinNotBelowMax { min: 4, max: 4 }
-        );
-        assert_eq!(
-            error("kl,max=3,min=4"),
-            Error::MinNotBelowMax { min: 4, max: 3 }
-        );
+        assert_eq!(error("kl,hits=0"), Error::BadCount { key: "hits", least: 1, found: "0".to_owned() });
+        assert_eq!(error("kl,max=0"), Error::BadCount { key: "max", least: 1, found: "0".to_owned() });
+        assert_eq!(error("kl,min=4,max=4"), Error::MinNotBelowMax { min: 4, max: 4 });
+        assert_eq!(error("kl,max=3,min=4"), Error::MinNotBelowMax { min: 4, max: 3 });
 
         for found in ["", "0", "-1", "1.5", "+3", "18446744073709551616"] {
-            assert_eq!(
-                error(&format!("fixed:{found}")),
-                Error::BadSteps {
-                    found: found.to_owned()
-                }
-            );
+            assert_eq!(error(&format!("fixed:{found}")), Error::BadSteps { found: found.to_owned() });
         }
         for key in ["hits", "min", "max"] {
-            assert_eq!(
-                error(&format!("fixed:4,{key}=2")),
-                Error::NoSettings { rule: "fixed", key }
-            );
+            assert_eq!(error(&format!("fixed:4,{key}=2")), Error::NoSettings { rule: "fixed", key });
         }
     }
 
     #[test]
     fn messages_say_what_would_have_been_right() {
         let table = [
-            (
-                "speed",
-                "unknown exit rule `speed`; known rules: acceleration, acceleration-raw, step-norm, kl, fixed",
-            ),
-            (
-                "kl,hit=1",
-                "unknown key `hit` in an exit rule; known keys: hits, min, max",
-            ),
-            (
-                "acceleration:NaN",
-                "the threshold of `acceleration` must be a positive, finite number, not `NaN`",
-            ),
+            ("speed", "unknown exit rule `speed`; known rules: acceleration, acceleration-raw, step-norm, kl, fixed"),
+            ("kl,hit=1", "unknown key `hit` in an exit rule; known keys: hits, min, max"),
+            ("acceleration:NaN", "the threshold of `acceleration` must be a positive, finite number, not `NaN`"),
             (
                 "acceleration-raw",
                 "`acceleration-raw` has no default threshold; write one, as in `acceleration-raw:0.5`",
@@ -506,14 +345,8 @@ mod tests {
                 "min=4 leaves no step to check below max=2: the first check comes after step min + 1, so min must be less than max",
             ),
             ("kl,hits=0", "`hits` must be a whole number from 1, not `0`"),
-            (
-                "fixed:0",
-                "`fixed` takes a whole number of steps from 1, as in `fixed:8`, not `0`",
-            ),
-            (
-                "fixed,max=3",
-                "`fixed` takes no `max`; it is written `fixed` or `fixed:STEPS`",
-            ),
+            ("fixed:0", "`fixed` takes a whole number of steps from 1, as in `fixed:8`, not `0`"),
+            ("fixed,max=3", "`fixed` takes no `max`; it is written `fixed` or `fixed:STEPS`"),
         ];
         for (text, message) in table {
             assert_eq!(error(text).to_string(), message);

@@ -8,12 +8,8 @@
 
 use super::{Rule, Statistic};
 
-pub(super) static RULE: Rule = Rule {
-    name: "kl",
-    statistic: Statistic::Readout(divergence),
-    threshold: Some(1e-3),
-    hits: 1,
-};
+pub(super) static RULE: Rule =
+    Rule { name: "kl", statistic: Statistic::Readout(divergence), threshold: Some(1e-3), hits: 1 };
 
 /// The read-out before this one.
 #[derive(Clone, Debug)]
@@ -26,10 +22,7 @@ pub(super) struct Previous {
 
 impl Previous {
     pub(super) fn new(vocab: usize) -> Self {
-        let mut previous = Self {
-            logits: vec![0.0; vocab].into_boxed_slice(),
-            log_sum: 0.0,
-        };
+        let mut previous = Self { logits: vec![0.0; vocab].into_boxed_slice(), log_sum: 0.0 };
         previous.reset();
         previous
     }
@@ -48,11 +41,7 @@ impl Previous {
 /// 0 adds 0, the limit of p ln p; one that has become impossible makes the divergence infinite; NaN stays
 /// NaN.
 fn divergence(previous: &mut Previous, logits: &[f32]) -> f32 {
-    assert_eq!(
-        logits.len(),
-        previous.logits.len(),
-        "the rule's memory is for another vocabulary"
-    );
+    assert_eq!(logits.len(), previous.logits.len(), "the rule's memory is for another vocabulary");
     let log_sum = log_sum_exp(logits);
     let mut sum = 0.0f64;
     for (&old, &new) in previous.logits.iter().zip(logits) {
@@ -71,10 +60,7 @@ fn divergence(previous: &mut Previous, logits: &[f32]) -> f32 {
 /// ln Σ exp(x), with the largest taken out first so that nothing overflows; NaN if any is NaN.
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits
-        .iter()
-        .map(|&x| libm::exp(f64::from(x) - largest))
-        .sum();
+    let sum: f64 = logits.iter().map(|&x| libm::exp(f64::from(x) - largest)).sum();
     largest + libm::log(sum)
 }
 
@@ -96,11 +82,7 @@ mod tests {
             let sum: f64 = exps.iter().sum();
             exps.into_iter().map(|x| x / sum).collect::<Vec<_>>()
         };
-        softmax(p)
-            .iter()
-            .zip(softmax(q))
-            .map(|(p, q)| p * (p / q).ln())
-            .sum()
+        softmax(p).iter().zip(softmax(q)).map(|(p, q)| p * (p / q).ln()).sum()
     }
 
     fn widened(logits: &[f32]) -> Vec<f64> {
@@ -116,18 +98,9 @@ mod tests {
     }
 
     fn assert_divergence(first: &[f32], second: &[f32], expected: f64) {
-        let (below, above) = (
-            (expected * (1.0 - 1e-6)) as f32,
-            (expected * (1.0 + 1e-6)) as f32,
-        );
-        assert!(
-            divergence_is_below(above, first, second),
-            "{expected} is less than was found"
-        );
-        assert!(
-            !divergence_is_below(below, first, second),
-            "{expected} is more than was found"
-        );
+        let (below, above) = ((expected * (1.0 - 1e-6)) as f32, (expected * (1.0 + 1e-6)) as f32);
+        assert!(divergence_is_below(above, first, second), "{expected} is less than was found");
+        assert!(!divergence_is_below(below, first, second), "{expected} is more than was found");
     }
 
     proptest::proptest! {
@@ -155,17 +128,9 @@ mod tests {
     fn kl_of_large_logits_does_not_overflow() {
         // p is certain of the first entry; q gives it 1/(1 + e^-2).
         assert_divergence(&[3e38, 0.0], &[1000.0, 998.0], (1.0 + (-2.0f64).exp()).ln());
-        assert_divergence(
-            &[-3e38, 0.0],
-            &[998.0, 1000.0],
-            (1.0 + (-2.0f64).exp()).ln(),
-        );
+        assert_divergence(&[-3e38, 0.0], &[998.0, 1000.0], (1.0 + (-2.0f64).exp()).ln());
         // Exactly equal read-outs are 0 apart, however large.
-        assert!(divergence_is_below(
-            1e-30,
-            &[3e38, -3e38, 7.0],
-            &[3e38, -3e38, 7.0]
-        ));
+        assert!(divergence_is_below(1e-30, &[3e38, -3e38, 7.0], &[3e38, -3e38, 7.0]));
     }
 
     #[test]
@@ -190,27 +155,16 @@ mod tests {
         assert!(!settled(&[nan; 3], &[nan; 3]));
         let kl = rule("kl");
         let mut memory = kl.memory(2);
-        for (step, logits, leaves) in [
-            (1, [nan, 1.0], false),
-            (2, [0.0, 1.0], false),
-            (3, [0.0, 1.0], true),
-            (4, [nan, 1.0], false),
-        ] {
-            assert_eq!(
-                kl.check_readout(&mut memory, step, &logits),
-                leaves,
-                "step {step}"
-            );
+        for (step, logits, leaves) in
+            [(1, [nan, 1.0], false), (2, [0.0, 1.0], false), (3, [0.0, 1.0], true), (4, [nan, 1.0], false)]
+        {
+            assert_eq!(kl.check_readout(&mut memory, step, &logits), leaves, "step {step}");
         }
         // Infinities that leave no distribution.
         assert!(!settled(&[1.0, 2.0], &[inf, 2.0]));
         assert!(!settled(&[1.0, 2.0], &[-inf, -inf]));
         // A masked entry counts for nothing; one that was possible and is masked now is infinitely far.
-        assert_divergence(
-            &[1.0, -inf, 2.0],
-            &[1.5, -inf, 2.0],
-            plain_kl(&[1.0, 2.0], &[1.5, 2.0]),
-        );
+        assert_divergence(&[1.0, -inf, 2.0], &[1.5, -inf, 2.0], plain_kl(&[1.0, 2.0], &[1.5, 2.0]));
         assert!(divergence_is_below(1e-30, &[1.0, -inf], &[1.0, -inf]));
         assert!(!settled(&[1.0, 0.0], &[1.0, -inf]));
         // A vocabulary of one is always settled.

@@ -61,13 +61,7 @@ pub use grammar::Error;
 pub use policy::{NoGate, RulePolicy};
 
 /// The rules there are, in the order in which messages list them. A new rule is a file and a line here.
-static RULES: [&Rule; 5] = [
-    &acceleration::NORMALISED,
-    &acceleration::RAW,
-    &step_norm::RULE,
-    &kl::RULE,
-    &fixed::RULE,
-];
+static RULES: [&Rule; 5] = [&acceleration::NORMALISED, &acceleration::RAW, &step_norm::RULE, &kl::RULE, &fixed::RULE];
 
 /// What sets one kind of rule apart from another; each file here defines one or two of them.
 #[derive(Debug)]
@@ -181,15 +175,8 @@ impl ExitRule {
     /// What the rule remembers of one row, allocated once; `vocab` is the number of logits in a read-out
     /// (of no account unless the [signal](Self::signal) is [`Signal::Readout`]).
     pub fn memory(&self, vocab: usize) -> Memory {
-        let logits = if self.signal() == Signal::Readout {
-            vocab
-        } else {
-            0
-        };
-        Memory {
-            run: 0,
-            previous: kl::Previous::new(logits),
-        }
+        let logits = if self.signal() == Signal::Readout { vocab } else { 0 };
+        Memory { run: 0, previous: kl::Previous::new(logits) }
     }
 
     /// Whether the row leaves the loop now, after the step that `stats` describes.

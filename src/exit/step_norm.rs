@@ -7,12 +7,8 @@
 use super::{Rule, Statistic};
 use crate::model::LatentStats;
 
-pub(super) static RULE: Rule = Rule {
-    name: "step-norm",
-    statistic: Statistic::Latent(relative),
-    threshold: Some(0.03),
-    hits: 1,
-};
+pub(super) static RULE: Rule =
+    Rule { name: "step-norm", statistic: Statistic::Latent(relative), threshold: Some(0.03), hits: 1 };
 
 fn relative(stats: &LatentStats) -> f32 {
     stats.step_norm / stats.state_norm

@@ -3,17 +3,14 @@
 use super::*;
 
 pub(super) fn rule(text: &str) -> ExitRule {
-    text.parse()
-        .unwrap_or_else(|error| panic!("{text}: {error}"))
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
 /// What an engine computes, from a whole trajectory: the statistics of every step after the first state.
 fn stats<const D: usize>(states: &[[f32; D]]) -> Vec<LatentStats> {
     let norm = |v: [f32; D]| v.iter().map(|x| x * x).sum::<f32>().sqrt();
     let minus = |a: [f32; D], b: [f32; D]| std::array::from_fn::<f32, D, _>(|i| a[i] - b[i]);
-    let cosine = |a: [f32; D], b: [f32; D]| {
-        a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>() / norm(a) / norm(b)
-    };
+    let cosine = |a: [f32; D], b: [f32; D]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>() / norm(a) / norm(b);
     (1..states.len())
         .map(|k| {
             let step = minus(states[k], states[k - 1]);
@@ -33,10 +30,7 @@ fn stats<const D: usize>(states: &[[f32; D]]) -> Vec<LatentStats> {
 /// The step after which a row leaves, running the loop as an engine does; `None` if it never does.
 fn latent_exit(rule: &ExitRule, stats: &[LatentStats]) -> Option<usize> {
     let mut memory = rule.memory(0);
-    stats
-        .iter()
-        .find(|stats| rule.check_latent(&mut memory, stats))
-        .map(|stats| stats.step)
+    stats.iter().find(|stats| rule.check_latent(&mut memory, stats)).map(|stats| stats.step)
 }
 
 /// As [`latent_exit`], with given accelerations and step norms (the same) at a state of norm 1.
@@ -57,10 +51,7 @@ fn exit_of(text: &str, statistics: &[f32]) -> Option<usize> {
 
 fn readout_exit(rule: &ExitRule, readouts: &[Vec<f32>]) -> Option<usize> {
     let mut memory = rule.memory(readouts[0].len());
-    (1..)
-        .zip(readouts)
-        .find(|(k, logits)| rule.check_readout(&mut memory, *k, logits))
-        .map(|(k, _)| k)
+    (1..).zip(readouts).find(|(k, logits)| rule.check_readout(&mut memory, *k, logits)).map(|(k, _)| k)
 }
 
 #[test]
@@ -75,17 +66,9 @@ fn hits_are_consecutive_checked_steps_strictly_below_the_threshold() {
         ("step-norm:0.5", &[0.0], Some(1)),
         // Two: a miss in between starts anew. Accelerations begin with NaN, so step 3 is the earliest.
         ("acceleration:0.5", &[nan, hit, hit, hit], Some(3)),
-        (
-            "acceleration:0.5",
-            &[nan, hit, miss, hit, miss, hit, hit],
-            Some(7),
-        ),
+        ("acceleration:0.5", &[nan, hit, miss, hit, miss, hit, hit], Some(7)),
         ("acceleration:0.5,hits=1", &[nan, hit], Some(2)),
-        (
-            "acceleration:0.5,hits=4",
-            &[nan, hit, hit, hit, miss, hit, hit, hit, hit],
-            Some(9),
-        ),
+        ("acceleration:0.5,hits=4", &[nan, hit, hit, hit, miss, hit, hit, hit, hit], Some(9)),
         ("acceleration-raw:0.5", &[nan, miss, hit, hit], Some(4)),
         // NaN is never a hit, and no part of a run.
         ("acceleration:0.5", &[nan, hit, nan, hit, hit], Some(5)),
@@ -96,25 +79,13 @@ fn hits_are_consecutive_checked_steps_strictly_below_the_threshold() {
         ("step-norm:0.5,min=2", &[hit, hit, miss, hit], Some(4)),
         ("step-norm:0.5,hits=2,min=2", &[hit, hit, hit, hit], Some(4)),
         ("acceleration:0.5,min=1", &[nan, hit, hit], Some(3)),
-        (
-            "acceleration:0.5,min=4",
-            &[nan, hit, hit, hit, hit, hit],
-            Some(6),
-        ),
+        ("acceleration:0.5,min=4", &[nan, hit, hit, hit, hit, hit], Some(6)),
         // `max` is the last step, whatever the statistic, even before the rule could have fired.
         ("step-norm:0.5,max=2", &[miss, miss, miss], Some(2)),
         ("step-norm:0.5,max=2", &[nan, nan], Some(2)),
         ("acceleration:0.5,max=1", &[nan, hit], Some(1)),
-        (
-            "acceleration:0.5,hits=9,max=3",
-            &[nan, hit, hit, hit],
-            Some(3),
-        ),
-        (
-            "acceleration:0.5,min=2,max=3",
-            &[nan, hit, miss, hit],
-            Some(3),
-        ),
+        ("acceleration:0.5,hits=9,max=3", &[nan, hit, hit, hit], Some(3)),
+        ("acceleration:0.5,min=2,max=3", &[nan, hit, miss, hit], Some(3)),
         ("acceleration:0.5,max=9", &[nan, hit, hit], Some(3)),
         // No statistic: the count alone.
         ("fixed", &[hit; 40], None),
@@ -124,11 +95,7 @@ fn hits_are_consecutive_checked_steps_strictly_below_the_threshold() {
         ("kl:0.5,max=5", &[hit; 40], Some(5)),
     ];
     for (text, statistics, expected) in table {
-        assert_eq!(
-            exit_of(text, statistics),
-            *expected,
-            "{text} on {statistics:?}"
-        );
+        assert_eq!(exit_of(text, statistics), *expected, "{text} on {statistics:?}");
     }
 }
 
@@ -188,44 +155,26 @@ fn a_constant_drift_is_settled_to_second_order_only() {
     let stats = stats(&states);
     assert_eq!(latent_exit(&rule("acceleration:1e-6"), &stats), Some(3));
     assert_eq!(latent_exit(&rule("acceleration-raw:1e-6"), &stats), Some(3));
-    assert_eq!(
-        latent_exit(&rule("acceleration-raw:1e-6,min=6"), &stats),
-        Some(8)
-    );
+    assert_eq!(latent_exit(&rule("acceleration-raw:1e-6,min=6"), &stats), Some(8));
     assert_eq!(latent_exit(&rule("step-norm:1e-2"), &stats), None);
     // And one that jumps to and fro is never settled.
     let cycle: Vec<[f32; 2]> = (0..50).map(|k| [1.0, (k % 2) as f32]).collect();
     for text in ["acceleration", "acceleration-raw:0.5", "step-norm"] {
-        assert_eq!(
-            latent_exit(&rule(text), &self::stats(&cycle)),
-            None,
-            "{text}"
-        );
+        assert_eq!(latent_exit(&rule(text), &self::stats(&cycle)), None, "{text}");
     }
 }
 
 /// Only the normalised rules are blind to the scale of the latent.
 #[test]
 fn normalised_rules_do_not_see_the_scale() {
-    let scaled = |scale: f32| {
-        stats(
-            &(0..30)
-                .map(|k| [scale * (1.0 - 0.5f32.powi(k)), scale])
-                .collect::<Vec<_>>(),
-        )
-    };
+    let scaled = |scale: f32| stats(&(0..30).map(|k| [scale * (1.0 - 0.5f32.powi(k)), scale]).collect::<Vec<_>>());
     for text in ["acceleration:0.01", "step-norm:0.01"] {
-        let exits: Vec<_> = [1.0, 1024.0, 1.0 / 1024.0]
-            .map(|s| latent_exit(&rule(text), &scaled(s)))
-            .into();
+        let exits: Vec<_> = [1.0, 1024.0, 1.0 / 1024.0].map(|s| latent_exit(&rule(text), &scaled(s))).into();
         assert_eq!(exits, vec![exits[0]; 3], "{text}");
         assert!(exits[0].is_some());
     }
     let raw = rule("acceleration-raw:0.01");
-    assert_ne!(
-        latent_exit(&raw, &scaled(1.0)),
-        latent_exit(&raw, &scaled(1024.0))
-    );
+    assert_ne!(latent_exit(&raw, &scaled(1.0)), latent_exit(&raw, &scaled(1024.0)));
 }
 
 /// A state of zeros has no scale: 0/0 is NaN, and the row goes on.
@@ -239,11 +188,7 @@ fn a_zero_state_goes_on() {
 
 #[test]
 fn checks_stand_between_min_and_the_cap() {
-    let checked = |text: &str| {
-        (1..9)
-            .filter(|&step| rule(text).is_checked(step))
-            .collect::<Vec<_>>()
-    };
+    let checked = |text: &str| (1..9).filter(|&step| rule(text).is_checked(step)).collect::<Vec<_>>();
     assert_eq!(checked("kl,min=2,max=6"), [3, 4, 5]);
     assert_eq!(checked("acceleration,max=3"), [1, 2]);
     assert_eq!(checked("kl,min=7"), [8]);
@@ -263,14 +208,8 @@ fn steps_that_are_not_checked_need_no_readout() {
     assert!(kl.check_readout(&mut memory, 4, &peaked));
     assert!(kl.check_readout(&mut memory, 6, &[]));
     // A rule on latents leaves only at its cap when shown a read-out.
-    assert_eq!(
-        readout_exit(&rule("acceleration"), &vec![peaked.clone(); 5]),
-        None
-    );
-    assert_eq!(
-        readout_exit(&rule("acceleration,max=4"), &vec![peaked; 5]),
-        Some(4)
-    );
+    assert_eq!(readout_exit(&rule("acceleration"), &vec![peaked.clone(); 5]), None);
+    assert_eq!(readout_exit(&rule("acceleration,max=4"), &vec![peaked; 5]), Some(4));
 }
 
 /// What the exit evaluators of the public reference print for these numbers
@@ -286,50 +225,27 @@ fn statistics_are_those_of_the_reference() {
     ];
     let close = |found: f32, expected: f32| {
         assert!(
-            (found - expected).abs() <= 2e-6 * expected.abs()
-                || found.is_nan() && expected.is_nan(),
+            (found - expected).abs() <= 2e-6 * expected.abs() || found.is_nan() && expected.is_nan(),
             "{found} is not {expected}"
         );
     };
     let nan = f32::NAN;
     let table: [(&str, [f32; 4]); 3] = [
-        (
-            "acceleration",
-            [nan, 0.781_861_54, 0.337_241_9, 0.166_352_73],
-        ),
-        (
-            "acceleration-raw:1",
-            [nan, 3.288_236_6, 1.452_368_7, 0.698_771_24],
-        ),
-        (
-            "step-norm",
-            [0.594_088_5, 0.245_093_2, 0.139_199_8, 0.033_270_55],
-        ),
+        ("acceleration", [nan, 0.781_861_54, 0.337_241_9, 0.166_352_73]),
+        ("acceleration-raw:1", [nan, 3.288_236_6, 1.452_368_7, 0.698_771_24]),
+        ("step-norm", [0.594_088_5, 0.245_093_2, 0.139_199_8, 0.033_270_55]),
     ];
     for (text, expected) in table {
-        let Statistic::Latent(statistic) = rule(text).rule.statistic else {
-            unreachable!()
-        };
+        let Statistic::Latent(statistic) = rule(text).rule.statistic else { unreachable!() };
         for (stats, expected) in stats(&rows).iter().zip(expected) {
             close(statistic(stats), expected);
         }
     }
-    let Statistic::Readout(statistic) = rule("kl").rule.statistic else {
-        unreachable!()
-    };
+    let Statistic::Readout(statistic) = rule("kl").rule.statistic else { unreachable!() };
     let mut previous = kl::Previous::new(6);
-    let expected = [
-        0.483_907_52,
-        0.379_077_32,
-        0.014_330_62,
-        0.039_702_02,
-        0.001_900_012,
-    ];
+    let expected = [0.483_907_52, 0.379_077_32, 0.014_330_62, 0.039_702_02, 0.001_900_012];
     for (logits, expected) in rows.iter().zip(expected) {
         // The reference works in f32: what is left of a difference is good to 1e-7 of its terms.
-        assert!(
-            (statistic(&mut previous, logits) - expected).abs() < 2e-7,
-            "{expected}"
-        );
+        assert!((statistic(&mut previous, logits) - expected).abs() < 2e-7, "{expected}");
     }
 }

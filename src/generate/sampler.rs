@@ -68,25 +68,14 @@ pub struct SamplerConfig {
 
 impl Default for SamplerConfig {
     fn default() -> Self {
-        Self {
-            temperature: 0.8,
-            top_k: 40,
-            top_p: 0.95,
-            min_p: 0.05,
-            repeat_penalty: 1.0,
-            repeat_last_n: 64,
-            seed: 0,
-        }
+        Self { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, repeat_penalty: 1.0, repeat_last_n: 64, seed: 0 }
     }
 }
 
 impl SamplerConfig {
     /// The most likely token every time, without penalties.
     pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            ..Self::default()
-        }
+        Self { temperature: 0.0, ..Self::default() }
     }
 
     /// Checks every setting's range.
@@ -96,37 +85,13 @@ impl SamplerConfig {
     pub fn validate(&self) -> Result<(), Error> {
         let check = |name, expected, found: f32, ok: bool| match ok && found.is_finite() {
             true => Ok(()),
-            false => Err(Error::Setting {
-                name,
-                expected,
-                found,
-            }),
+            false => Err(Error::Setting { name, expected, found }),
         };
         let unit = 0.0..=1.0;
-        check(
-            "temperature",
-            "a finite number, 0 or above",
-            self.temperature,
-            self.temperature >= 0.0,
-        )?;
-        check(
-            "top_p",
-            "between 0 and 1",
-            self.top_p,
-            unit.contains(&self.top_p),
-        )?;
-        check(
-            "min_p",
-            "between 0 and 1",
-            self.min_p,
-            unit.contains(&self.min_p),
-        )?;
-        check(
-            "repeat_penalty",
-            "a finite number above 0",
-            self.repeat_penalty,
-            self.repeat_penalty > 0.0,
-        )
+        check("temperature", "a finite number, 0 or above", self.temperature, self.temperature >= 0.0)?;
+        check("top_p", "between 0 and 1", self.top_p, unit.contains(&self.top_p))?;
+        check("min_p", "between 0 and 1", self.min_p, unit.contains(&self.min_p))?;
+        check("repeat_penalty", "a finite number above 0", self.repeat_penalty, self.repeat_penalty > 0.0)
     }
 }
 
@@ -139,10 +104,7 @@ struct Candidate {
 
 /// Most likely first, equals by id. Total, because NaN never gets into a candidate.
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit
-        .partial_cmp(&a.logit)
-        .unwrap_or(Ordering::Equal)
-        .then(a.id.cmp(&b.id))
+    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
 /// Chooses tokens and remembers the recent ones. Allocates nothing per token once its buffers have grown.
@@ -258,10 +220,7 @@ impl Sampler {
         let mut suppressed = self.suppressed.iter().copied().peekable();
         for (token, &logit) in logits.iter().enumerate() {
             if logit.is_nan() || logit == f32::INFINITY {
-                return Err(Error::Logit {
-                    token,
-                    found: logit,
-                });
+                return Err(Error::Logit { token, found: logit });
             }
             let Ok(id) = u32::try_from(token) else { break };
             while suppressed.next_if(|&s| s < id).is_some() {}
@@ -374,13 +333,7 @@ mod tests {
 
     /// Everything off: a plain draw from the softmax.
     fn plain() -> SamplerConfig {
-        SamplerConfig {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            ..SamplerConfig::default()
-        }
+        SamplerConfig { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerConfig::default() }
     }
 
     fn counts(config: SamplerConfig, logits: &[f32], n: u32) -> Vec<u32> {
@@ -399,16 +352,13 @@ mod tests {
     /// Pearson's statistic of `counts` against the probabilities `p`; a zero probability must never be drawn.
     fn chi2(counts: &[u32], p: &[f64]) -> f64 {
         let n: u32 = counts.iter().sum();
-        counts
-            .iter()
-            .zip(p)
-            .fold(0.0, |sum, (&c, &p)| match p > 0.0 {
-                true => sum + (f64::from(c) - p * f64::from(n)).powi(2) / (p * f64::from(n)),
-                false => {
-                    assert_eq!(c, 0);
-                    sum
-                }
-            })
+        counts.iter().zip(p).fold(0.0, |sum, (&c, &p)| match p > 0.0 {
+            true => sum + (f64::from(c) - p * f64::from(n)).powi(2) / (p * f64::from(n)),
+            false => {
+                assert_eq!(c, 0);
+                sum
+            }
+        })
     }
 
     #[test]
@@ -421,10 +371,7 @@ mod tests {
             ("repeat_penalty", |c, x| c.repeat_penalty = x, &[0.0, -1.0]),
         ];
         for (expected, set, bad) in cases {
-            for &x in bad
-                .iter()
-                .chain(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY])
-            {
+            for &x in bad.iter().chain(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]) {
                 let mut config = SamplerConfig::default();
                 set(&mut config, x);
                 match Sampler::new(config) {
@@ -482,10 +429,7 @@ mod tests {
         // 4 degrees of freedom: 18.5 is the 0.1 % point.
         assert!(chi2(&counts(plain(), &logits_of(&p), 20_000), &p64) < 18.5);
         // Temperature 0.5 squares the probabilities.
-        let cold = SamplerConfig {
-            temperature: 0.5,
-            ..plain()
-        };
+        let cold = SamplerConfig { temperature: 0.5, ..plain() };
         let sum: f64 = p64.iter().map(|p| p * p).sum();
         let squared = p64.map(|p| p * p / sum);
         assert!(chi2(&counts(cold, &logits_of(&p), 20_000), &squared) < 18.5);
@@ -512,25 +456,16 @@ mod tests {
         assert_eq!(kept(min_p(0.3)), [1, 3, 4]);
         assert_eq!(kept(min_p(1.0)), [1]);
         // top-p looks at the distribution before the temperature: hot draws do not widen it.
-        let hot = SamplerConfig {
-            temperature: 100.0,
-            ..top_p(0.69)
-        };
+        let hot = SamplerConfig { temperature: 100.0, ..top_p(0.69) };
         assert_eq!(kept(hot), [1, 3]);
         // ... and after top-k: 0.4 of 0.7 reaches 0.55, where 0.4 of 1 would not.
-        let both = SamplerConfig {
-            top_k: 2,
-            ..top_p(0.55)
-        };
+        let both = SamplerConfig { top_k: 2, ..top_p(0.55) };
         assert_eq!(kept(both), [1]);
     }
 
     #[test]
     fn equals_at_the_cut_go_to_the_lowest_ids() {
-        let config = SamplerConfig {
-            top_k: 3,
-            ..plain()
-        };
+        let config = SamplerConfig { top_k: 3, ..plain() };
         let counts = counts(config, &[1.0; 10], 1000);
         assert!(counts[..3].iter().all(|&c| c > 0));
         assert!(counts[3..].iter().all(|&c| c == 0));
@@ -538,11 +473,7 @@ mod tests {
 
     #[test]
     fn penalty_is_applied_once_and_forgotten_in_time() {
-        let config = SamplerConfig {
-            repeat_penalty: 2.0,
-            repeat_last_n: 2,
-            ..SamplerConfig::greedy()
-        };
+        let config = SamplerConfig { repeat_penalty: 2.0, repeat_last_n: 2, ..SamplerConfig::greedy() };
         let mut s = Sampler::new(config).unwrap();
         let logits = [3.0, 2.0, -1.0];
         assert_eq!(s.sample(&logits), Ok(0));

@@ -21,9 +21,7 @@ pub enum Error {
         found: Vec<u8>,
     },
     /// A big-endian file.
-    #[error(
-        "a big-endian GGUF file, which is not supported; convert it with gguf_convert_endian.py"
-    )]
+    #[error("a big-endian GGUF file, which is not supported; convert it with gguf_convert_endian.py")]
     BigEndian,
     /// A version of the format that is not read here.
     #[error("GGUF version {found} is not supported (2 and 3 are); convert the model again")]
@@ -83,10 +81,7 @@ pub enum Error {
         found: u32,
     },
     /// A truth value that is neither 0 nor 1.
-    #[error(
-        "metadata key {}: a bool is stored as 0 or 1, not {found}",
-        Quoted(key)
-    )]
+    #[error("metadata key {}: a bool is stored as 0 or 1, not {found}", Quoted(key))]
     Bool {
         /// The key.
         key: String,
@@ -94,30 +89,19 @@ pub enum Error {
         found: u8,
     },
     /// Arrays within arrays within arrays.
-    #[error(
-        "metadata key {}: arrays nested more than {} deep",
-        Quoted(key),
-        super::MAX_DEPTH
-    )]
+    #[error("metadata key {}: arrays nested more than {} deep", Quoted(key), super::MAX_DEPTH)]
     Depth {
         /// The key.
         key: String,
     },
     /// An alignment that is no power of two, or too large.
-    #[error(
-        "general.alignment is {found}; it must be a power of two up to {}",
-        super::MAX_ALIGNMENT
-    )]
+    #[error("general.alignment is {found}; it must be a power of two up to {}", super::MAX_ALIGNMENT)]
     Alignment {
         /// The value found.
         found: u32,
     },
     /// A number of dimensions that is not 1 to 4.
-    #[error(
-        "tensor {} has {found} dimensions; 1 to {} are allowed",
-        Quoted(tensor),
-        super::MAX_DIMS
-    )]
+    #[error("tensor {} has {found} dimensions; 1 to {} are allowed", Quoted(tensor), super::MAX_DIMS)]
     Dims {
         /// The tensor.
         tensor: String,
@@ -125,10 +109,7 @@ pub enum Error {
         found: u64,
     },
     /// A dimension of length zero.
-    #[error(
-        "tensor {} has the shape {dims:?}: no dimension may be 0",
-        Quoted(tensor)
-    )]
+    #[error("tensor {} has the shape {dims:?}: no dimension may be 0", Quoted(tensor))]
     ZeroDim {
         /// The tensor.
         tensor: String,
@@ -136,10 +117,7 @@ pub enum Error {
         dims: Vec<u64>,
     },
     /// A tensor whose size cannot be counted.
-    #[error(
-        "tensor {} has the shape {dims:?}, which is too large to count",
-        Quoted(tensor)
-    )]
+    #[error("tensor {} has the shape {dims:?}, which is too large to count", Quoted(tensor))]
     TooLarge {
         /// The tensor.
         tensor: String,
@@ -147,10 +125,7 @@ pub enum Error {
         dims: Vec<u64>,
     },
     /// A tensor type that is not in ggml's list, or newer than ours.
-    #[error(
-        "tensor {} has the unknown type id {found}; the file may be newer than this program",
-        Quoted(tensor)
-    )]
+    #[error("tensor {} has the unknown type id {found}; the file may be newer than this program", Quoted(tensor))]
     TensorType {
         /// The tensor.
         tensor: String,
@@ -168,10 +143,7 @@ pub enum Error {
         row: usize,
     },
     /// A tensor that does not start on the file's alignment.
-    #[error(
-        "tensor {} starts at offset {found} of the data, not a multiple of {alignment}",
-        Quoted(tensor)
-    )]
+    #[error("tensor {} starts at offset {found} of the data, not a multiple of {alignment}", Quoted(tensor))]
     Misaligned {
         /// The tensor.
         tensor: String,
@@ -229,10 +201,7 @@ pub enum Error {
         found: String,
     },
     /// An array of the wrong length.
-    #[error(
-        "metadata key {} has {found} entries, expected {expected}",
-        Quoted(key)
-    )]
+    #[error("metadata key {} has {found} entries, expected {expected}", Quoted(key))]
     KeyLength {
         /// The key.
         key: String,
@@ -242,10 +211,7 @@ pub enum Error {
         found: usize,
     },
     /// More blocks than any model has.
-    #[error(
-        "metadata key {} is wanted for {found} blocks; {most} is the most",
-        Quoted(key)
-    )]
+    #[error("metadata key {} is wanted for {found} blocks; {most} is the most", Quoted(key))]
     TooManyBlocks {
         /// The key.
         key: String,
@@ -263,10 +229,7 @@ pub enum Error {
         expected: Option<String>,
     },
     /// More bytes, or fewer, than the tensor's declared size.
-    #[error(
-        "tensor {} has {expected} bytes, and was given {found}",
-        Quoted(tensor)
-    )]
+    #[error("tensor {} has {expected} bytes, and was given {found}", Quoted(tensor))]
     Size {
         /// The tensor.
         tensor: String,
@@ -276,10 +239,7 @@ pub enum Error {
         found: usize,
     },
     /// A file finished before all of its tensors were written.
-    #[error(
-        "the file is not complete: {written} of {declared} tensors are written, the next is {}",
-        Quoted(next)
-    )]
+    #[error("the file is not complete: {written} of {declared} tensors are written, the next is {}", Quoted(next))]
     Unfinished {
         /// Tensors written whole.
         written: usize,

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::value::ARRAY_ID;
 use super::{
-    Array, Error, MAGIC, MAX_DEPTH, MAX_DIMS, Metadata, TensorType, VERSION, Value, alignment,
-    check_name_length, tensor_bytes,
+    Array, Error, MAGIC, MAX_DEPTH, MAX_DIMS, Metadata, TensorType, VERSION, Value, alignment, check_name_length,
+    tensor_bytes,
 };
 
 /// Everything in a file but the tensors' data.
@@ -81,9 +81,7 @@ impl Header {
 
         let magic = file.get(..MAGIC.len()).unwrap_or(file);
         if magic != MAGIC {
-            return Err(Error::NotGguf {
-                found: magic.to_vec(),
-            });
+            return Err(Error::NotGguf { found: magic.to_vec() });
         }
         input.at = MAGIC.len();
 
@@ -115,23 +113,14 @@ impl Header {
         for place in 0..tensor_count {
             let tensor = input.tensor(alignment)?;
             if places.insert(tensor.name.clone(), place).is_some() {
-                return Err(Error::DuplicateTensor {
-                    tensor: tensor.name,
-                });
+                return Err(Error::DuplicateTensor { tensor: tensor.name });
             }
             tensors.push(tensor);
         }
 
         let data_offset = input.at.next_multiple_of(alignment);
         let tensors = place_in_file(tensors, data_offset, file.len())?;
-        Ok(Self {
-            version,
-            alignment,
-            metadata,
-            tensors,
-            data_offset,
-            places,
-        })
+        Ok(Self { version, alignment, metadata, tensors, data_offset, places })
     }
 
     /// The tensor of this name.
@@ -152,11 +141,7 @@ struct RawTensor {
 }
 
 /// Turns offsets into places in the file, and checks that all of them lie inside it and none overlap.
-fn place_in_file(
-    raw: Vec<RawTensor>,
-    data_offset: usize,
-    file_len: usize,
-) -> Result<Vec<TensorInfo>, Error> {
+fn place_in_file(raw: Vec<RawTensor>, data_offset: usize, file_len: usize) -> Result<Vec<TensorInfo>, Error> {
     // A sum that does not fit is farther out than any file's end, so saturating is enough.
     let start = |t: &RawTensor| (data_offset as u64).saturating_add(t.offset);
     let end = |t: &RawTensor| start(t).saturating_add(t.bytes as u64);
@@ -164,11 +149,7 @@ fn place_in_file(
     if let Some(last) = raw.iter().max_by_key(|t| end(t))
         && end(last) > file_len as u64
     {
-        return Err(Error::FileTooShort {
-            tensor: last.name.clone(),
-            expected: end(last),
-            found: file_len as u64,
-        });
+        return Err(Error::FileTooShort { tensor: last.name.clone(), expected: end(last), found: file_len as u64 });
     }
     let mut by_offset: Vec<&RawTensor> = raw.iter().collect();
     by_offset.sort_by_key(|t| t.offset);
@@ -176,10 +157,7 @@ fn place_in_file(
         if let [first, second] = pair
             && end(first) > start(second)
         {
-            return Err(Error::Overlap {
-                first: first.name.clone(),
-                second: second.name.clone(),
-            });
+            return Err(Error::Overlap { first: first.name.clone(), second: second.name.clone() });
         }
     }
     Ok(raw
@@ -208,12 +186,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn truncated(&self, what: &'static str, needed: u64) -> Error {
-        Error::Truncated {
-            what,
-            at: self.at,
-            needed,
-            left: self.left(),
-        }
+        Error::Truncated { what, at: self.at, needed, left: self.left() }
     }
 
     /// The next `count` bytes.
@@ -282,10 +255,7 @@ impl<'a> Cursor<'a> {
             11 => Value::I64(self.number(WHAT, LE::read_i64)?),
             12 => Value::F64(self.number(WHAT, LE::read_f64)?),
             found => {
-                return Err(Error::ValueType {
-                    key: key.into(),
-                    found,
-                });
+                return Err(Error::ValueType { key: key.into(), found });
             }
         })
     }
@@ -330,24 +300,14 @@ impl<'a> Cursor<'a> {
             11 => Array::I64(self.numbers(count, LE::read_i64_into)?),
             12 => Array::F64(self.numbers(count, LE::read_f64_into)?),
             found => {
-                return Err(Error::ValueType {
-                    key: key.into(),
-                    found,
-                });
+                return Err(Error::ValueType { key: key.into(), found });
             }
         })
     }
 
     /// An array's numbers, through one of [`LE`]'s readers.
-    fn numbers<T: Clone + Default>(
-        &mut self,
-        count: u64,
-        read: fn(&[u8], &mut [T]),
-    ) -> Result<Vec<T>, Error> {
-        let bytes = self.take(
-            "a metadata array",
-            count.saturating_mul(size_of::<T>() as u64),
-        )?;
+    fn numbers<T: Clone + Default>(&mut self, count: u64, read: fn(&[u8], &mut [T])) -> Result<Vec<T>, Error> {
+        let bytes = self.take("a metadata array", count.saturating_mul(size_of::<T>() as u64))?;
         let mut items = vec![T::default(); bytes.len() / size_of::<T>()];
         read(bytes, &mut items);
         Ok(items)
@@ -358,10 +318,7 @@ impl<'a> Cursor<'a> {
         let name = self.name("a tensor name")?;
         let dim_count = self.number("the number of a tensor's dimensions", LE::read_u32)?;
         if dim_count as usize > MAX_DIMS {
-            return Err(Error::Dims {
-                tensor: name.into(),
-                found: dim_count.into(),
-            });
+            return Err(Error::Dims { tensor: name.into(), found: dim_count.into() });
         }
         let mut shape = [0; MAX_DIMS];
         let shape = &mut shape[..dim_count as usize];
@@ -369,18 +326,11 @@ impl<'a> Cursor<'a> {
             *dim = self.number("a tensor's shape", LE::read_u64)?;
         }
         let id = self.number("a tensor's type", LE::read_u32)?;
-        let ty = TensorType::from_id(id).ok_or_else(|| Error::TensorType {
-            tensor: name.into(),
-            found: id,
-        })?;
+        let ty = TensorType::from_id(id).ok_or_else(|| Error::TensorType { tensor: name.into(), found: id })?;
         let bytes = tensor_bytes(name, ty, shape)?;
         let offset = self.number("a tensor's offset", LE::read_u64)?;
         if !offset.is_multiple_of(alignment as u64) {
-            return Err(Error::Misaligned {
-                tensor: name.into(),
-                found: offset,
-                alignment,
-            });
+            return Err(Error::Misaligned { tensor: name.into(), found: offset, alignment });
         }
         Ok(RawTensor {
             name: name.into(),
@@ -398,9 +348,6 @@ fn truth(key: &str, byte: u8) -> Result<bool, Error> {
     match byte {
         0 => Ok(false),
         1 => Ok(true),
-        found => Err(Error::Bool {
-            key: key.into(),
-            found,
-        }),
+        found => Err(Error::Bool { key: key.into(), found }),
     }
 }

@@ -65,9 +65,7 @@ impl Metadata {
 
     /// Keys and values in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
-        self.entries
-            .iter()
-            .map(|(key, value)| (key.as_str(), value))
+        self.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// Sets `key`: in place if it is there already (the old value is returned), else at the end.
@@ -201,21 +199,13 @@ impl Metadata {
     /// Neither of these, an array of another length, an entry that is no size, or `n` beyond 65536.
     pub fn usize_per_block(&self, key: &str, n: usize) -> Result<Option<Vec<usize>>, Error> {
         if n > MAX_BLOCKS {
-            return Err(Error::TooManyBlocks {
-                key: key.into(),
-                most: MAX_BLOCKS,
-                found: n,
-            });
+            return Err(Error::TooManyBlocks { key: key.into(), most: MAX_BLOCKS, found: n });
         }
         let Some(Value::Array(array)) = self.get(key) else {
             return Ok(self.usize(key)?.map(|size| vec![size; n]));
         };
         if array.len() != n {
-            return Err(Error::KeyLength {
-                key: key.into(),
-                expected: n,
-                found: array.len(),
-            });
+            return Err(Error::KeyLength { key: key.into(), expected: n, found: array.len() });
         }
         self.integers(key, "an integer or an array of integers", "a size")
     }
@@ -234,15 +224,10 @@ impl Metadata {
     /// # Errors
     /// Its errors, and [`Error::MissingKey`].
     pub fn require_usize_per_block(&self, key: &str, n: usize) -> Result<Vec<usize>, Error> {
-        self.usize_per_block(key, n)?
-            .ok_or_else(|| Error::MissingKey { key: key.into() })
+        self.usize_per_block(key, n)?.ok_or_else(|| Error::MissingKey { key: key.into() })
     }
 
-    fn integer<T: TryFrom<i128>>(
-        &self,
-        key: &str,
-        expected: &'static str,
-    ) -> Result<Option<T>, Error> {
+    fn integer<T: TryFrom<i128>>(&self, key: &str, expected: &'static str) -> Result<Option<T>, Error> {
         let Some(value) = self.get(key) else {
             return Ok(None);
         };
@@ -268,27 +253,16 @@ impl Metadata {
         let Some(items) = items else {
             return Err(wrong_type(key, expected, value));
         };
-        items
-            .map(|number| narrow(key, expected_item, number))
-            .collect::<Result<_, _>>()
-            .map(Some)
+        items.map(|number| narrow(key, expected_item, number)).collect::<Result<_, _>>().map(Some)
     }
 }
 
 fn narrow<T: TryFrom<i128>>(key: &str, expected: &'static str, number: i128) -> Result<T, Error> {
-    T::try_from(number).map_err(|_| Error::KeyRange {
-        key: key.into(),
-        expected,
-        found: number.to_string(),
-    })
+    T::try_from(number).map_err(|_| Error::KeyRange { key: key.into(), expected, found: number.to_string() })
 }
 
 fn wrong_type(key: &str, expected: &'static str, found: &Value) -> Error {
-    Error::KeyType {
-        key: key.into(),
-        expected,
-        found: found.type_name(),
-    }
+    Error::KeyType { key: key.into(), expected, found: found.type_name() }
 }
 
 /// The same keys and values in the same order.
@@ -322,9 +296,7 @@ mod tests {
 
     #[test]
     fn order_is_kept_by_insert_and_remove() {
-        let mut m: Metadata = [("a", 1u32), ("b", 2), ("c", 3), ("d", 4)]
-            .into_iter()
-            .collect();
+        let mut m: Metadata = [("a", 1u32), ("b", 2), ("c", 3), ("d", 4)].into_iter().collect();
         assert_eq!(m.insert("b", 20u32), Some(Value::U32(2)));
         assert_eq!(m.remove("a"), Some(Value::U32(1)));
         assert_eq!(m.remove("a"), None);
@@ -340,16 +312,8 @@ mod tests {
     #[test]
     fn integers_of_any_width_are_sizes_where_they_fit() {
         let mut m = Metadata::new();
-        let values: [Value; 8] = [
-            7u8.into(),
-            7i8.into(),
-            7u16.into(),
-            7i16.into(),
-            7u32.into(),
-            7i32.into(),
-            7u64.into(),
-            7i64.into(),
-        ];
+        let values: [Value; 8] =
+            [7u8.into(), 7i8.into(), 7u16.into(), 7i16.into(), 7u32.into(), 7i32.into(), 7u64.into(), 7i64.into()];
         for value in values {
             m.insert("k", value);
             assert_eq!(m.require_usize("k").unwrap(), 7);
@@ -360,9 +324,7 @@ mod tests {
             assert!(matches!(m.usize("k"), Err(Error::KeyRange { .. })));
         }
         m.insert("k", u64::MAX);
-        assert!(
-            matches!(m.u32("k"), Err(Error::KeyRange { found, .. }) if found == u64::MAX.to_string())
-        );
+        assert!(matches!(m.u32("k"), Err(Error::KeyRange { found, .. }) if found == u64::MAX.to_string()));
         for value in [Value::F32(1.0), Value::Bool(true), "1".into()] {
             m.insert("k", value);
             assert!(matches!(m.usize("k"), Err(Error::KeyType { .. })));
@@ -391,10 +353,7 @@ mod tests {
             assert!(matches!(m.f32("k"), Err(Error::KeyRange { .. })));
         }
         m.insert("k", 1u32);
-        assert!(matches!(
-            m.f32("k"),
-            Err(Error::KeyType { found: "u32", .. })
-        ));
+        assert!(matches!(m.f32("k"), Err(Error::KeyType { found: "u32", .. })));
     }
 
     #[test]
@@ -405,24 +364,11 @@ mod tests {
         assert!(m.usize_per_block("k", usize::MAX).is_err());
         m.insert("k", vec![1i32, 2, 3]);
         assert_eq!(m.require_usize_per_block("k", 3).unwrap(), [1, 2, 3]);
-        assert!(matches!(
-            m.usize_per_block("k", 4),
-            Err(Error::KeyLength {
-                expected: 4,
-                found: 3,
-                ..
-            })
-        ));
+        assert!(matches!(m.usize_per_block("k", 4), Err(Error::KeyLength { expected: 4, found: 3, .. })));
         m.insert("k", vec![1i32, -2, 3]);
-        assert!(matches!(
-            m.usize_per_block("k", 3),
-            Err(Error::KeyRange { .. })
-        ));
+        assert!(matches!(m.usize_per_block("k", 3), Err(Error::KeyRange { .. })));
         m.insert("k", vec![1f32, 2.0, 3.0]);
-        assert!(matches!(
-            m.usize_per_block("k", 3),
-            Err(Error::KeyType { .. })
-        ));
+        assert!(matches!(m.usize_per_block("k", 3), Err(Error::KeyType { .. })));
     }
 
     #[test]
@@ -442,10 +388,7 @@ mod tests {
             assert!(m.bool(key).is_err() && m.usize(key).is_err());
         }
         let error = m.strings("scores").unwrap_err().to_string();
-        assert!(
-            error.contains("array of strings") && error.contains("array of f32"),
-            "{error}"
-        );
+        assert!(error.contains("array of strings") && error.contains("array of f32"), "{error}");
     }
 
     #[test]
@@ -453,10 +396,7 @@ mod tests {
         let mut m = Metadata::new();
         m.insert("z", 1u8);
         m.insert("a", vec![true, false]);
-        m.insert(
-            "n",
-            Array::Array(vec![Array::F32(vec![0.5]), Array::String(vec!["x".into()])]),
-        );
+        m.insert("n", Array::Array(vec![Array::F32(vec![0.5]), Array::String(vec!["x".into()])]));
         let json = serde_json::to_string(&m).unwrap();
         assert_eq!(json, r#"{"z":1,"a":[true,false],"n":[[0.5],["x"]]}"#);
     }

@@ -74,55 +74,31 @@ fn alignment(metadata: &Metadata) -> Result<usize, Error> {
             .ok()
             .filter(|n| n.is_power_of_two() && *n <= MAX_ALIGNMENT)
             .ok_or(Error::Alignment { found }),
-        Some(other) => Err(Error::KeyType {
-            key: ALIGNMENT_KEY.into(),
-            expected: "u32",
-            found: other.type_name(),
-        }),
+        Some(other) => Err(Error::KeyType { key: ALIGNMENT_KEY.into(), expected: "u32", found: other.type_name() }),
     }
 }
 
 /// Checks the length of a key or tensor name before it is read or written.
 fn check_name_length(what: &'static str, found: u64) -> Result<(), Error> {
-    if (1..=MAX_NAME as u64).contains(&found) {
-        Ok(())
-    } else {
-        Err(Error::NameLength { what, found })
-    }
+    if (1..=MAX_NAME as u64).contains(&found) { Ok(()) } else { Err(Error::NameLength { what, found }) }
 }
 
 /// The size in bytes of a tensor's data, once its shape is known to be one a tensor can have.
 fn tensor_bytes(name: &str, ty: TensorType, dims: &[u64]) -> Result<usize, Error> {
     let tensor = || name.to_owned();
     let Some((&row, outer)) = dims.split_first() else {
-        return Err(Error::Dims {
-            tensor: tensor(),
-            found: 0,
-        });
+        return Err(Error::Dims { tensor: tensor(), found: 0 });
     };
     if dims.len() > MAX_DIMS {
-        return Err(Error::Dims {
-            tensor: tensor(),
-            found: dims.len() as u64,
-        });
+        return Err(Error::Dims { tensor: tensor(), found: dims.len() as u64 });
     }
     if dims.contains(&0) {
-        return Err(Error::ZeroDim {
-            tensor: tensor(),
-            dims: dims.to_vec(),
-        });
+        return Err(Error::ZeroDim { tensor: tensor(), dims: dims.to_vec() });
     }
-    let too_large = || Error::TooLarge {
-        tensor: tensor(),
-        dims: dims.to_vec(),
-    };
+    let too_large = || Error::TooLarge { tensor: tensor(), dims: dims.to_vec() };
     let row = usize::try_from(row).map_err(|_| too_large())?;
     if !row.is_multiple_of(ty.block_len()) {
-        return Err(Error::RowLength {
-            tensor: tensor(),
-            ty,
-            row,
-        });
+        return Err(Error::RowLength { tensor: tensor(), ty, row });
     }
     // Counting values as well as bytes: for a format of less than a byte per value the bytes can fit where
     // the values do not.

@@ -133,11 +133,7 @@ pub struct UnknownType {
 }
 
 fn names() -> String {
-    TensorType::ALL
-        .iter()
-        .map(|ty| ty.name())
-        .collect::<Vec<_>>()
-        .join(", ")
+    TensorType::ALL.iter().map(|ty| ty.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// Parses a name in either case: `Q4_K` is `q4_K`.
@@ -164,11 +160,7 @@ mod tests {
             assert_eq!(ty.name().parse(), Ok(ty));
             assert_eq!(ty.to_string().to_uppercase().parse(), Ok(ty));
         }
-        assert!(
-            TensorType::ALL
-                .windows(2)
-                .all(|pair| pair[0].id() < pair[1].id())
-        );
+        assert!(TensorType::ALL.windows(2).all(|pair| pair[0].id() < pair[1].id()));
     }
 
     #[test]

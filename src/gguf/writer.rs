@@ -7,8 +7,8 @@ use std::path::Path;
 use byteorder::{LittleEndian as LE, WriteBytesExt};
 
 use super::{
-    Array, Error, MAGIC, MAX_DEPTH, Metadata, TensorInfo, TensorType, VERSION, Value, alignment,
-    check_name_length, tensor_bytes,
+    Array, Error, MAGIC, MAX_DEPTH, Metadata, TensorInfo, TensorType, VERSION, Value, alignment, check_name_length,
+    tensor_bytes,
 };
 use crate::files::AtomicFile;
 
@@ -25,11 +25,7 @@ pub struct TensorDecl {
 
 impl From<&TensorInfo> for TensorDecl {
     fn from(info: &TensorInfo) -> Self {
-        Self {
-            name: info.name.clone(),
-            ty: info.ty,
-            dims: info.dims.clone(),
-        }
+        Self { name: info.name.clone(), ty: info.ty, dims: info.dims.clone() }
     }
 }
 
@@ -97,9 +93,7 @@ impl<W: Write> Writer<W> {
         for TensorDecl { name, ty, dims } in tensors {
             check_name_length("a tensor name", name.len() as u64)?;
             if !names.insert(name) {
-                return Err(Error::DuplicateTensor {
-                    tensor: name.clone(),
-                });
+                return Err(Error::DuplicateTensor { tensor: name.clone() });
             }
             let dims: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
             let bytes = tensor_bytes(name, *ty, &dims)?;
@@ -110,10 +104,7 @@ impl<W: Write> Writer<W> {
             }
             header.write_u32::<LE>(ty.id())?;
             header.write_u64::<LE>(offset)?;
-            let too_large = || Error::TooLarge {
-                tensor: name.clone(),
-                dims: dims.clone(),
-            };
+            let too_large = || Error::TooLarge { tensor: name.clone(), dims: dims.clone() };
             offset = offset
                 .checked_add(bytes as u64)
                 .and_then(|end| end.checked_next_multiple_of(alignment as u64))
@@ -123,14 +114,7 @@ impl<W: Write> Writer<W> {
         }
         header.resize(header.len().next_multiple_of(alignment), 0);
         out.write_all(&header)?;
-        Ok(Self {
-            out,
-            alignment,
-            file_size: header.len() as u64 + offset,
-            tensors: sizes,
-            current: 0,
-            written: None,
-        })
+        Ok(Self { out, alignment, file_size: header.len() as u64 + offset, tensors: sizes, current: 0, written: None })
     }
 
     /// Size of the finished file in bytes.
@@ -145,11 +129,7 @@ impl<W: Write> Writer<W> {
     pub fn write_tensor(&mut self, name: &str, data: &[u8]) -> Result<(), Error> {
         let expected = self.check_turn(name)?;
         if data.len() != expected {
-            return Err(Error::Size {
-                tensor: name.into(),
-                expected,
-                found: data.len(),
-            });
+            return Err(Error::Size { tensor: name.into(), expected, found: data.len() });
         }
         self.written = Some(0);
         self.write_chunk(data)
@@ -171,13 +151,8 @@ impl<W: Write> Writer<W> {
     /// No tensor is begun, or `data` has more than it still lacks (nothing is written then), or the output
     /// fails; the output is of no use after that.
     pub fn write_chunk(&mut self, data: &[u8]) -> Result<(), Error> {
-        let (Some(written), Some((name, size))) = (self.written, self.tensors.get(self.current))
-        else {
-            return Err(Error::Size {
-                tensor: self.next_name().unwrap_or_default(),
-                expected: 0,
-                found: data.len(),
-            });
+        let (Some(written), Some((name, size))) = (self.written, self.tensors.get(self.current)) else {
+            return Err(Error::Size { tensor: self.next_name().unwrap_or_default(), expected: 0, found: data.len() });
         };
         if data.len() > size - written {
             return Err(Error::Size {
@@ -204,11 +179,7 @@ impl<W: Write> Writer<W> {
     /// A tensor is missing or incomplete, or the output cannot be flushed.
     pub fn finish(mut self) -> Result<W, Error> {
         if let Some(next) = self.next_name() {
-            return Err(Error::Unfinished {
-                written: self.current,
-                declared: self.tensors.len(),
-                next,
-            });
+            return Err(Error::Unfinished { written: self.current, declared: self.tensors.len(), next });
         }
         self.out.flush()?;
         Ok(self.out)
@@ -222,10 +193,7 @@ impl<W: Write> Writer<W> {
     fn check_turn(&self, name: &str) -> Result<usize, Error> {
         match self.tensors.get(self.current) {
             Some((next, size)) if next == name && self.written.is_none() => Ok(*size),
-            _ => Err(Error::Order {
-                tensor: name.into(),
-                expected: self.next_name(),
-            }),
+            _ => Err(Error::Order { tensor: name.into(), expected: self.next_name() }),
         }
     }
 }
@@ -281,9 +249,7 @@ fn put_array(out: &mut Vec<u8>, key: &str, array: &Array, depth: usize) -> Resul
         Array::F32(items) => items.iter().try_for_each(|&v| out.write_f32::<LE>(v))?,
         Array::Bool(items) => items.iter().try_for_each(|&v| out.write_u8(v.into()))?,
         Array::String(items) => items.iter().try_for_each(|v| put_text(out, v))?,
-        Array::Array(items) => items
-            .iter()
-            .try_for_each(|v| put_array(out, key, v, depth + 1))?,
+        Array::Array(items) => items.iter().try_for_each(|v| put_array(out, key, v, depth + 1))?,
         Array::U64(items) => items.iter().try_for_each(|&v| out.write_u64::<LE>(v))?,
         Array::I64(items) => items.iter().try_for_each(|&v| out.write_i64::<LE>(v))?,
         Array::F64(items) => items.iter().try_for_each(|&v| out.write_f64::<LE>(v))?,

@@ -138,6 +138,15 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn store_i16(self, v: __m256, p: &mut [i16; LANES]) {
+        // SAFETY: the token proves AVX2; the reference covers the 16 bytes that are stored.
+        unsafe {
+            let w = _mm256_cvtps_epi32(v);
+            let h = _mm_packs_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1));
+            _mm_storeu_si128(p.as_mut_ptr().cast(), h);
+        }
+    }
+    #[inline(always)]
     unsafe fn gather_f16(self, p: [*const u8; LANES]) -> __m256 {
         let mut h = [0u16; LANES];
         for (h, p) in h.iter_mut().zip(p) {
@@ -170,17 +179,17 @@ impl Simd for Avx2 {
         out
     }
     #[inline(always)]
-    fn dot_i8(self, w: &Self::Block, a: &[i8; 32]) -> __m256 {
-        // `maddubs` multiplies unsigned by signed bytes, so the weight's sign moves to the activation. A pair is at most
-        // 2 * 128 * 127 = 32512: no saturation.
-        // SAFETY: the token proves AVX2; `a` is 32 bytes.
+    fn dot_i8(self, w: &Self::Block, a: &[i16; 32]) -> __m256 {
+        // Both sides as 16-bit numbers: `madd` makes exact 32-bit sums of pairs, and costs no more than the sign tricks that
+        // unsigned-by-signed 8-bit products would need.
+        // SAFETY: the token proves AVX2; `a` is 64 bytes.
         unsafe {
-            let a = _mm256_loadu_si256(a.as_ptr().cast());
-            let one = _mm256_set1_epi16(1);
+            let (lo, hi) = (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(a.as_ptr().add(16).cast()));
             let mut v = [_mm256_setzero_si256(); LANES];
             for (v, &w) in v.iter_mut().zip(w) {
-                let p = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-                *v = _mm256_madd_epi16(p, one);
+                let w_lo = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(w));
+                let w_hi = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(w, 1));
+                *v = _mm256_add_epi32(_mm256_madd_epi16(w_lo, lo), _mm256_madd_epi16(w_hi, hi));
             }
             _mm256_cvtepi32_ps(transpose_sum(self, v))
         }

@@ -1,7 +1,7 @@
 //! Element-wise algorithms and reductions over rows, written once over [`Simd`].
 
 use super::simd::{LANES, Simd, load_tail, store_tail};
-use super::{ActRowMut, LatentSums, Q8_BLOCK};
+use super::{LatentSums, Q8_BLOCK, WIDE_MAX};
 
 /// `out = x / sqrt(mean(x²) + eps) * weight`.
 ///
@@ -98,34 +98,59 @@ fn largest_magnitude<S: Simd>(s: S, v: [S::V; 4]) -> f32 {
 /// Quantises a row of activations to signed bytes, 32 values to a scale: `d = max|x| / 127`, `q = round(x / d)`, ties to
 /// even, and the exact sum of every block's bytes.
 #[inline(always)]
-pub(super) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut ActRowMut<'_>) {
-    assert!(x.len().is_multiple_of(Q8_BLOCK) && out.q.len() == x.len());
-    assert!(out.d.len() == x.len() / Q8_BLOCK && out.sum.len() == out.d.len());
-    for (b, (x, q)) in x.chunks_exact(Q8_BLOCK).zip(out.q.chunks_exact_mut(Q8_BLOCK)).enumerate() {
-        out.d[b] = quantize_block(s, x, q);
+pub(super) fn quantize_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i32]) {
+    assert!(x.len().is_multiple_of(Q8_BLOCK) && q.len() == x.len());
+    assert!(d.len() == x.len() / Q8_BLOCK && sum.len() == d.len());
+    for (b, (x, q)) in x.chunks_exact(Q8_BLOCK).zip(q.chunks_exact_mut(Q8_BLOCK)).enumerate() {
+        d[b] = quantize_block(s, x, q);
         // A sum of 32 bytes: the compiler vectorises it, and integers do not care how.
-        out.sum[b] = q.iter().map(|&q| i32::from(q)).sum();
+        sum[b] = q.iter().map(|&q| i32::from(q)).sum();
+    }
+}
+
+/// As [`quantize_row`], to 16-bit numbers up to ±[`WIDE_MAX`].
+#[inline(always)]
+pub(super) fn quantize_row_wide<S: Simd>(s: S, x: &[f32], q: &mut [i16], d: &mut [f32]) {
+    assert!(x.len().is_multiple_of(Q8_BLOCK) && q.len() == x.len() && d.len() == x.len() / Q8_BLOCK);
+    for ((x, q), d) in x.chunks_exact(Q8_BLOCK).zip(q.chunks_exact_mut(Q8_BLOCK)).zip(d) {
+        let (scale, rounded) = scale_block(s, x, f32::from(WIDE_MAX));
+        let mut t = [0i16; LANES];
+        for (v, q) in rounded.into_iter().zip(q.chunks_exact_mut(LANES)) {
+            s.store_i16(v, &mut t);
+            q.copy_from_slice(&t);
+        }
+        *d = scale;
     }
 }
 
 /// One block of 32 values to bytes; gives the scale.
 #[inline(always)]
 pub(super) fn quantize_block<S: Simd>(s: S, x: &[f32], q: &mut [i8]) -> f32 {
+    let (scale, rounded) = scale_block(s, x, 127.0);
+    let mut t = [0i8; LANES];
+    for (v, q) in rounded.into_iter().zip(q.chunks_exact_mut(LANES)) {
+        s.store_i8(v, &mut t);
+        q.copy_from_slice(&t);
+    }
+    scale
+}
+
+/// The scale that maps the largest magnitude of a block to `limit`, and the block's values divided by it, rounded.
+#[inline(always)]
+fn scale_block<S: Simd>(s: S, x: &[f32], limit: f32) -> (f32, [S::V; 4]) {
     let mut v = [s.splat(0.0); 4];
     for (i, v) in v.iter_mut().enumerate() {
         *v = load_tail(s, x, i * LANES);
     }
-    let d = largest_magnitude(s, v) / 127.0;
+    let d = largest_magnitude(s, v) / limit;
     // Below the smallest normal number the inverse would be infinite: such a block is zero.
     let inverse = s.splat(if d >= f32::MIN_POSITIVE { 1.0 / d } else { 0.0 });
-    let mut t = [0i8; LANES];
-    for (v, q) in v.into_iter().zip(q.chunks_exact_mut(LANES)) {
-        // The product can exceed 127 by a rounding error.
-        let r = s.round(s.mul(v, inverse));
-        s.store_i8(s.max(s.splat(-127.0), s.min(s.splat(127.0), r)), &mut t);
-        q.copy_from_slice(&t);
+    let (least, most) = (s.splat(-limit), s.splat(limit));
+    for v in &mut v {
+        // The product can exceed the limit by a rounding error.
+        *v = s.max(least, s.min(most, s.round(s.mul(*v, inverse))));
     }
-    d
+    (d, v)
 }
 
 /// One chain of sums per statistic of a new latent state, eight lanes each; updates `delta` and `state` in place.

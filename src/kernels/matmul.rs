@@ -17,8 +17,10 @@ pub(super) trait Blocks {
     /// # Safety
     /// `BYTES` bytes behind every pointer must be readable.
     unsafe fn unpack<S: Simd>(s: S, p: [*const u8; LANES]) -> S::Block;
-    /// The exact integer products of eight weight rows with one block of activations whose sum is `sum`.
-    fn dot<S: Simd>(s: S, w: &S::Block, a: &[i8; Q8_BLOCK], sum: i32) -> S::V;
+    /// The scale of block `at` of the activations, and the integer products of eight weight rows with it.
+    fn dot<S: Simd>(s: S, w: &S::Block, acts: &Acts<'_>, at: usize) -> (f32, S::V);
+    /// Has `acts` `blocks` blocks in the form that this format multiplies?
+    fn fits(acts: &Acts<'_>, blocks: usize) -> bool;
 }
 
 #[inline(always)]
@@ -30,7 +32,17 @@ fn behind_scale(p: [*const u8; LANES]) -> [*const u8; LANES] {
     out
 }
 
-/// q8_0: half scale, 32 signed bytes.
+/// Block `at` of quantised activations.
+#[inline(always)]
+fn block<T>(values: &[T], at: usize) -> &[T; Q8_BLOCK] {
+    match values[at * Q8_BLOCK..].first_chunk() {
+        Some(block) => block,
+        None => unreachable!("`fits` was checked"),
+    }
+}
+
+/// q8_0: half scale, 32 signed bytes. It multiplies 16-bit activations: with 8-bit ones their rounding would be as large an
+/// error as the weights', fed back by the loop, and on AVX2 they would not be any faster.
 pub(super) struct Q8_0;
 
 impl Blocks for Q8_0 {
@@ -41,8 +53,12 @@ impl Blocks for Q8_0 {
         unsafe { s.block_i8(behind_scale(p)) }
     }
     #[inline(always)]
-    fn dot<S: Simd>(s: S, w: &S::Block, a: &[i8; Q8_BLOCK], _: i32) -> S::V {
-        s.dot_i8(w, a)
+    fn dot<S: Simd>(s: S, w: &S::Block, acts: &Acts<'_>, at: usize) -> (f32, S::V) {
+        (acts.wide_d[at], s.dot_i8(w, block(acts.wide, at)))
+    }
+    #[inline(always)]
+    fn fits(acts: &Acts<'_>, blocks: usize) -> bool {
+        acts.wide.len() >= blocks * Q8_BLOCK && acts.wide_d.len() >= blocks
     }
 }
 
@@ -57,9 +73,14 @@ impl Blocks for Q4_0 {
         unsafe { s.block_u4(behind_scale(p)) }
     }
     #[inline(always)]
-    fn dot<S: Simd>(s: S, w: &S::Block, a: &[i8; Q8_BLOCK], sum: i32) -> S::V {
+    fn dot<S: Simd>(s: S, w: &S::Block, acts: &Acts<'_>, at: usize) -> (f32, S::V) {
         // Σ (q − 8)·a = Σ q·a − 8·Σ a; both terms are integers below 2^24, so the difference is exact.
-        s.sub(s.dot_u4(w, a), s.splat((8 * sum) as f32))
+        let products = s.dot_u4(w, block(acts.q, at));
+        (acts.d[at], s.sub(products, s.splat((8 * acts.sum[at]) as f32)))
+    }
+    #[inline(always)]
+    fn fits(acts: &Acts<'_>, blocks: usize) -> bool {
+        acts.q.len() >= blocks * Q8_BLOCK && acts.d.len() >= blocks && acts.sum.len() >= blocks
     }
 }
 
@@ -70,8 +91,7 @@ pub(super) fn blocks<S: Simd, F: Blocks>(s: S, w: &[u8], rows: usize, acts: Acts
     let row_bytes = n_blocks * F::BYTES;
     assert!(acts.k.is_multiple_of(Q8_BLOCK) && w.len() == rows * row_bytes);
     assert!(out.len() == rows * acts.rows);
-    assert!(acts.q.len() >= acts.rows * acts.k && acts.d.len() >= acts.rows * n_blocks);
-    assert!(acts.sum.len() >= acts.rows * n_blocks);
+    assert!(F::fits(&acts, acts.rows * n_blocks));
     for r in (0..rows).step_by(LANES) {
         // Lanes behind the last row repeat it and are thrown away.
         let mut base = [w.as_ptr(); LANES];
@@ -118,9 +138,8 @@ unsafe fn columns<S: Simd, F: Blocks, const C: usize>(
         let (d, w) = unsafe { (s.gather_f16(p), F::unpack(s, p)) };
         for (j, acc) in acc.iter_mut().enumerate() {
             let at = (c + j) * n_blocks + b;
-            let Some((a, _)) = acts.q[at * Q8_BLOCK..].split_first_chunk::<Q8_BLOCK>() else { unreachable!() };
-            let isum = F::dot(s, &w, a, acts.sum[at]);
-            *acc = s.add(*acc, s.mul(s.mul(d, s.splat(acts.d[at])), isum));
+            let (scale, isum) = F::dot(s, &w, &acts, at);
+            *acc = s.add(*acc, s.mul(s.mul(d, s.splat(scale)), isum));
         }
     }
     let n = (rows - r).min(LANES);

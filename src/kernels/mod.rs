@@ -25,6 +25,10 @@ use std::str::FromStr;
 /// Activations of a block format share a scale over this many values.
 pub const Q8_BLOCK: usize = 32;
 
+/// Largest magnitude of a 16-bit activation: 128 · 127 + 63, so that it is also two signed bytes, `128 · high + low`, for
+/// instruction sets that multiply only bytes quickly.
+pub const WIDE_MAX: i16 = 128 * 127 + 63;
+
 /// An instruction set that kernels exist for, in ascending order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
@@ -124,7 +128,7 @@ impl FromStr for KvType {
 
 /// Activation rows as matrix kernels read them.
 ///
-/// Block formats read `q`, `d` and `sum`; formats without blocks read `f`. The part that is not needed may be empty.
+/// A weight format reads one [`Form`]; the parts that are not needed may be empty.
 #[derive(Clone, Copy)]
 pub struct Acts<'a> {
     /// Number of rows.
@@ -139,16 +143,32 @@ pub struct Acts<'a> {
     pub d: &'a [f32],
     /// `[rows][k / 32]` sums of the 32 bytes of `q`.
     pub sum: &'a [i32],
+    /// `[rows][k]` as 16-bit numbers.
+    pub wide: &'a [i16],
+    /// `[rows][k / 32]` scales of `wide`.
+    pub wide_d: &'a [f32],
 }
 
-/// Where one quantised activation row is written.
-pub struct ActRowMut<'a> {
-    /// `[k]` signed bytes.
-    pub q: &'a mut [i8],
-    /// `[k / 32]` scales.
-    pub d: &'a mut [f32],
-    /// `[k / 32]` sums of the bytes.
-    pub sum: &'a mut [i32],
+/// A form that activations take before they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// f32, for weights without blocks.
+    Plain,
+    /// Signed bytes with a scale and a sum per 32, for 4-bit weights.
+    Bytes,
+    /// 16-bit numbers up to [`WIDE_MAX`] with a scale per 32, for 8-bit weights.
+    Wide,
+}
+
+impl Form {
+    /// The form that weights of this type multiply.
+    pub fn of(ty: TensorType) -> Self {
+        match ty {
+            TensorType::Q8_0 => Form::Wide,
+            _ if ty.block_len() > 1 => Form::Bytes,
+            _ => Form::Plain,
+        }
+    }
 }
 
 /// Squared norms and dot products of one row's latent states, for exit rules (s_k the new state, Δ_k = s_k − s_{k−1}).
@@ -205,8 +225,10 @@ pub struct Kernels {
     pub add: fn(&[f32], &mut [f32]),
     /// `(x, cos, sin)`: rotates the pairs `(x[2i], x[2i + 1])`.
     pub rope_interleaved: fn(&mut [f32], &[f32], &[f32]),
-    /// Quantises an activation row, whose length is a multiple of 32.
-    pub quantize_row: fn(&[f32], &mut ActRowMut<'_>),
+    /// `(x, q, d, sum)`: an activation row in the form [`Form::Bytes`]; its length is a multiple of 32.
+    pub quantize_row: fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),
+    /// `(x, q, d)`: an activation row in the form [`Form::Wide`]; its length is a multiple of 32.
+    pub quantize_row_wide: fn(&[f32], &mut [i16], &mut [f32]),
     /// `(new, state, delta)`: statistics of a loop step; `state` becomes `new`, `delta` becomes `new − state`.
     pub latent_sums: fn(&[f32], &mut [f32], &mut [f32]) -> LatentSums,
     matmul_f32: MatMul,
@@ -260,11 +282,6 @@ impl Kernels {
     }
 }
 
-/// Does this weight format multiply quantised activations ([`Acts::q`]) rather than f32 ones ([`Acts::f`])?
-pub fn wants_quantized(ty: TensorType) -> bool {
-    ty.block_len() > 1
-}
-
 /// Stamps out the table of one instruction set from its token, inside the token's module.
 ///
 /// The wrappers are safe functions around `target_feature` functions. They are reachable only through `KERNELS`, which
@@ -285,7 +302,7 @@ macro_rules! stamp {
             use super::*;
             use crate::kernels::attention::{KvF16, KvF32, KvQ8, attend, store};
             use crate::kernels::matmul::{Bf16, F16, F32, Q4_0, Q8_0, blocks, dense};
-            use crate::kernels::{ActRowMut, Acts, AttendScratch, LatentSums, generic, stamp};
+            use crate::kernels::{Acts, AttendScratch, LatentSums, generic, stamp};
 
             stamp!(@entry $token, ($($feature)?), rms_norm,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]), generic::rms_norm);
@@ -294,7 +311,10 @@ macro_rules! stamp {
             stamp!(@entry $token, ($($feature)?), add, (x: &[f32], out: &mut [f32]), generic::add);
             stamp!(@entry $token, ($($feature)?), rope_interleaved,
                 (x: &mut [f32], cos: &[f32], sin: &[f32]), generic::rope_interleaved);
-            stamp!(@entry $token, ($($feature)?), quantize_row, (x: &[f32], out: &mut ActRowMut<'_>), generic::quantize_row);
+            stamp!(@entry $token, ($($feature)?), quantize_row,
+                (x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i32]), generic::quantize_row);
+            stamp!(@entry $token, ($($feature)?), quantize_row_wide,
+                (x: &[f32], q: &mut [i16], d: &mut [f32]), generic::quantize_row_wide);
             stamp!(@entry $token, ($($feature)?), latent_sums,
                 (new: &[f32], state: &mut [f32], delta: &mut [f32]) -> LatentSums, generic::latent_sums);
             stamp!(@entry $token, ($($feature)?), matmul_f32,
@@ -324,6 +344,7 @@ macro_rules! stamp {
                 add,
                 rope_interleaved,
                 quantize_row,
+                quantize_row_wide,
                 latent_sums,
                 matmul_f32,
                 matmul_f16,

@@ -107,6 +107,12 @@ impl Simd for Scalar {
         }
     }
     #[inline(always)]
+    fn store_i16(self, v: Self::V, p: &mut [i16; LANES]) {
+        for (o, x) in p.iter_mut().zip(v) {
+            *o = x as i16;
+        }
+    }
+    #[inline(always)]
     unsafe fn gather_f16(self, p: [*const u8; LANES]) -> Self::V {
         lanes!(i => {
             // SAFETY: the caller promises two readable bytes behind every pointer.
@@ -137,18 +143,12 @@ impl Simd for Scalar {
         out
     }
     #[inline(always)]
-    fn dot_i8(self, w: &Self::Block, a: &[i8; 32]) -> Self::V {
-        lanes!(i => {
-            let mut sum = 0i32;
-            for (w, a) in w[i].iter().zip(a) {
-                sum += i32::from(*w) * i32::from(*a);
-            }
-            sum as f32 // at most 32 * 128 * 127, so exact
-        })
+    fn dot_i8(self, w: &Self::Block, a: &[i16; 32]) -> Self::V {
+        lanes!(i => w[i].iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum::<i32>() as f32)
     }
     #[inline(always)]
     fn dot_u4(self, w: &Self::Block, a: &[i8; 32]) -> Self::V {
-        self.dot_i8(w, a)
+        lanes!(i => w[i].iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum::<i32>() as f32)
     }
 }
 

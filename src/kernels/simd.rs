@@ -52,6 +52,8 @@ pub(super) trait Simd: Copy {
     fn zero_below(self, x: Self::V, limit: Self::V, v: Self::V) -> Self::V;
     /// Stores integral lanes in -128..=127 as bytes. Anything else stores an unspecified byte.
     fn store_i8(self, v: Self::V, p: &mut [i8; LANES]);
+    /// Stores integral lanes in -32768..=32767. Anything else stores an unspecified number.
+    fn store_i16(self, v: Self::V, p: &mut [i16; LANES]);
 
     /// Eight half floats, one behind each pointer.
     ///
@@ -68,8 +70,9 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// 16 bytes behind every pointer must be readable.
     unsafe fn block_u4(self, p: [*const u8; LANES]) -> Self::Block;
-    /// Per row, the exact sum of products of signed weights and activations in -127..=127.
-    fn dot_i8(self, w: &Self::Block, a: &[i8; 32]) -> Self::V;
+    /// Per row, the exact sum of products of signed weights and activations in ±[`WIDE_MAX`](super::WIDE_MAX), rounded once
+    /// to f32.
+    fn dot_i8(self, w: &Self::Block, a: &[i16; 32]) -> Self::V;
     /// Per row, the exact sum of products of weights in 0..=15 and activations in -127..=127.
     fn dot_u4(self, w: &Self::Block, a: &[i8; 32]) -> Self::V;
 

@@ -88,20 +88,28 @@ struct Rows {
     q: Vec<i8>,
     d: Vec<f32>,
     sum: Vec<i32>,
+    wide: Vec<i16>,
+    wide_d: Vec<f32>,
 }
 
 impl Rows {
     fn new(kernels: &Kernels, f: Vec<f32>, k: usize) -> Self {
         let (n, blocks) = (f.len() / k, k / Q8_BLOCK);
-        let mut r = Rows { k, f, q: vec![0; n * k], d: vec![0.0; n * blocks], sum: vec![0; n * blocks] };
+        let mut r = Rows {
+            k,
+            f,
+            q: vec![0; n * k],
+            d: vec![0.0; n * blocks],
+            sum: vec![0; n * blocks],
+            wide: vec![0; n * k],
+            wide_d: vec![0.0; n * blocks],
+        };
         if k.is_multiple_of(Q8_BLOCK) {
             for i in 0..n {
-                let mut row = ActRowMut {
-                    q: &mut r.q[i * k..(i + 1) * k],
-                    d: &mut r.d[i * blocks..(i + 1) * blocks],
-                    sum: &mut r.sum[i * blocks..(i + 1) * blocks],
-                };
-                (kernels.quantize_row)(&r.f[i * k..(i + 1) * k], &mut row);
+                let (a, b) = (i * k..(i + 1) * k, i * blocks..(i + 1) * blocks);
+                let x = &r.f[a.clone()];
+                (kernels.quantize_row)(x, &mut r.q[a.clone()], &mut r.d[b.clone()], &mut r.sum[b.clone()]);
+                (kernels.quantize_row_wide)(x, &mut r.wide[a], &mut r.wide_d[b]);
             }
         }
         r
@@ -116,15 +124,20 @@ impl Rows {
             q: &self.q[from * k..to * k],
             d: &self.d[from * b..to * b],
             sum: &self.sum[from * b..to * b],
+            wide: &self.wide[from * k..to * k],
+            wide_d: &self.wide_d[from * b..to * b],
         }
     }
 
     /// What the kernel of `ty` really multiplies.
     fn meant(&self, ty: TensorType) -> Vec<f64> {
-        if wants_quantized(ty) {
-            self.q.iter().enumerate().map(|(i, &q)| f64::from(q) * f64::from(self.d[i / Q8_BLOCK])).collect()
-        } else {
-            self.f.iter().map(|&x| f64::from(x)).collect()
+        let scaled = |d: &[f32], (i, q): (usize, f64)| q * f64::from(d[i / Q8_BLOCK]);
+        match Form::of(ty) {
+            Form::Plain => self.f.iter().map(|&x| f64::from(x)).collect(),
+            Form::Bytes => self.q.iter().map(|&q| f64::from(q)).enumerate().map(|q| scaled(&self.d, q)).collect(),
+            Form::Wide => {
+                self.wide.iter().map(|&q| f64::from(q)).enumerate().map(|q| scaled(&self.wide_d, q)).collect()
+            }
         }
     }
 }
@@ -133,14 +146,14 @@ const TYPES: [TensorType; 5] = [TensorType::F32, TensorType::F16, TensorType::BF
 
 fn matmul_suite(kernels: &Kernels) {
     for ty in TYPES {
-        let ks: &[usize] = if wants_quantized(ty) { &[32, 96, 320] } else { &[1, 7, 8, 16, 31, 96, 200] };
+        let ks: &[usize] = if Form::of(ty) != Form::Plain { &[32, 96, 320] } else { &[1, 7, 8, 16, 31, 96, 200] };
         for &k in ks {
             for rows in [1, 2, 3, 5, 8, 9, 13, 32] {
                 let (w, meant) = weights(ty, 3 + k as u64, rows * k);
                 let x = Rows::new(&scalar::KERNELS, values(77 + rows as u64, 8 * k), k);
                 let meant_x = x.meant(ty);
                 let mut all = vec![0.0; 8 * rows];
-                kernels.matmul(ty).unwrap()(&w, rows, x.acts(0, 8), &mut all);
+                kernels.matmul(ty).expect("a kernel")(&w, rows, x.acts(0, 8), &mut all);
                 let want: Vec<f64> = (0..8 * rows)
                     .map(|i| {
                         let (c, r) = (i / rows, i % rows);
@@ -150,7 +163,7 @@ fn matmul_suite(kernels: &Kernels) {
                 close(&all, &want, 2e-5);
 
                 let mut oracle = vec![0.0; 8 * rows];
-                scalar::KERNELS.matmul(ty).unwrap()(&w, rows, x.acts(0, 8), &mut oracle);
+                scalar::KERNELS.matmul(ty).expect("a kernel")(&w, rows, x.acts(0, 8), &mut oracle);
                 assert_eq!(bits(&all), bits(&oracle), "{ty} {k} {rows}: not the scalar bits");
 
                 // A row's bits never depend on its company: any group of columns, any group of weight rows.
@@ -158,14 +171,19 @@ fn matmul_suite(kernels: &Kernels) {
                     for c in (0..8).step_by(n) {
                         let n = n.min(8 - c);
                         let mut some = vec![0.0; n * rows];
-                        kernels.matmul(ty).unwrap()(&w, rows, x.acts(c, c + n), &mut some);
+                        kernels.matmul(ty).expect("a kernel")(&w, rows, x.acts(c, c + n), &mut some);
                         assert_eq!(bits(&some), bits(&all[c * rows..(c + n) * rows]), "{ty} {k} {rows}: rows {c}+{n}");
                     }
                 }
                 let row_bytes = w.len() / rows;
                 for r in 0..rows {
                     let mut one = vec![0.0; 8];
-                    kernels.matmul(ty).unwrap()(&w[r * row_bytes..(r + 1) * row_bytes], 1, x.acts(0, 8), &mut one);
+                    kernels.matmul(ty).expect("a kernel")(
+                        &w[r * row_bytes..(r + 1) * row_bytes],
+                        1,
+                        x.acts(0, 8),
+                        &mut one,
+                    );
                     for c in 0..8 {
                         assert_eq!(one[c].to_bits(), all[c * rows + r].to_bits());
                     }
@@ -187,6 +205,13 @@ fn quantize_suite(kernels: &Kernels) {
     assert_eq!(got.q, want.q);
     assert_eq!(bits(&got.d), bits(&want.d));
     assert_eq!(got.sum, want.sum);
+    assert_eq!(got.wide, want.wide);
+    assert_eq!(bits(&got.wide_d), bits(&want.wide_d));
+    for (i, (&x, &q)) in x.iter().zip(&got.wide).enumerate() {
+        let d = got.wide_d[i / Q8_BLOCK];
+        assert!(q.abs() <= WIDE_MAX);
+        assert!(x.abs() < 1e-30 || (x - f32::from(q) * d).abs() <= 0.501 * d, "{x} {q} {d}");
+    }
     for (b, (x, q)) in x.chunks(32).zip(got.q.chunks(32)).enumerate() {
         assert_eq!(got.sum[b], q.iter().map(|&q| i32::from(q)).sum::<i32>());
         for (x, &q) in x.iter().zip(q) {
@@ -206,7 +231,7 @@ fn poison_suite(kernels: &Kernels) {
             let mut x = values(3, 64);
             x[32 + at] = bad;
             let rows = Rows::new(kernels, x, 64);
-            assert!(rows.d[0].is_finite() && rows.d[1].is_nan(), "{bad} at {at}");
+            assert!(rows.d[0].is_finite() && rows.d[1].is_nan() && rows.wide_d[1].is_nan(), "{bad} at {at}");
         }
     }
 }

@@ -430,9 +430,7 @@ impl Pass<'_, '_> {
                 } else if forms.plain {
                     entered.acts.f32_row(i, k).copy_from_slice(x);
                 }
-                if forms.quantized {
-                    (kernels.quantize_row)(x, &mut entered.acts.quantized_row(i, k));
-                }
+                entered.acts.quantize(kernels, i, x, forms);
             }
         }
         if !alone {
@@ -536,14 +534,7 @@ impl Pass<'_, '_> {
     }
 
     /// Every (row, query head) against the positions up to its own.
-    fn attention(
-        &self,
-        w: &Worker<'_>,
-        b: usize,
-        block: &Block,
-        active: &[usize],
-        slot: &dyn Fn(usize) -> usize,
-    ) {
+    fn attention(&self, w: &Worker<'_>, b: usize, block: &Block, active: &[usize], slot: &dyn Fn(usize) -> usize) {
         let (s, hd) = (self.scratch, self.model.config().head_dim);
         let attend = self.model.kernels().attend(self.kv_type);
         let scale = 1.0 / (hd as f32).sqrt();

@@ -47,11 +47,16 @@ impl KvShape {
     ) -> Result<Self, Error> {
         let KvRequest { ty, sequences, budget, .. } = request;
         let row = ty.row_bytes(head_dim).ok_or_else(|| {
-            Error::Option(format!("KV type {ty} needs a head size that is a multiple of 32, this model's is {head_dim}; use f16"))
+            Error::Option(format!(
+                "KV type {ty} needs a head size that is a multiple of 32, this model's is {head_dim}; use f16"
+            ))
         })?;
         let bytes = |context: usize, slots: usize| -> Option<u64> {
-            let rows: usize =
-                blocks.iter().enumerate().map(|(b, x)| x.kv_heads * if plan.core.contains(&b) { slots } else { 1 }).sum();
+            let rows: usize = blocks
+                .iter()
+                .enumerate()
+                .map(|(b, x)| x.kv_heads * if plan.core.contains(&b) { slots } else { 1 })
+                .sum();
             [sequences, context, row, 2].iter().try_fold(rows as u64, |n, &f| n.checked_mul(f as u64))
         };
         let shape = |context: usize, slots: usize| {
@@ -62,7 +67,9 @@ impl KvShape {
         let wanted_slots = request.slots.unwrap_or(request.steps).min(request.steps);
         let mut candidates = vec![(wanted_context, wanted_slots)];
         let shorter = |from: usize, floor: usize| {
-            std::iter::successors(Some(from / 2), |c| Some(c / 2)).take_while(move |&c| c >= floor.max(1)).collect::<Vec<_>>()
+            std::iter::successors(Some(from / 2), |c| Some(c / 2))
+                .take_while(move |&c| c >= floor.max(1))
+                .collect::<Vec<_>>()
         };
         let floor = if request.context.is_some() { wanted_context } else { wanted_context.min(COMFORTABLE_CONTEXT) };
         candidates.extend(shorter(wanted_context, floor).into_iter().map(|c| (c, wanted_slots)));

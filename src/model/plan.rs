@@ -1,7 +1,7 @@
 //! What a looped model is made of, whatever family it comes from.
 
 use crate::gguf::TensorType;
-use crate::kernels::{self, Kernels, MatMul};
+use crate::kernels::{self, Form, Kernels, MatMul};
 use std::ops::Range;
 
 /// Which blocks run once and which are looped.
@@ -80,9 +80,9 @@ pub struct Matrix {
 }
 
 impl Matrix {
-    /// Does it multiply quantised activations?
-    pub(super) fn quantized_input(&self) -> bool {
-        kernels::wants_quantized(self.ty)
+    /// The form of activations that it multiplies.
+    pub(super) fn form(&self) -> Form {
+        Form::of(self.ty)
     }
 
     pub(super) fn new(

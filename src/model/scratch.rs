@@ -1,7 +1,7 @@
 //! Everything a forward pass writes, allocated once per session.
 
 use super::{Config, Matrix, Model};
-use crate::kernels::{ActRowMut, Acts, AttendScratch, LatentSums, Q8_BLOCK};
+use crate::kernels::{Acts, AttendScratch, Form, Kernels, LatentSums, Q8_BLOCK};
 use crate::team::Buffer;
 
 /// Up to this many rows every worker normalises and quantises for itself, which saves a barrier; above, the work is shared.
@@ -11,18 +11,28 @@ pub(super) const TILE_COLUMNS: usize = 8;
 /// Weight rows per tile, where a region has no unit of its own.
 pub(super) const TILE_ROWS: usize = 32;
 
-/// Activation rows in both forms, `[rows][k]`, for any k up to the largest.
+/// Activation rows in every form, `[rows][k]`, for any k up to the largest.
 pub(super) struct ActBuffer {
     f: Buffer<f32>,
     q: Buffer<i8>,
     d: Buffer<f32>,
     sum: Buffer<i32>,
+    wide: Buffer<i16>,
+    wide_d: Buffer<f32>,
 }
 
 impl ActBuffer {
+    /// Memory is taken only by the forms that are used: pages come when they are touched.
     fn new(rows: usize, k: usize) -> Self {
         let blocks = rows * k.div_ceil(Q8_BLOCK);
-        Self { f: Buffer::new(rows * k), q: Buffer::new(rows * k), d: Buffer::new(blocks), sum: Buffer::new(blocks) }
+        Self {
+            f: Buffer::new(rows * k),
+            q: Buffer::new(rows * k),
+            d: Buffer::new(blocks),
+            sum: Buffer::new(blocks),
+            wide: Buffer::new(rows * k),
+            wide_d: Buffer::new(blocks),
+        }
     }
 
     /// The f32 form of row `i`, to write.
@@ -35,18 +45,20 @@ impl ActBuffer {
         unsafe { self.f.write(i * k..(i + 1) * k) }
     }
 
-    /// The quantised form of row `i`, to write.
+    /// Writes the quantised forms that are asked for of row `i`, whose values are `x`.
     ///
     /// # Safety
     /// As [`Buffer::write`], for this row.
-    pub(super) unsafe fn quantized_row(&self, i: usize, k: usize) -> ActRowMut<'_> {
-        let b = k / Q8_BLOCK;
+    pub(super) unsafe fn quantize(&self, kernels: &Kernels, i: usize, x: &[f32], forms: Forms) {
+        let (a, b) = (i * x.len()..(i + 1) * x.len(), i * (x.len() / Q8_BLOCK)..(i + 1) * (x.len() / Q8_BLOCK));
         // SAFETY: passed on to the caller.
         unsafe {
-            ActRowMut {
-                q: self.q.write(i * k..(i + 1) * k),
-                d: self.d.write(i * b..(i + 1) * b),
-                sum: self.sum.write(i * b..(i + 1) * b),
+            if forms.bytes {
+                let (q, d, sum) = (self.q.write(a.clone()), self.d.write(b.clone()), self.sum.write(b.clone()));
+                (kernels.quantize_row)(x, q, d, sum);
+            }
+            if forms.wide {
+                (kernels.quantize_row_wide)(x, self.wide.write(a), self.wide_d.write(b));
             }
         }
     }
@@ -59,7 +71,16 @@ impl ActBuffer {
         let (a, b) = (from * k..(from + rows) * k, from * (k / Q8_BLOCK)..(from + rows) * (k / Q8_BLOCK));
         // SAFETY: passed on to the caller.
         unsafe {
-            Acts { rows, k, f: self.f.read(a.clone()), q: self.q.read(a), d: self.d.read(b.clone()), sum: self.sum.read(b) }
+            Acts {
+                rows,
+                k,
+                f: self.f.read(a.clone()),
+                q: self.q.read(a.clone()),
+                d: self.d.read(b.clone()),
+                sum: self.sum.read(b.clone()),
+                wide: self.wide.read(a),
+                wide_d: self.wide_d.read(b),
+            }
         }
     }
 }
@@ -146,14 +167,13 @@ impl Scratch {
 #[derive(Clone, Copy)]
 pub(super) struct Forms {
     pub plain: bool,
-    pub quantized: bool,
+    pub bytes: bool,
+    pub wide: bool,
 }
 
 impl Forms {
     pub(super) fn of(matrices: &[&Matrix]) -> Self {
-        Self {
-            plain: matrices.iter().any(|m| !m.quantized_input()),
-            quantized: matrices.iter().any(|m| m.quantized_input()),
-        }
+        let any = |form| matrices.iter().any(|m| m.form() == form);
+        Self { plain: any(Form::Plain), bytes: any(Form::Bytes), wide: any(Form::Wide) }
     }
 }

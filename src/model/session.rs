@@ -250,9 +250,7 @@ impl Session {
         for (c, chunk) in tokens.chunks(size).enumerate() {
             let start = self.lengths[sequence];
             self.rows.clear();
-            self.rows.extend(
-                chunk.iter().enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }),
-            );
+            self.rows.extend(chunk.iter().enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
             self.wanted.clear();
             match logits {
                 Logits::None => {}

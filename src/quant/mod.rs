@@ -34,10 +34,7 @@ const VALUES_PER_TASK: usize = 16 * 1024;
 #[non_exhaustive]
 pub enum Error {
     /// The type has no quantiser here.
-    #[error(
-        "tensors cannot be converted to or from {ty}; supported are {}",
-        supported_names()
-    )]
+    #[error("tensors cannot be converted to or from {ty}; supported are {}", supported_names())]
     Unsupported {
         /// The type asked for.
         ty: TensorType,
@@ -71,9 +68,7 @@ pub enum Error {
         found: usize,
     },
     /// A value is NaN or infinite, or becomes infinite in this type.
-    #[error(
-        "row {row}, column {column} is {value}, which {ty} cannot hold (its largest magnitude is {limit})"
-    )]
+    #[error("row {row}, column {column} is {value}, which {ty} cannot hold (its largest magnitude is {limit})")]
     Value {
         /// Row of the first such value.
         row: usize,
@@ -87,9 +82,7 @@ pub enum Error {
         limit: f32,
     },
     /// An importance is negative, NaN or infinite.
-    #[error(
-        "the importance of column {column} is {value}; it must be a finite number that is not negative"
-    )]
+    #[error("the importance of column {column} is {value}; it must be a finite number that is not negative")]
     Importance {
         /// The first such column.
         column: usize,
@@ -126,19 +119,11 @@ pub trait BlockFormat: Sync {
 }
 
 /// Every format there is.
-const FORMATS: [&dyn BlockFormat; 5] = [
-    &plain::F32,
-    &plain::F16,
-    &plain::BF16,
-    &q8_0::Q8_0,
-    &q4_0::Q4_0,
-];
+const FORMATS: [&dyn BlockFormat; 5] = [&plain::F32, &plain::F16, &plain::BF16, &q8_0::Q8_0, &q4_0::Q4_0];
 
 /// The format that reads and writes `ty`, if this library has one.
 pub fn format(ty: TensorType) -> Option<&'static dyn BlockFormat> {
-    FORMATS
-        .into_iter()
-        .find(|format| format.tensor_type() == ty)
+    FORMATS.into_iter().find(|format| format.tensor_type() == ty)
 }
 
 /// Converts rows of `k` values to `ty`, in parallel over rows. The bytes do not depend on the number of threads.
@@ -158,36 +143,18 @@ pub fn quantize_rows(
 ) -> Result<(), Error> {
     let (format, row_bytes) = checked_row(ty, k)?;
     if !src.len().is_multiple_of(k) {
-        return Err(Error::PartialRow {
-            unit: "values",
-            row: k,
-            found: src.len(),
-        });
+        return Err(Error::PartialRow { unit: "values", row: k, found: src.len() });
     }
     let expected = (src.len() / k).saturating_mul(row_bytes);
     if dst.len() != expected {
-        return Err(Error::Length {
-            what: "output",
-            expected,
-            found: dst.len(),
-        });
+        return Err(Error::Length { what: "output", expected, found: dst.len() });
     }
     if let Some(importance) = importance {
         if importance.len() != k {
-            return Err(Error::Length {
-                what: "importance",
-                expected: k,
-                found: importance.len(),
-            });
+            return Err(Error::Length { what: "importance", expected: k, found: importance.len() });
         }
-        if let Some(column) = importance
-            .iter()
-            .position(|w| !(w.is_finite() && *w >= 0.0))
-        {
-            return Err(Error::Importance {
-                column,
-                value: importance[column],
-            });
+        if let Some(column) = importance.iter().position(|w| !(w.is_finite() && *w >= 0.0)) {
+            return Err(Error::Importance { column, value: importance[column] });
         }
     }
     let limit = format.limit();
@@ -206,13 +173,7 @@ pub fn quantize_rows(
         .min();
     match first_bad {
         None => Ok(()),
-        Some((row, column)) => Err(Error::Value {
-            row,
-            column,
-            value: src[row * k + column],
-            ty,
-            limit,
-        }),
+        Some((row, column)) => Err(Error::Value { row, column, value: src[row * k + column], ty, limit }),
     }
 }
 
@@ -224,19 +185,11 @@ pub fn quantize_rows(
 pub fn dequantize_rows(ty: TensorType, src: &[u8], k: usize, dst: &mut [f32]) -> Result<(), Error> {
     let (format, row_bytes) = checked_row(ty, k)?;
     if !src.len().is_multiple_of(row_bytes) {
-        return Err(Error::PartialRow {
-            unit: "bytes",
-            row: row_bytes,
-            found: src.len(),
-        });
+        return Err(Error::PartialRow { unit: "bytes", row: row_bytes, found: src.len() });
     }
     let expected = (src.len() / row_bytes).saturating_mul(k);
     if dst.len() != expected {
-        return Err(Error::Length {
-            what: "output",
-            expected,
-            found: dst.len(),
-        });
+        return Err(Error::Length { what: "output", expected, found: dst.len() });
     }
     src.par_chunks_exact(row_bytes)
         .zip(dst.par_chunks_exact_mut(k))
@@ -248,10 +201,7 @@ pub fn dequantize_rows(ty: TensorType, src: &[u8], k: usize, dst: &mut [f32]) ->
 /// The format of `ty` and the bytes in one of its rows; neither `k` nor the bytes are 0.
 fn checked_row(ty: TensorType, k: usize) -> Result<(&'static dyn BlockFormat, usize), Error> {
     let format = format(ty).ok_or(Error::Unsupported { ty })?;
-    let row_bytes = ty
-        .row_bytes(k)
-        .filter(|&bytes| bytes > 0)
-        .ok_or(Error::RowLength { ty, k })?;
+    let row_bytes = ty.row_bytes(k).filter(|&bytes| bytes > 0).ok_or(Error::RowLength { ty, k })?;
     Ok((format, row_bytes))
 }
 
@@ -259,33 +209,16 @@ fn checked_row(ty: TensorType, k: usize) -> Result<(&'static dyn BlockFormat, us
 fn first_outside(values: &[f32], limit: f32) -> Option<usize> {
     // The fold has no early exit, so that it vectorises; almost every row passes.
     let all_inside = values.iter().fold(true, |ok, v| ok & (v.abs() <= limit));
-    if all_inside {
-        None
-    } else {
-        values.iter().position(|v| v.is_nan() || v.abs() > limit)
-    }
+    if all_inside { None } else { values.iter().position(|v| v.is_nan() || v.abs() > limit) }
 }
 
 /// Panics unless the lengths fit: what the formats' conversions promise under "Panics".
 #[track_caller]
-fn check_lengths(
-    format: &impl BlockFormat,
-    values: usize,
-    bytes: usize,
-    importance: Option<&[f32]>,
-) {
+fn check_lengths(format: &impl BlockFormat, values: usize, bytes: usize, importance: Option<&[f32]>) {
     let ty = format.tensor_type();
-    assert_eq!(
-        ty.row_bytes(values),
-        Some(bytes),
-        "{values} values of {ty} do not fill {bytes} bytes"
-    );
+    assert_eq!(ty.row_bytes(values), Some(bytes), "{values} values of {ty} do not fill {bytes} bytes");
     if let Some(importance) = importance {
-        assert_eq!(
-            importance.len(),
-            values,
-            "one importance is needed for each value of the row"
-        );
+        assert_eq!(importance.len(), values, "one importance is needed for each value of the row");
     }
 }
 

@@ -35,11 +35,7 @@ impl BlockFormat for Q4_0 {
 
     fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
         check_lengths(self, src.len(), dst.len(), importance);
-        let blocks = src
-            .as_chunks::<LEN>()
-            .0
-            .iter()
-            .zip(dst.as_chunks_mut::<BYTES>().0);
+        let blocks = src.as_chunks::<LEN>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0);
         let Some(importance) = importance else {
             return blocks.for_each(|(x, block)| by_extreme(x, block));
         };
@@ -55,12 +51,7 @@ impl BlockFormat for Q4_0 {
 
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
         check_lengths(self, dst.len(), src.len(), None);
-        for (block, x) in src
-            .as_chunks::<BYTES>()
-            .0
-            .iter()
-            .zip(dst.as_chunks_mut::<LEN>().0)
-        {
+        for (block, x) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
             let [d0, d1, q @ ..] = block;
             let d = f16_to_f32(u16::from_le_bytes([*d0, *d1]));
             let (low, high) = x.split_at_mut(HALF);
@@ -83,20 +74,13 @@ fn by_extreme(x: &[f32; LEN], block: &mut [u8; BYTES]) {
     }
     let d = extreme / -8.0;
     // 1/d is infinite for the smallest subnormal d, which f16 stores as zero anyway.
-    let inverse = if d == 0.0 || (1.0 / d).is_infinite() {
-        0.0
-    } else {
-        1.0 / d
-    };
-    store(block, d, |i| {
-        ((x[i] * inverse + 8.5) as i8).clamp(0, 15) as u8
-    });
+    let inverse = if d == 0.0 || (1.0 / d).is_infinite() { 0.0 } else { 1.0 / d };
+    store(block, d, |i| ((x[i] * inverse + 8.5) as i8).clamp(0, 15) as u8);
 }
 
 /// ggml's `quantize_row_q4_0_impl` for one block.
 fn by_search(x: &[f32; LEN], block: &mut [u8; BYTES], importance: &[f32; LEN], mean_square: f32) {
-    let weights: [f32; LEN] =
-        std::array::from_fn(|i| importance[i] * (mean_square + x[i] * x[i]).sqrt());
+    let weights: [f32; LEN] = std::array::from_fn(|i| importance[i] * (mean_square + x[i] * x[i]).sqrt());
     let mut levels = [0u8; LEN];
     let d = search::symmetric(8, x, &mut levels, Some(&weights));
     if !f16_to_f32(f32_to_f16(d)).is_finite() {

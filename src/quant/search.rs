@@ -73,22 +73,10 @@ mod tests {
 
     #[test]
     fn nearest_rounds_ties_to_even() {
-        for (x, n) in [
-            (0.5, 0),
-            (1.5, 2),
-            (2.5, 2),
-            (-0.5, 0),
-            (-1.5, -2),
-            (4_194_303.0, 4_194_303),
-            (-7.9, -8),
-        ] {
+        for (x, n) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (4_194_303.0, 4_194_303), (-7.9, -8)] {
             assert_eq!(nearest(x), n, "{x}");
         }
-        let _ = (
-            nearest(f32::NAN),
-            nearest(f32::INFINITY),
-            nearest(-f32::MAX),
-        );
+        let _ = (nearest(f32::NAN), nearest(f32::INFINITY), nearest(-f32::MAX));
     }
 
     #[test]
@@ -102,15 +90,9 @@ mod tests {
     #[test]
     fn zeros_and_zero_weights_give_scale_zero() {
         let mut levels = [9u8; 4];
-        assert_eq!(
-            symmetric(8, &[0.0, 1e-16, -1e-20, 0.0], &mut levels, None),
-            0.0
-        );
+        assert_eq!(symmetric(8, &[0.0, 1e-16, -1e-20, 0.0], &mut levels, None), 0.0);
         assert_eq!(levels, [0; 4]);
-        assert_eq!(
-            symmetric(8, &[1.0, 2.0, 3.0, 4.0], &mut levels, Some(&[0.0; 4])),
-            0.0
-        );
+        assert_eq!(symmetric(8, &[1.0, 2.0, 3.0, 4.0], &mut levels, Some(&[0.0; 4])), 0.0);
     }
 
     proptest! {

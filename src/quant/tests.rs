@@ -13,33 +13,18 @@ impl Golden {
     }
 
     fn bytes(&self, name: &str) -> Vec<u8> {
-        SafeTensors::deserialize(&self.0)
-            .unwrap()
-            .tensor(name)
-            .unwrap()
-            .data()
-            .to_vec()
+        SafeTensors::deserialize(&self.0).unwrap().tensor(name).unwrap().data().to_vec()
     }
 
     fn floats(&self, name: &str) -> Vec<f32> {
-        self.bytes(name)
-            .as_chunks()
-            .0
-            .iter()
-            .map(|&b| f32::from_le_bytes(b))
-            .collect()
+        self.bytes(name).as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect()
     }
 }
 
 /// Columns of the golden rows.
 const K: usize = 512;
 
-fn quantize(
-    ty: TensorType,
-    src: &[f32],
-    k: usize,
-    importance: Option<&[f32]>,
-) -> Result<Vec<u8>, Error> {
+fn quantize(ty: TensorType, src: &[f32], k: usize, importance: Option<&[f32]>) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0xaa; src.len() / k * ty.row_bytes(k).unwrap()];
     quantize_rows(ty, src, k, &mut bytes, importance)?;
     Ok(bytes)
@@ -65,11 +50,7 @@ fn bytes_are_those_of_ggml() {
     let golden = Golden::load();
     let input = golden.floats("input");
     for ty in [TensorType::F16, TensorType::Q8_0, TensorType::Q4_0] {
-        assert_same_rows(
-            ty,
-            &quantize(ty, &input, K, None).unwrap(),
-            &golden.bytes(ty.name()),
-        );
+        assert_same_rows(ty, &quantize(ty, &input, K, None).unwrap(), &golden.bytes(ty.name()));
     }
 }
 
@@ -78,22 +59,10 @@ fn bytes_with_importance_are_those_of_ggml() {
     let golden = Golden::load();
     let (input, importance) = (golden.floats("input"), golden.floats("imatrix"));
     let bytes = |ty| quantize(ty, &input, K, Some(&importance)).unwrap();
-    assert_same_rows(
-        TensorType::Q4_0,
-        &bytes(TensorType::Q4_0),
-        &golden.bytes("q4_0_imatrix"),
-    );
+    assert_same_rows(TensorType::Q4_0, &bytes(TensorType::Q4_0), &golden.bytes("q4_0_imatrix"));
     // Formats without a search take no notice of it.
-    assert_same_rows(
-        TensorType::Q8_0,
-        &bytes(TensorType::Q8_0),
-        &golden.bytes("q8_0"),
-    );
-    assert_same_rows(
-        TensorType::F16,
-        &bytes(TensorType::F16),
-        &golden.bytes("f16"),
-    );
+    assert_same_rows(TensorType::Q8_0, &bytes(TensorType::Q8_0), &golden.bytes("q8_0"));
+    assert_same_rows(TensorType::F16, &bytes(TensorType::F16), &golden.bytes("f16"));
 }
 
 #[test]
@@ -105,18 +74,12 @@ fn bytes_do_not_depend_on_threads() {
     for format in FORMATS {
         let ty = format.tensor_type();
         let [one, seven] = [1, 7].map(|threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| quantize(ty, &input, K, Some(&importance)).unwrap())
         });
         assert_eq!(one, seven, "{ty}");
         let [one, seven] = [1, 7].map(|threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .unwrap();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| dequantize(ty, &seven, K))
         });
         assert_eq!(one, seven, "{ty}");
@@ -135,15 +98,8 @@ fn every_format_is_found_under_its_type() {
 #[test]
 fn f32_is_copied() {
     let x = [0.0, -0.0, 1.5, f32::MIN_POSITIVE / 4.0, f32::MAX, -f32::MAX];
-    let back = dequantize(
-        TensorType::F32,
-        &quantize(TensorType::F32, &x, 3, None).unwrap(),
-        3,
-    );
-    assert_eq!(
-        x.map(f32::to_bits),
-        *back.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
-    );
+    let back = dequantize(TensorType::F32, &quantize(TensorType::F32, &x, 3, None).unwrap(), 3);
+    assert_eq!(x.map(f32::to_bits), *back.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
 }
 
 #[test]
@@ -169,10 +125,7 @@ fn constants_survive() {
             for importance in [None, Some([1.0; 64].as_slice())] {
                 let back = dequantize(ty, &quantize(ty, &[value; 64], 64, importance).unwrap(), 64);
                 for found in back {
-                    assert!(
-                        (found - value).abs() <= value.abs() / 128.0,
-                        "{ty}: {value} became {found}"
-                    );
+                    assert!((found - value).abs() <= value.abs() / 128.0, "{ty}: {value} became {found}");
                 }
             }
         }
@@ -184,25 +137,11 @@ fn constants_survive() {
 fn extremes_stay_finite() {
     for format in FORMATS {
         let ty = format.tensor_type();
-        for large in [
-            format.limit(),
-            -format.limit(),
-            1e-15,
-            1e-38,
-            1e-40,
-            f32::from_bits(1),
-        ] {
+        for large in [format.limit(), -format.limit(), 1e-15, 1e-38, 1e-40, f32::from_bits(1)] {
             let mut x = [0.0; 32];
             x[..5].copy_from_slice(&[large, -large, large / 3.0, f32::from_bits(1), -0.0]);
-            for importance in [
-                None,
-                Some([1.0; 32]),
-                Some([f32::MAX; 32]),
-                Some([0.0; 32]),
-                Some([1e-44; 32]),
-            ] {
-                let bytes =
-                    quantize(ty, &x, 32, importance.as_ref().map(|w| w.as_slice())).unwrap();
+            for importance in [None, Some([1.0; 32]), Some([f32::MAX; 32]), Some([0.0; 32]), Some([1e-44; 32])] {
+                let bytes = quantize(ty, &x, 32, importance.as_ref().map(|w| w.as_slice())).unwrap();
                 let back = dequantize(ty, &bytes, 32);
                 assert!(back.iter().all(|x| x.is_finite()), "{ty} {large}: {back:?}");
             }
@@ -212,16 +151,7 @@ fn extremes_stay_finite() {
 
 #[test]
 fn formats_take_any_float_and_any_bytes() {
-    let odd = [
-        f32::NAN,
-        -f32::NAN,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        f32::MAX,
-        f32::MIN,
-        f32::from_bits(1),
-        0.0,
-    ];
+    let odd = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, f32::from_bits(1), 0.0];
     for format in FORMATS {
         let ty = format.tensor_type();
         for &a in &odd {
@@ -244,23 +174,11 @@ fn formats_take_any_float_and_any_bytes() {
 fn values_that_do_not_fit_are_named() {
     for format in FORMATS {
         let (ty, limit) = (format.tensor_type(), format.limit());
-        for value in [
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            limit.next_up(),
-            -limit.next_up(),
-        ] {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, limit.next_up(), -limit.next_up()] {
             let mut x = vec![0.5; 96 * 4];
             x[2 * 96 + 7] = value;
             x[3 * 96 + 1] = f32::NAN;
-            let Err(Error::Value {
-                row,
-                column,
-                value: found,
-                ..
-            }) = quantize(ty, &x, 96, None)
-            else {
+            let Err(Error::Value { row, column, value: found, .. }) = quantize(ty, &x, 96, None) else {
                 panic!("{ty} took {value}");
             };
             assert_eq!((row, column, found.to_bits()), (2, 7, value.to_bits()));
@@ -272,77 +190,26 @@ fn values_that_do_not_fit_are_named() {
 fn lengths_are_checked() {
     let (ty, x) = (TensorType::Q8_0, [1.0; 64]);
     let mut out = [0; 68];
-    let quantize = |src: &[f32], k, dst: &mut [u8], w: Option<&[f32]>| {
-        quantize_rows(ty, src, k, dst, w).unwrap_err()
-    };
-    assert_eq!(
-        quantize(&x, 48, &mut out, None),
-        Error::RowLength { ty, k: 48 }
-    );
-    assert_eq!(
-        quantize(&x, 0, &mut out, None),
-        Error::RowLength { ty, k: 0 }
-    );
-    assert_eq!(
-        quantize(&x, usize::MAX - 31, &mut out, None),
-        Error::RowLength {
-            ty,
-            k: usize::MAX - 31
-        }
-    );
-    assert_eq!(
-        quantize(&x[1..], 32, &mut out, None),
-        Error::PartialRow {
-            unit: "values",
-            row: 32,
-            found: 63
-        }
-    );
-    assert_eq!(
-        quantize(&x, 32, &mut out[1..], None),
-        Error::Length {
-            what: "output",
-            expected: 68,
-            found: 67
-        }
-    );
-    let expected = Error::Length {
-        what: "importance",
-        expected: 32,
-        found: 64,
-    };
+    let quantize = |src: &[f32], k, dst: &mut [u8], w: Option<&[f32]>| quantize_rows(ty, src, k, dst, w).unwrap_err();
+    assert_eq!(quantize(&x, 48, &mut out, None), Error::RowLength { ty, k: 48 });
+    assert_eq!(quantize(&x, 0, &mut out, None), Error::RowLength { ty, k: 0 });
+    assert_eq!(quantize(&x, usize::MAX - 31, &mut out, None), Error::RowLength { ty, k: usize::MAX - 31 });
+    assert_eq!(quantize(&x[1..], 32, &mut out, None), Error::PartialRow { unit: "values", row: 32, found: 63 });
+    assert_eq!(quantize(&x, 32, &mut out[1..], None), Error::Length { what: "output", expected: 68, found: 67 });
+    let expected = Error::Length { what: "importance", expected: 32, found: 64 };
     assert_eq!(quantize(&x, 32, &mut out, Some(&x)), expected);
     for value in [-1.0, f32::INFINITY] {
-        assert_eq!(
-            quantize(&x, 32, &mut out, Some(&[value; 32])),
-            Error::Importance { column: 0, value }
-        );
+        assert_eq!(quantize(&x, 32, &mut out, Some(&[value; 32])), Error::Importance { column: 0, value });
     }
     assert_eq!(
         quantize_rows(TensorType::Q4_1, &x, 32, &mut out, None),
-        Err(Error::Unsupported {
-            ty: TensorType::Q4_1
-        })
+        Err(Error::Unsupported { ty: TensorType::Q4_1 })
     );
     let mut values = [0.0; 64];
-    let expected = Error::PartialRow {
-        unit: "bytes",
-        row: 34,
-        found: 67,
-    };
-    assert_eq!(
-        dequantize_rows(ty, &out[1..], 32, &mut values),
-        Err(expected)
-    );
-    let expected = Error::Length {
-        what: "output",
-        expected: 64,
-        found: 63,
-    };
-    assert_eq!(
-        dequantize_rows(ty, &out, 32, &mut values[1..]),
-        Err(expected)
-    );
+    let expected = Error::PartialRow { unit: "bytes", row: 34, found: 67 };
+    assert_eq!(dequantize_rows(ty, &out[1..], 32, &mut values), Err(expected));
+    let expected = Error::Length { what: "output", expected: 64, found: 63 };
+    assert_eq!(dequantize_rows(ty, &out, 32, &mut values[1..]), Err(expected));
     quantize_rows(ty, &[], 32, &mut [], None).unwrap();
     dequantize_rows(ty, &[], 32, &mut []).unwrap();
 }

@@ -42,23 +42,11 @@ fn array(ty: u32, count: u64, items: &[u8]) -> Vec<u8> {
 }
 
 fn tensor(name: &str, dims: &[u64], ty: u32, offset: u64) -> Vec<u8> {
-    [
-        &text(name.as_bytes())[..],
-        &u32s(&[dims.len() as u32]),
-        &u64s(dims),
-        &u32s(&[ty]),
-        &u64s(&[offset]),
-    ]
-    .concat()
+    [&text(name.as_bytes())[..], &u32s(&[dims.len() as u32]), &u64s(dims), &u32s(&[ty]), &u64s(&[offset])].concat()
 }
 
 fn prologue(version: u32, tensor_count: u64, key_count: u64) -> Vec<u8> {
-    [
-        &b"GGUF"[..],
-        &u32s(&[version]),
-        &u64s(&[tensor_count, key_count]),
-    ]
-    .concat()
+    [&b"GGUF"[..], &u32s(&[version]), &u64s(&[tensor_count, key_count])].concat()
 }
 
 /// A file of version 3 with alignment 32 and `data` bytes of zeros.
@@ -74,11 +62,7 @@ fn file(keys: &[Vec<u8>], tensors: &[Vec<u8>], data: usize) -> Vec<u8> {
 fn parse(file: &[u8]) -> Result<Header, Error> {
     let (result, peak) = peak_during(|| Header::parse(file));
     let bound = 64 * file.len() + 4096;
-    assert!(
-        peak <= bound,
-        "{peak} bytes held for a file of {}",
-        file.len()
-    );
+    assert!(peak <= bound, "{peak} bytes held for a file of {}", file.len());
     result
 }
 
@@ -102,18 +86,11 @@ macro_rules! refused {
 fn the_builder_makes_good_files() {
     let keys = [
         kv("general.alignment", U32, &u32s(&[32])),
-        kv(
-            "tokens",
-            ARRAY,
-            &array(STRING, 2, &[text(b"a"), text(b"b")].concat()),
-        ),
+        kv("tokens", ARRAY, &array(STRING, 2, &[text(b"a"), text(b"b")].concat())),
     ];
     let tensors = [tensor("a", &[32, 2], Q4_0, 0), tensor("b", &[2], F32, 64)];
     let header = parse(&file(&keys, &tensors, 96)).unwrap();
-    assert_eq!(
-        header.metadata.require_strings("tokens").unwrap(),
-        ["a", "b"]
-    );
+    assert_eq!(header.metadata.require_strings("tokens").unwrap(), ["a", "b"]);
     assert_eq!(header.tensor("a").unwrap().bytes, 36);
     assert_eq!(header.tensor("b").unwrap().offset, header.data_offset + 64);
     assert!(header.tensor("c").is_none());
@@ -130,9 +107,7 @@ fn every_truncation_is_an_error() {
         match refused(&sample[..len]) {
             Error::NotGguf { .. } => assert!(len < 4),
             Error::Truncated { at, left, .. } => assert_eq!(at + left, len),
-            Error::FileTooShort {
-                expected, found, ..
-            } => {
+            Error::FileTooShort { expected, found, .. } => {
                 assert_eq!((expected, found), (end as u64, len as u64));
             }
             other => panic!("{len} bytes: {other:?}"),
@@ -150,17 +125,7 @@ fn no_single_byte_can_do_harm() {
     let data_offset = parse(&bytes).unwrap().data_offset;
     for at in 0..data_offset {
         let good = bytes[at];
-        for bad in [
-            0,
-            1,
-            9,
-            0x7f,
-            0x80,
-            0xff,
-            good.wrapping_add(1),
-            !good,
-            good ^ 0x20,
-        ] {
+        for bad in [0, 1, 9, 0x7f, 0x80, 0xff, good.wrapping_add(1), !good, good ^ 0x20] {
             bytes[at] = bad;
             if let Ok(header) = parse(&bytes) {
                 for tensor in &header.tensors {
@@ -216,21 +181,10 @@ fn counts_beyond_the_file() {
 #[test]
 fn tensor_sizes_that_add_up_past_64_bits() {
     let half = (1u64 << 62) - 64;
-    let tensors: Vec<_> = (0..5)
-        .map(|i| tensor(&format!("t{i}"), &[half / 4], F32, i * half))
-        .collect();
+    let tensors: Vec<_> = (0..5).map(|i| tensor(&format!("t{i}"), &[half / 4], F32, i * half)).collect();
     refused!(file(&[], &tensors, 64), Error::FileTooShort { .. });
-    let tensors = [
-        tensor("a", &[8], F32, 0),
-        tensor("b", &[1 << 60], F32, u64::MAX - 31),
-    ];
-    refused!(
-        file(&[], &tensors, 64),
-        Error::FileTooShort {
-            expected: u64::MAX,
-            ..
-        }
-    );
+    let tensors = [tensor("a", &[8], F32, 0), tensor("b", &[1 << 60], F32, u64::MAX - 31)];
+    refused!(file(&[], &tensors, 64), Error::FileTooShort { expected: u64::MAX, .. });
 }
 
 #[test]
@@ -265,11 +219,7 @@ fn a_nested_array_beyond_the_file() {
 fn arrays_nested_without_end() {
     let nested = |depth: usize| {
         let outer = array(ARRAY, 1, &[]).repeat(depth - 1);
-        file(
-            &[kv("k", ARRAY, &[outer, array(U8, 1, &[7])].concat())],
-            &[],
-            0,
-        )
+        file(&[kv("k", ARRAY, &[outer, array(U8, 1, &[7])].concat())], &[], 0)
     };
     parse(&nested(MAX_DEPTH)).unwrap();
     refused!(nested(MAX_DEPTH + 1), Error::Depth { key } if key == "k");
@@ -278,25 +228,13 @@ fn arrays_nested_without_end() {
 
 #[test]
 fn an_unknown_value_type() {
-    refused!(
-        file(&[kv("k", 13, &[0; 8])], &[], 0),
-        Error::ValueType { found: 13, .. }
-    );
-    refused!(
-        file(&[kv("k", ARRAY, &array(u32::MAX, 1, &[0; 8]))], &[], 0),
-        Error::ValueType {
-            found: u32::MAX,
-            ..
-        }
-    );
+    refused!(file(&[kv("k", 13, &[0; 8])], &[], 0), Error::ValueType { found: 13, .. });
+    refused!(file(&[kv("k", ARRAY, &array(u32::MAX, 1, &[0; 8]))], &[], 0), Error::ValueType { found: u32::MAX, .. });
 }
 
 #[test]
 fn a_bool_that_is_neither() {
-    refused!(
-        file(&[kv("k", BOOL, &[2])], &[], 0),
-        Error::Bool { found: 2, .. }
-    );
+    refused!(file(&[kv("k", BOOL, &[2])], &[], 0), Error::Bool { found: 2, .. });
     let keys = [kv("k", ARRAY, &array(BOOL, 3, &[0, 1, 255]))];
     refused!(file(&keys, &[], 0), Error::Bool { found: 255, .. });
 }
@@ -304,32 +242,20 @@ fn a_bool_that_is_neither() {
 #[test]
 fn text_that_is_not_utf8() {
     let bad = text(&[0xff, 0xfe]);
-    let values = [
-        kv("k", STRING, &bad),
-        kv("k", ARRAY, &array(STRING, 1, &bad)),
-        [&bad[..], &u32s(&[U8]), &[0]].concat(),
-    ];
+    let values =
+        [kv("k", STRING, &bad), kv("k", ARRAY, &array(STRING, 1, &bad)), [&bad[..], &u32s(&[U8]), &[0]].concat()];
     for value in values {
         refused!(file(&[value], &[], 0), Error::Utf8 { .. });
     }
     let mut name = tensor("xx", &[1], F32, 0);
     name[8] = 0xc3;
-    refused!(
-        file(&[], &[name], 32),
-        Error::Utf8 {
-            what: "a tensor name",
-            ..
-        }
-    );
+    refused!(file(&[], &[name], 32), Error::Utf8 { what: "a tensor name", .. });
 }
 
 /// llama.cpp pull 26946: empty and duplicate keys.
 #[test]
 fn an_empty_key() {
-    refused!(
-        file(&[kv("", U8, &[0])], &[], 0),
-        Error::NameLength { found: 0, .. }
-    );
+    refused!(file(&[kv("", U8, &[0])], &[], 0), Error::NameLength { found: 0, .. });
 }
 
 #[test]
@@ -342,31 +268,14 @@ fn a_duplicate_key() {
 fn names_have_a_longest_length() {
     let longest = "x".repeat(MAX_NAME);
     let too_long = "x".repeat(MAX_NAME + 1);
-    parse(&file(
-        &[kv(&longest, U8, &[0])],
-        &[tensor(&longest, &[1], F32, 0)],
-        32,
-    ))
-    .unwrap();
-    refused!(
-        file(&[kv(&too_long, U8, &[0])], &[], 0),
-        Error::NameLength { .. }
-    );
-    refused!(
-        file(&[], &[tensor(&too_long, &[1], F32, 0)], 32),
-        Error::NameLength { .. }
-    );
+    parse(&file(&[kv(&longest, U8, &[0])], &[tensor(&longest, &[1], F32, 0)], 32)).unwrap();
+    refused!(file(&[kv(&too_long, U8, &[0])], &[], 0), Error::NameLength { .. });
+    refused!(file(&[], &[tensor(&too_long, &[1], F32, 0)], 32), Error::NameLength { .. });
 }
 
 #[test]
 fn an_empty_tensor_name() {
-    refused!(
-        file(&[], &[tensor("", &[1], F32, 0)], 32),
-        Error::NameLength {
-            what: "a tensor name",
-            found: 0
-        }
-    );
+    refused!(file(&[], &[tensor("", &[1], F32, 0)], 32), Error::NameLength { what: "a tensor name", found: 0 });
 }
 
 #[test]
@@ -393,13 +302,7 @@ fn an_alignment_of_the_wrong_type() {
         kv("general.alignment", ARRAY, &array(U32, 1, &u32s(&[32]))),
     ];
     for key in wrong {
-        refused!(
-            file(&[key], &[], 0),
-            Error::KeyType {
-                expected: "u32",
-                ..
-            }
-        );
+        refused!(file(&[key], &[], 0), Error::KeyType { expected: "u32", .. });
     }
 }
 
@@ -430,41 +333,19 @@ fn a_misaligned_tensor() {
 
 #[test]
 fn no_dimensions_or_five() {
-    refused!(
-        file(&[], &[tensor("t", &[], F32, 0)], 32),
-        Error::Dims { found: 0, .. }
-    );
-    refused!(
-        file(&[], &[tensor("t", &[1; 5], F32, 0)], 32),
-        Error::Dims { found: 5, .. }
-    );
+    refused!(file(&[], &[tensor("t", &[], F32, 0)], 32), Error::Dims { found: 0, .. });
+    refused!(file(&[], &[tensor("t", &[1; 5], F32, 0)], 32), Error::Dims { found: 5, .. });
     let mut many = tensor("t", &[1], F32, 0);
     many[9..13].fill(0xff);
-    refused!(
-        file(&[], &[many], 32),
-        Error::Dims {
-            found: 0xffff_ffff,
-            ..
-        }
-    );
+    refused!(file(&[], &[many], 32), Error::Dims { found: 0xffff_ffff, .. });
 }
 
 /// llama.cpp issue 26366: a division by a dimension of zero.
 #[test]
 fn a_dimension_of_zero() {
-    for dims in [
-        &[0][..],
-        &[0, 4],
-        &[32, 0],
-        &[32, 4, 0, 1],
-        &[1 << 63, 0],
-        &[0, 0, 0, 0],
-    ] {
+    for dims in [&[0][..], &[0, 4], &[32, 0], &[32, 4, 0, 1], &[1 << 63, 0], &[0, 0, 0, 0]] {
         for ty in [F32, Q4_0] {
-            refused!(
-                file(&[], &[tensor("t", dims, ty, 0)], 64),
-                Error::ZeroDim { .. }
-            );
+            refused!(file(&[], &[tensor("t", dims, ty, 0)], 64), Error::ZeroDim { .. });
         }
     }
 }
@@ -482,38 +363,23 @@ fn a_product_of_dimensions_that_wraps() {
         &[4, u64::MAX],
     ];
     for dims in wraps {
-        refused!(
-            file(&[], &[tensor("t", dims, F32, 0)], 64),
-            Error::TooLarge { .. }
-        );
+        refused!(file(&[], &[tensor("t", dims, F32, 0)], 64), Error::TooLarge { .. });
     }
     // In bytes this one is small enough to count, in values it is not.
-    refused!(
-        file(&[], &[tensor("t", &[256, 1 << 56], Q4_K, 0)], 64),
-        Error::TooLarge { .. }
-    );
+    refused!(file(&[], &[tensor("t", &[256, 1 << 56], Q4_K, 0)], 64), Error::TooLarge { .. });
 }
 
 #[test]
 fn negative_dimensions() {
     let dims = [-1i64 as u64 & !31, -2i64 as u64];
-    refused!(
-        file(&[], &[tensor("t", &dims, Q4_0, 0)], 64),
-        Error::TooLarge { .. }
-    );
+    refused!(file(&[], &[tensor("t", &dims, Q4_0, 0)], 64), Error::TooLarge { .. });
 }
 
 #[test]
 fn a_row_of_broken_blocks() {
-    refused!(
-        file(&[], &[tensor("t", &[33], Q4_0, 0)], 64),
-        Error::RowLength { row: 33, .. }
-    );
+    refused!(file(&[], &[tensor("t", &[33], Q4_0, 0)], 64), Error::RowLength { row: 33, .. });
     // 256 values in all, but not in each row.
-    refused!(
-        file(&[], &[tensor("t", &[128, 2], Q4_K, 0)], 256),
-        Error::RowLength { row: 128, .. }
-    );
+    refused!(file(&[], &[tensor("t", &[128, 2], Q4_K, 0)], 256), Error::RowLength { row: 128, .. });
 }
 
 #[test]
@@ -530,21 +396,13 @@ fn an_unknown_tensor_type() {
 fn overlapping_tensors() {
     let same = [tensor("a", &[8], F32, 0), tensor("b", &[8], F32, 0)];
     refused!(file(&[], &same, 64), Error::Overlap { .. });
-    let inside = [
-        tensor("late", &[8], F32, 64),
-        tensor("inner", &[1], F32, 32),
-        tensor("outer", &[9], F32, 0),
-    ];
+    let inside = [tensor("late", &[8], F32, 64), tensor("inner", &[1], F32, 32), tensor("outer", &[9], F32, 0)];
     refused!(
         file(&[], &inside, 96),
         Error::Overlap { first, second } if first == "outer" && second == "inner"
     );
     // One long tensor over several short ones, each of which is clear of its neighbours.
-    let over = [
-        tensor("long", &[64], F32, 0),
-        tensor("b", &[1], F32, 64),
-        tensor("c", &[1], F32, 256),
-    ];
+    let over = [tensor("long", &[64], F32, 0), tensor("b", &[1], F32, 64), tensor("c", &[1], F32, 256)];
     refused!(file(&[], &over, 320), Error::Overlap { first, .. } if first == "long");
 }
 
@@ -568,10 +426,7 @@ fn a_tensor_larger_than_the_file() {
         "{error:?}"
     );
     let message = error.to_string();
-    assert!(
-        message.contains(&needed.to_string()) && message.contains("cut short"),
-        "{message}"
-    );
+    assert!(message.contains(&needed.to_string()) && message.contains("cut short"), "{message}");
 }
 
 #[test]
@@ -599,12 +454,7 @@ fn names_in_messages_are_escaped() {
 fn many_names_are_read_in_linear_time() {
     let n = 100_000;
     let keys: Vec<_> = (0..n).map(|i| kv(&format!("{i}"), U8, &[0])).collect();
-    let tensors: Vec<_> = (0..n)
-        .map(|i| tensor(&format!("{i}"), &[1], F32, i * 32))
-        .collect();
+    let tensors: Vec<_> = (0..n).map(|i| tensor(&format!("{i}"), &[1], F32, i * 32)).collect();
     let header = parse(&file(&keys, &tensors, 32 * n as usize)).unwrap();
-    assert_eq!(
-        (header.metadata.len(), header.tensors.len()),
-        (n as usize, n as usize)
-    );
+    assert_eq!((header.metadata.len(), header.tensors.len()), (n as usize, n as usize));
 }

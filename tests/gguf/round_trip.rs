@@ -7,11 +7,7 @@ use rdt::files::Bytes;
 use rdt::gguf::{Array, Error, Header, Metadata, TensorDecl, TensorType, Value, Writer};
 
 fn decl(name: &str, ty: TensorType, dims: &[usize]) -> TensorDecl {
-    TensorDecl {
-        name: name.into(),
-        ty,
-        dims: dims.into(),
-    }
+    TensorDecl { name: name.into(), ty, dims: dims.into() }
 }
 
 /// One key of each type, scalar and array, with extreme values.
@@ -43,9 +39,7 @@ fn sample_metadata() -> Metadata {
     m.insert("array.u64", vec![0u64, u64::MAX]);
     m.insert("array.i64", vec![i64::MIN, i64::MAX]);
     m.insert("array.f64", vec![-0.1f64, f64::MAX]);
-    let tokens: Vec<String> = ["<s>", "", "\u{2581}a", "\u{10ffff}"]
-        .map(String::from)
-        .into();
+    let tokens: Vec<String> = ["<s>", "", "\u{2581}a", "\u{10ffff}"].map(String::from).into();
     m.insert("tokenizer.ggml.tokens", tokens);
     m
 }
@@ -133,9 +127,7 @@ fn a_file_is_committed_for_the_other_reader() {
     let tensors = sample_tensors();
     let mut writer = Writer::create(&path, &sample_metadata(), &tensors).unwrap();
     for t in &header.tensors {
-        writer
-            .write_tensor(&t.name, t.data(&bytes).unwrap())
-            .unwrap();
+        writer.write_tensor(&t.name, t.data(&bytes).unwrap()).unwrap();
     }
     writer.commit().unwrap();
     assert_eq!(&*Bytes::read(&path).unwrap(), &bytes[..]);
@@ -155,10 +147,7 @@ fn a_file_without_tensors_or_keys() {
 
 #[test]
 fn a_tensor_can_be_written_in_pieces() {
-    let tensors = [
-        decl("a", TensorType::F32, &[3]),
-        decl("b", TensorType::F32, &[1]),
-    ];
+    let tensors = [decl("a", TensorType::F32, &[3]), decl("b", TensorType::F32, &[1])];
     let mut whole = Writer::new(Vec::new(), &Metadata::new(), &tensors).unwrap();
     whole.write_tensor("a", &[1; 12]).unwrap();
     whole.write_tensor("b", &[2; 4]).unwrap();
@@ -175,15 +164,10 @@ fn a_tensor_can_be_written_in_pieces() {
 
 #[test]
 fn tensors_out_of_turn_are_refused() {
-    let tensors = [
-        decl("a", TensorType::F32, &[1]),
-        decl("b", TensorType::F32, &[1]),
-    ];
+    let tensors = [decl("a", TensorType::F32, &[1]), decl("b", TensorType::F32, &[1])];
     let mut writer = Writer::new(Vec::new(), &Metadata::new(), &tensors).unwrap();
     let out_of_turn = |result: Result<(), Error>, turn: Option<&str>| {
-        assert!(
-            matches!(result, Err(Error::Order { expected, .. }) if expected.as_deref() == turn)
-        );
+        assert!(matches!(result, Err(Error::Order { expected, .. }) if expected.as_deref() == turn));
     };
     out_of_turn(writer.write_tensor("b", &[0; 4]), Some("a"));
     out_of_turn(writer.begin_tensor("c"), Some("a"));
@@ -210,14 +194,7 @@ fn tensors_of_the_wrong_size_are_refused() {
     assert!(matches!(writer.write_chunk(&[0]), Err(Error::Size { .. })));
     writer.begin_tensor("a").unwrap();
     writer.write_chunk(&[0; 6]).unwrap();
-    assert!(matches!(
-        writer.write_chunk(&[0; 3]),
-        Err(Error::Size {
-            expected: 8,
-            found: 9,
-            ..
-        })
-    ));
+    assert!(matches!(writer.write_chunk(&[0; 3]), Err(Error::Size { expected: 8, found: 9, .. })));
     writer.write_chunk(&[0; 2]).unwrap();
     assert!(matches!(writer.write_chunk(&[0]), Err(Error::Size { .. })));
     writer.finish().unwrap();
@@ -227,10 +204,7 @@ fn tensors_of_the_wrong_size_are_refused() {
 fn an_unfinished_file_is_refused_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
-    let tensors = [
-        decl("a", TensorType::F32, &[2]),
-        decl("b", TensorType::F32, &[2]),
-    ];
+    let tensors = [decl("a", TensorType::F32, &[2]), decl("b", TensorType::F32, &[2])];
     for bytes_of_b in [0, 4] {
         let mut writer = Writer::create(&path, &Metadata::new(), &tensors).unwrap();
         writer.write_tensor("a", &[0; 8]).unwrap();
@@ -248,9 +222,7 @@ fn an_unfinished_file_is_refused_and_leaves_nothing() {
 fn what_could_not_be_read_is_not_written() {
     let new = |metadata: &Metadata, tensors: &[TensorDecl]| {
         let mut out = Vec::new();
-        let error = Writer::new(&mut out, metadata, tensors)
-            .map(|_| ())
-            .unwrap_err();
+        let error = Writer::new(&mut out, metadata, tensors).map(|_| ()).unwrap_err();
         assert!(out.is_empty());
         error
     };
@@ -261,53 +233,27 @@ fn what_could_not_be_read_is_not_written() {
     for name in ["", &long] {
         let keys = [(name, 1u8)].into_iter().collect();
         assert!(matches!(new(&keys, &[]), Error::NameLength { .. }));
-        assert!(matches!(
-            new(&none, &f32s(name, &[1])),
-            Error::NameLength { .. }
-        ));
+        assert!(matches!(new(&none, &f32s(name, &[1])), Error::NameLength { .. }));
     }
     let alignment = |value: Value| [("general.alignment", value)].into_iter().collect();
-    assert!(matches!(
-        new(&alignment(48u32.into()), &[]),
-        Error::Alignment { found: 48 }
-    ));
-    assert!(matches!(
-        new(&alignment(32u64.into()), &[]),
-        Error::KeyType { .. }
-    ));
+    assert!(matches!(new(&alignment(48u32.into()), &[]), Error::Alignment { found: 48 }));
+    assert!(matches!(new(&alignment(32u64.into()), &[]), Error::KeyType { .. }));
     let deep = (0..4).fold(Array::U8(vec![]), |inner, _| Array::Array(vec![inner]));
     let keys = [("deep", deep)].into_iter().collect();
     assert!(matches!(new(&keys, &[]), Error::Depth { .. }));
 
     let twice = [f32s("t", &[1]), f32s("t", &[1])].concat();
     assert!(matches!(new(&none, &twice), Error::DuplicateTensor { .. }));
-    assert!(matches!(
-        new(&none, &f32s("t", &[])),
-        Error::Dims { found: 0, .. }
-    ));
-    assert!(matches!(
-        new(&none, &f32s("t", &[1; 5])),
-        Error::Dims { found: 5, .. }
-    ));
-    assert!(matches!(
-        new(&none, &f32s("t", &[1, 0])),
-        Error::ZeroDim { .. }
-    ));
+    assert!(matches!(new(&none, &f32s("t", &[])), Error::Dims { found: 0, .. }));
+    assert!(matches!(new(&none, &f32s("t", &[1; 5])), Error::Dims { found: 5, .. }));
+    assert!(matches!(new(&none, &f32s("t", &[1, 0])), Error::ZeroDim { .. }));
     let broken = [decl("t", TensorType::Q8_0, &[33])];
-    assert!(matches!(
-        new(&none, &broken),
-        Error::RowLength { row: 33, .. }
-    ));
+    assert!(matches!(new(&none, &broken), Error::RowLength { row: 33, .. }));
     for dims in [&[usize::MAX][..], &[1 << 60, 8]] {
-        assert!(matches!(
-            new(&none, &f32s("t", dims)),
-            Error::TooLarge { .. }
-        ));
+        assert!(matches!(new(&none, &f32s("t", dims)), Error::TooLarge { .. }));
     }
     // Each can be counted, their sum cannot.
-    let huge: Vec<_> = ["a", "b", "c"]
-        .map(|n| decl(n, TensorType::I8, &[1 << 62]))
-        .into();
+    let huge: Vec<_> = ["a", "b", "c"].map(|n| decl(n, TensorType::I8, &[1 << 62])).into();
     assert!(matches!(new(&none, &huge), Error::TooLarge { tensor, .. } if tensor == "b"));
 }
 
@@ -333,9 +279,7 @@ fn arrays() -> impl Strategy<Value = Array> {
         of(any::<i64>(), Array::I64),
         of(any::<u64>().prop_map(f64::from_bits), Array::F64),
     ];
-    flat.prop_recursive(3, 24, 3, |inner| {
-        prop::collection::vec(inner, 0..3).prop_map(Array::Array)
-    })
+    flat.prop_recursive(3, 24, 3, |inner| prop::collection::vec(inner, 0..3).prop_map(Array::Array))
 }
 
 fn values() -> impl Strategy<Value = Value> {
@@ -357,11 +301,7 @@ fn values() -> impl Strategy<Value = Value> {
 }
 
 fn tensors() -> impl Strategy<Value = Vec<TensorDecl>> {
-    let one = (
-        prop::sample::select(TensorType::ALL),
-        1usize..3,
-        prop::collection::vec(1usize..4, 0..4),
-    );
+    let one = (prop::sample::select(TensorType::ALL), 1usize..3, prop::collection::vec(1usize..4, 0..4));
     prop::collection::hash_map(".{1,20}", one, 0..8).prop_map(|tensors| {
         tensors
             .into_iter()

@@ -11,8 +11,7 @@ fn malformed_headers_are_refused() {
         format!(r#""w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}"#)
     };
     let good = tensor("F32", "[2]", "[0,8]");
-    let other =
-        |offsets: &str| format!(r#""v":{{"dtype":"F32","shape":[1],"data_offsets":{offsets}}}"#);
+    let other = |offsets: &str| format!(r#""v":{{"dtype":"F32","shape":[1],"data_offsets":{offsets}}}"#);
     let max = u64::MAX;
     let catalogue = [
         ("".to_owned(), "EOF"),
@@ -20,100 +19,34 @@ fn malformed_headers_are_refused() {
         ("{".to_owned(), "EOF"),
         (format!("{{{good}}} x"), "trailing"),
         (format!("{{{good},{good}}}"), "\"w\" is there twice"),
-        (
-            format!(r#"{{"__metadata__":{{}},"__metadata__":{{}},{good}}}"#),
-            "is there twice",
-        ),
-        (
-            r#"{"w":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#.to_owned(),
-            "duplicate field",
-        ),
-        (
-            r#"{"w":{"dtype":"F32","shape":[2]}}"#.to_owned(),
-            "missing field `data_offsets`",
-        ),
+        (format!(r#"{{"__metadata__":{{}},"__metadata__":{{}},{good}}}"#), "is there twice"),
+        (r#"{"w":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#.to_owned(), "duplicate field"),
+        (r#"{"w":{"dtype":"F32","shape":[2]}}"#.to_owned(), "missing field `data_offsets`"),
         (r#"{"w":3}"#.to_owned(), "invalid type"),
-        (
-            format!("{{{}}}", tensor("F31", "[2]", "[0,8]")),
-            "unknown variant `F31`",
-        ),
-        (
-            format!("{{{}}}", tensor("\\u001b[31m", "[2]", "[0,8]")),
-            r"unknown variant `\u{1b}[31m`",
-        ),
-        (
-            format!("{{{}}}", tensor(&"F".repeat(5000), "[2]", "[0,8]")),
-            "unknown variant `FFF",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[-2]", "[0,8]")),
-            "invalid value",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[2.0]", "[0,8]")),
-            "invalid type",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "2", "[0,8]")),
-            "invalid type",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[2]", "[0]")),
-            "invalid length",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[2]", "[0,4,8]")),
-            "trailing",
-        ),
+        (format!("{{{}}}", tensor("F31", "[2]", "[0,8]")), "unknown variant `F31`"),
+        (format!("{{{}}}", tensor("\\u001b[31m", "[2]", "[0,8]")), r"unknown variant `\u{1b}[31m`"),
+        (format!("{{{}}}", tensor(&"F".repeat(5000), "[2]", "[0,8]")), "unknown variant `FFF"),
+        (format!("{{{}}}", tensor("F32", "[-2]", "[0,8]")), "invalid value"),
+        (format!("{{{}}}", tensor("F32", "[2.0]", "[0,8]")), "invalid type"),
+        (format!("{{{}}}", tensor("F32", "2", "[0,8]")), "invalid type"),
+        (format!("{{{}}}", tensor("F32", "[2]", "[0]")), "invalid length"),
+        (format!("{{{}}}", tensor("F32", "[2]", "[0,4,8]")), "trailing"),
         (
             format!("{{{}}}", tensor("F32", "[3]", "[0,8]")),
             "tensor \"w\" of type F32 and shape [3] does not fill its 8",
         ),
-        (
-            format!("{{{}}}", tensor("F32", "[2,0]", "[0,8]")),
-            "does not fill",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[4294967296,4294967296]", "[0,8]")),
-            "does not fill",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[4611686018427387904]", "[0,8]")),
-            "does not fill",
-        ),
-        (
-            format!("{{{}}}", tensor("F4", "[15]", "[0,8]")),
-            "does not fill",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[0]", "[8,0]")),
-            "ends at byte 0, before its start at 8",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[1]", "[0,4]")),
-            "should have",
-        ),
-        (
-            format!("{{{}}}", tensor("F32", "[3]", "[0,12]")),
-            "was the download cut short?",
-        ),
-        (
-            "{}".to_owned(),
-            "should have 10 bytes by its header and has 18",
-        ),
+        (format!("{{{}}}", tensor("F32", "[2,0]", "[0,8]")), "does not fill"),
+        (format!("{{{}}}", tensor("F32", "[4294967296,4294967296]", "[0,8]")), "does not fill"),
+        (format!("{{{}}}", tensor("F32", "[4611686018427387904]", "[0,8]")), "does not fill"),
+        (format!("{{{}}}", tensor("F4", "[15]", "[0,8]")), "does not fill"),
+        (format!("{{{}}}", tensor("F32", "[0]", "[8,0]")), "ends at byte 0, before its start at 8"),
+        (format!("{{{}}}", tensor("F32", "[1]", "[0,4]")), "should have"),
+        (format!("{{{}}}", tensor("F32", "[3]", "[0,12]")), "was the download cut short?"),
+        ("{}".to_owned(), "should have 10 bytes by its header and has 18"),
         (format!("{{{good},{}}}", other("[4,8]")), "invalid offset"),
         (format!("{{{good},{}}}", other("[0,4]")), "invalid offset"),
-        (
-            format!("{{{}}}", tensor("F32", "[1]", "[4,8]")),
-            "invalid offset for tensor `w`",
-        ),
-        (
-            format!(
-                "{{{}}}",
-                tensor("U8", &format!("[{}]", 8), &format!("[{},{max}]", max - 8))
-            ),
-            "should have",
-        ),
+        (format!("{{{}}}", tensor("F32", "[1]", "[4,8]")), "invalid offset for tensor `w`"),
+        (format!("{{{}}}", tensor("U8", &format!("[{}]", 8), &format!("[{},{max}]", max - 8))), "should have"),
         (
             r#"{"\u001b[2J":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}"#.to_owned(),
             r"invalid offset for tensor `\u{1b}[2J`",
@@ -126,10 +59,7 @@ fn malformed_headers_are_refused() {
         let result = open_weights_file(&header, &[0; 8]);
         assert!(result.is_err(), "{shown} was accepted");
         let text = message(result);
-        assert!(
-            text.contains(expected) && text.contains("model.safetensors"),
-            "{shown}: {text}"
-        );
+        assert!(text.contains(expected) && text.contains("model.safetensors"), "{shown}: {text}");
     }
 }
 
@@ -156,39 +86,22 @@ fn impossible_header_lengths_are_refused() {
     for length in [3u64, HEADER_LIMIT] {
         let file = [length.to_le_bytes().as_slice(), b"{}"].concat();
         let result = open(&[("model.safetensors", &file)]);
-        assert!(
-            matches!(result, Err(Error::Size { expected, found: 10, .. }) if expected == 8 + length)
-        );
+        assert!(matches!(result, Err(Error::Size { expected, found: 10, .. }) if expected == 8 + length));
     }
-    let file = weights("{\"\u{e9}\": 1}", &[])
-        .iter()
-        .map(|&b| if b == 0xc3 { 0xff } else { b })
-        .collect::<Vec<_>>();
-    assert!(matches!(
-        open(&[("model.safetensors", &file)]),
-        Err(Error::Utf8 { offset: 10, .. })
-    ));
+    let file = weights("{\"\u{e9}\": 1}", &[]).iter().map(|&b| if b == 0xc3 { 0xff } else { b }).collect::<Vec<_>>();
+    assert!(matches!(open(&[("model.safetensors", &file)]), Err(Error::Utf8 { offset: 10, .. })));
 }
 
 #[test]
 fn a_file_cut_anywhere_is_refused() {
-    let file = published(&[
-        ("a", Dtype::F32, &[2, 2], &[1; 16]),
-        ("b", Dtype::BF16, &[3], &[2; 6]),
-    ]);
+    let file = published(&[("a", Dtype::F32, &[2, 2], &[1; 16]), ("b", Dtype::BF16, &[3], &[2; 6])]);
     open(&[("model.safetensors", &file)]).unwrap();
     for end in 0..file.len() {
         let result = open(&[("model.safetensors", &file[..end])]);
-        assert!(
-            matches!(result, Err(Error::Size { found, .. }) if found == end as u64),
-            "{end}: {result:?}"
-        );
+        assert!(matches!(result, Err(Error::Size { found, .. }) if found == end as u64), "{end}: {result:?}");
     }
     let longer = [file.as_slice(), &[0]].concat();
-    assert!(matches!(
-        open(&[("model.safetensors", &longer)]),
-        Err(Error::Size { .. })
-    ));
+    assert!(matches!(open(&[("model.safetensors", &longer)]), Err(Error::Size { .. })));
 }
 
 proptest! {
