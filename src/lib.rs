@@ -13,3 +13,4 @@ pub mod model;
 pub mod quant;
 pub mod random;
 pub mod team;
+pub mod text;

@@ -327,6 +327,7 @@ impl Sampler {
 }
 
 #[cfg(test)]
+<<<<<<< HEAD
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -552,3 +553,6 @@ mod tests {
         }
     }
 }
+=======
+mod tests;
+>>>>>>> text
