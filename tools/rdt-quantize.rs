@@ -12,7 +12,9 @@ fn main() {
         return;
     }
     let c = Checkpoint::open(&a[1]).unwrap();
-    let plan = arch::conversion(&c).unwrap();
+    let mut plan = arch::conversion(&c).unwrap();
+    let rows = plan.metadata.require_usize("huginn.vocab_size").unwrap();
+    eprintln!("{:?}", rdt::text::write_metadata(&c, rows, &mut plan.metadata));
     let f = AtomicFile::create(a[2].as_ref()).unwrap();
     let _ = std::marker::PhantomData::<Writer<Vec<u8>>>;
     let (f, s) = plan.write(&arch::Input::Checkpoint(&c), a[3].parse().unwrap(), f, &mut |_| true).unwrap();

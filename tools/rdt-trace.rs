@@ -8,6 +8,7 @@ use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
 use rdt::model::{Batch, DepthPolicy, LatentStats, Logits, Row, Verdict};
+use rdt::text::Tokenizer;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -70,7 +71,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let tokens = match &flags.prompt {
         None => flags.tokens.clone(),
-        Some(text) => encode(&model, text)?,
+        Some(text) => Tokenizer::from_gguf(model.metadata())?.encode_prompt(text)?,
     };
     if tokens.is_empty() {
         bail!("there is nothing to trace: the prompt is empty");
@@ -133,10 +134,6 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let mean = exit_step.iter().map(|&n| f64::from(n)).sum::<f64>() / t as f64;
     eprintln!("rdt-trace: wrote {} ({mean:.2} steps per token)", flags.out.display());
     Ok(())
-}
-
-fn encode(_: &rdt::model::Model, _: &str) -> anyhow::Result<Vec<u32>> {
-    bail!("not yet")
 }
 
 /// Writes down what passes, and lets the exit rule decide.

@@ -1,5 +1,7 @@
-//! From logits to token ids.
+//! From logits to token ids: the sampler chain, and decoding.
 
+pub mod engine;
 pub mod sampler;
 
+pub use engine::{Engine, PromptStats, Step};
 pub use sampler::{Sampler, SamplerConfig};

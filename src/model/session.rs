@@ -111,6 +111,7 @@ pub struct Session {
     scratch: Scratch,
     initial: InitialState,
     chunk_rows: usize,
+    depth: usize,
     /// Positions held, per sequence.
     lengths: Vec<usize>,
     rows: Vec<Row>,
@@ -163,6 +164,7 @@ impl Session {
             scratch,
             initial: options.initial.clone(),
             chunk_rows,
+            depth: steps,
             lengths: vec![0; sequences],
             rows: Vec::with_capacity(chunk_rows),
             wanted: Vec::with_capacity(chunk_rows),
@@ -184,6 +186,16 @@ impl Session {
     /// The KV cache in force.
     pub fn kv_shape(&self) -> &KvShape {
         &self.shape
+    }
+
+    /// Rows that go through the model together, at most.
+    pub fn chunk_rows(&self) -> usize {
+        self.chunk_rows
+    }
+
+    /// Deepest loop that the KV slots were chosen for.
+    pub fn steps(&self) -> usize {
+        self.depth
     }
 
     /// Number of worker threads.

@@ -149,10 +149,7 @@ impl AddedTokens {
             if token.rstrip {
                 end += text.len() - end - text[end..].trim_start().len();
             }
-            found.push(Match {
-                range: start..end,
-                id: token.id,
-            });
+            found.push(Match { range: start..end, id: token.id });
             free = end;
         }
         found
@@ -250,12 +247,7 @@ mod tests {
     #[test]
     fn longest_of_the_leftmost_wins() {
         let t = tokens(&["<a", "<a>", "<a><b>", "b"]);
-        let all = |text| {
-            found(&t, text, Which::All)
-                .into_iter()
-                .map(|m| m.0)
-                .collect::<Vec<_>>()
-        };
+        let all = |text| found(&t, text, Which::All).into_iter().map(|m| m.0).collect::<Vec<_>>();
         assert_eq!(all("<a><b>"), [2]);
         assert_eq!(all("<a><b"), [1, 3]);
         assert_eq!(all("<a <a>"), [0, 1]);
@@ -268,12 +260,7 @@ mod tests {
     #[test]
     fn kinds_are_told_apart() {
         let t = tokens(&["<s>", "think", "  "]);
-        let ids = |which| {
-            found(&t, "<s>  think", which)
-                .into_iter()
-                .map(|m| m.0)
-                .collect::<Vec<_>>()
-        };
+        let ids = |which| found(&t, "<s>  think", which).into_iter().map(|m| m.0).collect::<Vec<_>>();
         assert_eq!(ids(Which::All), [0, 2, 1]);
         assert_eq!(ids(Which::WhiteSpace), [2]);
         assert_eq!(ids(Which::Control), [0, 1]);
@@ -283,12 +270,7 @@ mod tests {
     #[test]
     fn strips_and_words() {
         let t = tokens(&["<left>", "<right>", "word", " x"]);
-        let all = |text| {
-            found(&t, text, Which::All)
-                .into_iter()
-                .map(|m| m.1)
-                .collect::<Vec<_>>()
-        };
+        let all = |text| found(&t, text, Which::All).into_iter().map(|m| m.1).collect::<Vec<_>>();
         assert_eq!(all("a \n<left> b"), [" \n<left>"]);
         // The space after <right> is its own, so " x" does not start there.
         assert_eq!(all("a <right> x"), ["<right> "]);
@@ -306,10 +288,7 @@ mod tests {
             lstrip: false,
             rstrip: false,
         };
-        assert!(matches!(
-            AddedTokens::new(vec![long]),
-            Err(Error::Range { .. })
-        ));
+        assert!(matches!(AddedTokens::new(vec![long]), Err(Error::Range { .. })));
     }
 
     proptest! {

@@ -49,10 +49,7 @@ mod tests {
 
     #[test]
     fn alphabet_is_a_bijection_onto_the_bytes() {
-        let mut bytes: Vec<u8> = (0..400)
-            .filter_map(char::from_u32)
-            .filter_map(byte_of)
-            .collect();
+        let mut bytes: Vec<u8> = (0..400).filter_map(char::from_u32).filter_map(byte_of).collect();
         assert_eq!(bytes.len(), 256);
         bytes.sort_unstable();
         assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
@@ -74,9 +71,7 @@ mod tests {
     fn fallback_bytes_are_exactly_two_hex_digits() {
         assert_eq!(fallback_byte("<0x0A>"), Some(10));
         assert_eq!(fallback_byte("<0xff>"), Some(255));
-        for bad in [
-            "<0x>", "<0xA>", "<0x0AB>", "<0x+A>", "0x0A", "<0xGG>", "<0x0A", "<0xé>",
-        ] {
+        for bad in ["<0x>", "<0xA>", "<0x0AB>", "<0x+A>", "0x0A", "<0xGG>", "<0x0A", "<0xé>"] {
             assert_eq!(fallback_byte(bad), None, "{bad}");
         }
     }

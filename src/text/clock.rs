@@ -16,15 +16,7 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const DAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// Seconds since 1970, 0 if the machine's clock stands before that.
 pub(super) fn now() -> u64 {
@@ -110,11 +102,7 @@ fn civil(days: u64) -> (u64, usize, u64) {
     let march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * march + 2) / 5 + 1;
     let month = if march < 10 { march + 3 } else { march - 9 };
-    (
-        year + era * 400 + u64::from(month <= 2),
-        month as usize,
-        day,
-    )
+    (year + era * 400 + u64::from(month <= 2), month as usize, day)
 }
 
 #[cfg(test)]
@@ -126,10 +114,7 @@ mod tests {
         let all = "%Y-%m-%d %H:%M:%S %A %a %B %b %j %y %e %I %p %-d %-m %-H %F %T %D %%";
         // Checked against Python's strftime.
         let cases = [
-            (
-                0,
-                "1970-01-01 00:00:00 Thursday Thu January Jan 001 70  1 12 AM 1 1 0 1970-01-01 00:00:00 01/01/70 %",
-            ),
+            (0, "1970-01-01 00:00:00 Thursday Thu January Jan 001 70  1 12 AM 1 1 0 1970-01-01 00:00:00 01/01/70 %"),
             (
                 951_826_149,
                 "2000-02-29 12:09:09 Tuesday Tue February Feb 060 00 29 12 PM 29 2 12 2000-02-29 12:09:09 02/29/00 %",

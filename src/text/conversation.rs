@@ -44,13 +44,7 @@ impl FromStr for Role {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self, Error> {
-        let all = [
-            Role::System,
-            Role::Developer,
-            Role::User,
-            Role::Assistant,
-            Role::Tool,
-        ];
+        let all = [Role::System, Role::Developer, Role::User, Role::Assistant, Role::Tool];
         let found = all.into_iter().find(|r| r.name() == name);
         found.ok_or_else(|| Error::Role(name.to_owned()))
     }
@@ -96,10 +90,7 @@ impl Conversation {
 
     /// All messages, the system prompt first, as a template takes them.
     pub fn messages(&self) -> Vec<Message> {
-        let system = self
-            .system
-            .iter()
-            .map(|s| Message::new(Role::System, s.as_str()));
+        let system = self.system.iter().map(|s| Message::new(Role::System, s.as_str()));
         system.chain(self.turns.iter().cloned()).collect()
     }
 

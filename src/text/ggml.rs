@@ -24,7 +24,8 @@ const GPT2_MODEL: &str = "gpt2";
 
 const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
 
@@ -41,83 +42,27 @@ struct Pre {
 }
 
 const fn pre(names: &'static [&'static str], regexes: &'static [&'static str]) -> Pre {
-    Pre {
-        names,
-        regexes,
-        ignore_merges: false,
-        add_bos: false,
-    }
+    Pre { names, regexes, ignore_merges: false, add_bos: false }
 }
 
 const PRES: &[Pre] = &[
     pre(
-        &[
-            "gpt-2",
-            "phi-2",
-            "jina-es",
-            "jina-de",
-            "jina-v2-es",
-            "jina-v2-de",
-            "olmo",
-            "mpt",
-            "jais",
-            "trillion",
-        ],
+        &["gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "olmo", "mpt", "jais", "trillion"],
         &[GPT2],
     ),
     Pre {
         ignore_merges: true,
         add_bos: true,
-        ..pre(
-            &[
-                "llama-bpe",
-                "llama3",
-                "llama-v3",
-                "falcon3",
-                "falcon-h1",
-                "pixtral",
-                "lfm2",
-            ],
-            &[LLAMA3],
-        )
+        ..pre(&["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"], &[LLAMA3])
     },
     pre(&["dbrx", "smaug-bpe"], &[LLAMA3]),
     pre(&["qwen2", "deepseek-r1-qwen", "stablelm2"], &[QWEN2]),
     pre(&["qwen35"], &[QWEN35]),
-    pre(
-        &[
-            "smollm",
-            "starcoder",
-            "refact",
-            "command-r",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-        ],
-        &[r"\p{N}", GPT2],
-    ),
-    pre(
-        &["falcon"],
-        &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
-    ),
-    pre(
-        &["deepseek-coder"],
-        &[
-            "[\r\n]",
-            r"\s?\p{L}+",
-            r"\s?\p{P}+",
-            "[一-龥ࠀ-一가-퟿]+",
-            r"\p{N}",
-        ],
-    ),
-    pre(
-        &["deepseek-v3"],
-        &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3],
-    ),
-    pre(
-        &[DEFAULT],
-        &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"],
-    ),
+    pre(&["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], &[r"\p{N}", GPT2]),
+    pre(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
+    pre(&["deepseek-coder"], &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"]),
+    pre(&["deepseek-v3"], &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3]),
+    pre(&[DEFAULT], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
 ];
 
 /// The name of the rules that llama.cpp falls back on.
@@ -175,12 +120,7 @@ impl Tokenizer {
         let rules = rules.ok_or_else(|| Error::Unsupported {
             what: "tokenizer.ggml.pre",
             found: name.to_owned(),
-            known: PRES
-                .iter()
-                .flat_map(|p| p.names)
-                .copied()
-                .collect::<Vec<_>>()
-                .join(", "),
+            known: PRES.iter().flat_map(|p| p.names).copied().collect::<Vec<_>>().join(", "),
         })?;
         let mut tokenizer = Self::from_value(tokenizer_json(&parts, rules)?)?;
         tokenizer.set_special_ids(parts.special)?;
@@ -197,13 +137,11 @@ impl Tokenizer {
     /// table has rows.
     pub fn ggml_keys(&self, rows: usize) -> Result<GgmlKeys, Error> {
         let bpe = &self.model;
-        let regexes = self
-            .byte_level_regexes()
-            .ok_or_else(|| Error::Unsupported {
-                what: "for GGUF, the tokenizer's model",
-                found: "BPE that is not byte-level".to_owned(),
-                known: "byte-level BPE".to_owned(),
-            })?;
+        let regexes = self.byte_level_regexes().ok_or_else(|| Error::Unsupported {
+            what: "for GGUF, the tokenizer's model",
+            found: "BPE that is not byte-level".to_owned(),
+            known: "byte-level BPE".to_owned(),
+        })?;
         if rows < self.vocabulary() {
             return Err(Error::Range {
                 what: "the number of rows of the embedding table",
@@ -233,12 +171,9 @@ impl Tokenizer {
                 false => TOKEN_USER_DEFINED,
             };
         }
-        let pad =
-            |(row, text): (usize, Option<String>)| text.unwrap_or_else(|| format!("[PAD{row}]"));
+        let pad = |(row, text): (usize, Option<String>)| text.unwrap_or_else(|| format!("[PAD{row}]"));
         let ignore_merges = bpe.ignore_merges;
-        let exact = PRES
-            .iter()
-            .find(|p| p.ignore_merges == ignore_merges && same_rules(p.regexes, &regexes));
+        let exact = PRES.iter().find(|p| p.ignore_merges == ignore_merges && same_rules(p.regexes, &regexes));
         Ok(GgmlKeys {
             parts: VocabParts {
                 model: GPT2_MODEL.to_owned(),
@@ -326,10 +261,7 @@ fn tokenizer_json(parts: &VocabParts, rules: &Pre) -> Result<Value, Error> {
         if let Some(first) = vocabulary.insert(text.clone(), json!(id)) {
             return Err(Error::Ambiguous {
                 first: text.clone(),
-                first_id: first
-                    .as_u64()
-                    .and_then(|id| u32::try_from(id).ok())
-                    .unwrap_or(u32::MAX),
+                first_id: first.as_u64().and_then(|id| u32::try_from(id).ok()).unwrap_or(u32::MAX),
                 second: text.clone(),
                 second_id: u32::try_from(id).unwrap_or(u32::MAX),
             });

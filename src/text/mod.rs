@@ -12,15 +12,14 @@ mod alphabet;
 mod clock;
 mod conversation;
 mod ggml;
+mod metadata;
 mod stream;
 mod template;
 mod tokenizer;
 
 pub use conversation::{Conversation, Message, Role};
-pub use ggml::{
-    GgmlKeys, TOKEN_CONTROL, TOKEN_NORMAL, TOKEN_UNKNOWN, TOKEN_UNUSED, TOKEN_USER_DEFINED,
-    VocabParts,
-};
+pub use ggml::{GgmlKeys, TOKEN_CONTROL, TOKEN_NORMAL, TOKEN_UNKNOWN, TOKEN_UNUSED, TOKEN_USER_DEFINED, VocabParts};
+pub use metadata::{MetadataError, stop_tokens, template_source, write as write_metadata};
 pub use stream::{StopStrings, Stopped, StreamDecoder, escape_controls};
 pub use template::{Rendered, Template, TemplateInputs, TemplateKind};
 pub use tokenizer::{SpecialIds, Tokenizer};
@@ -48,9 +47,7 @@ pub enum Error {
         known: String,
     },
     /// Two tokens share an id, or two ids share a text.
-    #[error(
-        "the vocabulary is ambiguous: {first:?} (id {first_id}) and {second:?} (id {second_id})"
-    )]
+    #[error("the vocabulary is ambiguous: {first:?} (id {first_id}) and {second:?} (id {second_id})")]
     Ambiguous {
         /// One token's text.
         first: String,
@@ -72,9 +69,7 @@ pub enum Error {
         found: u64,
     },
     /// A merge rule is not two tokens of the vocabulary.
-    #[error(
-        "tokenizer.ggml.merges[{index}] is {found:?}, expected two tokens with a space between"
-    )]
+    #[error("tokenizer.ggml.merges[{index}] is {found:?}, expected two tokens with a space between")]
     Merge {
         /// The rule's place in the list.
         index: usize,
@@ -139,9 +134,7 @@ pub enum Error {
     #[error("role {0:?} is not known (use system, developer, user, assistant or tool)")]
     Role(String),
     /// The conversation uses up every character that could have marked the user's text.
-    #[error(
-        "the conversation contains every Unicode noncharacter and private-use character; remove some"
-    )]
+    #[error("the conversation contains every Unicode noncharacter and private-use character; remove some")]
     NoMarker,
     /// A stop string is empty and would stop before the first letter.
     #[error("stop string {0} is empty")]

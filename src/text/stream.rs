@@ -107,20 +107,14 @@ impl StopStrings {
     pub fn new(stops: Vec<String>) -> Result<Self, Error> {
         match stops.iter().position(String::is_empty) {
             Some(at) => Err(Error::EmptyStop(at)),
-            None => Ok(Self {
-                stops,
-                ..Self::default()
-            }),
+            None => Ok(Self { stops, ..Self::default() }),
         }
     }
 
     /// Adds a piece of text and returns what may be shown. After a stop, nothing more passes.
     pub fn push(&mut self, piece: &str) -> Stopped {
         if self.stopped.is_some() {
-            return Stopped {
-                text: String::new(),
-                stop: self.stopped,
-            };
+            return Stopped { text: String::new(), stop: self.stopped };
         }
         self.held.push_str(piece);
         let ends = self.stops.iter().enumerate().filter_map(|(index, stop)| {
@@ -139,10 +133,7 @@ impl StopStrings {
         if self.stopped.is_some() {
             self.held.clear();
         }
-        Stopped {
-            text,
-            stop: self.stopped,
-        }
+        Stopped { text, stop: self.stopped }
     }
 
     /// The length of the longest end of `held` that is the start of a stop string, but not all of one.
@@ -232,18 +223,9 @@ mod tests {
     fn special_tokens_are_left_out_unless_wanted() {
         let t = tokenizer();
         assert_eq!(StreamDecoder::new().push(&t, 4).unwrap(), "");
-        assert_eq!(
-            StreamDecoder::new().show_special().push(&t, 4).unwrap(),
-            "<|end_turn|>"
-        );
+        assert_eq!(StreamDecoder::new().show_special().push(&t, 4).unwrap(), "<|end_turn|>");
         let unknown = StreamDecoder::new().push(&t, 829).unwrap_err();
-        assert_eq!(
-            unknown,
-            Error::UnknownId {
-                id: 829,
-                vocabulary: 829
-            }
-        );
+        assert_eq!(unknown, Error::UnknownId { id: 829, vocabulary: 829 });
     }
 
     fn stops(stops: &[&str]) -> StopStrings {
@@ -253,41 +235,11 @@ mod tests {
     #[test]
     fn stop_strings_are_found_across_pieces() {
         let mut s = stops(&["</end>", "STOP"]);
-        assert_eq!(
-            s.push("hello <"),
-            Stopped {
-                text: "hello ".into(),
-                stop: None
-            }
-        );
-        assert_eq!(
-            s.push("/e"),
-            Stopped {
-                text: "".into(),
-                stop: None
-            }
-        );
-        assert_eq!(
-            s.push("x ST"),
-            Stopped {
-                text: "</ex ".into(),
-                stop: None
-            }
-        );
-        assert_eq!(
-            s.push("STOPper"),
-            Stopped {
-                text: "ST".into(),
-                stop: Some(1)
-            }
-        );
-        assert_eq!(
-            s.push("more"),
-            Stopped {
-                text: "".into(),
-                stop: Some(1)
-            }
-        );
+        assert_eq!(s.push("hello <"), Stopped { text: "hello ".into(), stop: None });
+        assert_eq!(s.push("/e"), Stopped { text: "".into(), stop: None });
+        assert_eq!(s.push("x ST"), Stopped { text: "</ex ".into(), stop: None });
+        assert_eq!(s.push("STOPper"), Stopped { text: "ST".into(), stop: Some(1) });
+        assert_eq!(s.push("more"), Stopped { text: "".into(), stop: Some(1) });
         assert_eq!(s.flush(), "");
     }
 
@@ -301,27 +253,9 @@ mod tests {
 
     #[test]
     fn first_complete_then_longest_counts() {
-        assert_eq!(
-            stops(&["abc", "b"]).push("xabc"),
-            Stopped {
-                text: "xa".into(),
-                stop: Some(1)
-            }
-        );
-        assert_eq!(
-            stops(&["c", "bc"]).push("abc"),
-            Stopped {
-                text: "a".into(),
-                stop: Some(1)
-            }
-        );
-        assert_eq!(
-            stops(&["aab"]).push("aaab"),
-            Stopped {
-                text: "a".into(),
-                stop: Some(0)
-            }
-        );
+        assert_eq!(stops(&["abc", "b"]).push("xabc"), Stopped { text: "xa".into(), stop: Some(1) });
+        assert_eq!(stops(&["c", "bc"]).push("abc"), Stopped { text: "a".into(), stop: Some(1) });
+        assert_eq!(stops(&["aab"]).push("aaab"), Stopped { text: "a".into(), stop: Some(0) });
     }
 
     #[test]
@@ -333,10 +267,7 @@ mod tests {
     #[test]
     fn controls_are_shown_not_obeyed() {
         let evil = "\x1b]0;title\x07 \r\u{9b}31m\u{7f}\0 a\u{202e}b\u{2066}";
-        assert_eq!(
-            escape_controls(evil),
-            "\\x1b]0;title\\x07 \\x0d\\x9b31m\\x7f\\x00 a<U+202E>b<U+2066>"
-        );
+        assert_eq!(escape_controls(evil), "\\x1b]0;title\\x07 \\x0d\\x9b31m\\x7f\\x00 a<U+202E>b<U+2066>");
         let fine = "plain\n\tnaïve 北京 🙂\u{200d}🙂 שלום";
         assert!(matches!(escape_controls(fine), Cow::Borrowed(s) if s == fine));
     }

@@ -108,11 +108,7 @@ impl Template {
     /// # Errors
     /// None in practice: the sources are built in.
     pub fn fallback(tokenizer: &Tokenizer) -> Result<Self, Error> {
-        let special = |t: &str| {
-            tokenizer
-                .id_of(t)
-                .is_some_and(|id| tokenizer.is_special(id))
-        };
+        let special = |t: &str| tokenizer.id_of(t).is_some_and(|id| tokenizer.is_special(id));
         match CHAT_ML_TOKENS.iter().all(|t| special(t)) {
             true => Self::with_kind(CHAT_ML, TemplateKind::ChatMl),
             false => Self::with_kind(PLAIN, TemplateKind::Plain),
@@ -121,19 +117,10 @@ impl Template {
 
     fn with_kind(source: &str, kind: TemplateKind) -> Result<Self, Error> {
         if source.len() > MAX_SOURCE {
-            return Err(Error::TooLarge {
-                what: "the chat template",
-                limit: MAX_SOURCE,
-            });
+            return Err(Error::TooLarge { what: "the chat template", limit: MAX_SOURCE });
         }
-        let this = Self {
-            source: without_generation_tags(source),
-            kind,
-            environment: environment(),
-        };
-        this.environment
-            .template_from_str(&this.source)
-            .map_err(|e| explain(&e))?;
+        let this = Self { source: without_generation_tags(source), kind, environment: environment() };
+        this.environment.template_from_str(&this.source).map_err(|e| explain(&e))?;
         Ok(this)
     }
 
@@ -148,9 +135,7 @@ impl Template {
         let hash = self
             .source
             .bytes()
-            .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-            });
+            .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
         format!("{hash:016x}")
     }
 
@@ -171,11 +156,7 @@ impl Template {
     /// # Errors
     /// [`Error::Refused`] if the template refuses the conversation (roles that do not alternate, for instance),
     /// [`Error::Template`] if it fails or does not end, [`Error::TooLarge`] if it writes without end.
-    pub fn render(
-        &self,
-        tokenizer: &Tokenizer,
-        inputs: &TemplateInputs<'_>,
-    ) -> Result<Rendered, Error> {
+    pub fn render(&self, tokenizer: &Tokenizer, inputs: &TemplateInputs<'_>) -> Result<Rendered, Error> {
         let marker = self.free_marker(tokenizer, inputs)?;
         let messages: Vec<Json> = inputs
             .messages
@@ -191,18 +172,13 @@ impl Template {
             .collect();
         let mut context = inputs.extra.clone();
         for value in context.values_mut() {
-            map_strings(value, &mut |s| {
-                *s = tokenizer.added.break_up(s, marker, Which::Control)
-            });
+            map_strings(value, &mut |s| *s = tokenizer.added.break_up(s, marker, Which::Control));
         }
         for (name, text) in tokenizer.special_texts() {
             context.insert(name.to_owned(), text.into());
         }
         context.insert("messages".to_owned(), messages.into());
-        context.insert(
-            "add_generation_prompt".to_owned(),
-            inputs.add_generation_prompt.into(),
-        );
+        context.insert("add_generation_prompt".to_owned(), inputs.add_generation_prompt.into());
         context.insert("tools".to_owned(), Json::Null);
         context.insert("documents".to_owned(), Json::Null);
 
@@ -211,25 +187,15 @@ impl Template {
         let mut out = Bounded::default();
         let done = template.render_captured_to(context, &mut out);
         if out.full {
-            return Err(Error::TooLarge {
-                what: "what the chat template writes",
-                limit: Tokenizer::MAX_TEXT,
-            });
+            return Err(Error::TooLarge { what: "what the chat template writes", limit: Tokenizer::MAX_TEXT });
         }
         done.map_err(|e| explain(&e))?;
-        Ok(Rendered {
-            marked: String::from_utf8_lossy(&out.bytes).into_owned(),
-            marker,
-        })
+        Ok(Rendered { marked: String::from_utf8_lossy(&out.bytes).into_owned(), marker })
     }
 
     /// A character that occurs in nothing the prompt is made of. Noncharacters first, which no text should contain;
     /// then those of private use, in case a text contains all of them.
-    fn free_marker(
-        &self,
-        tokenizer: &Tokenizer,
-        inputs: &TemplateInputs<'_>,
-    ) -> Result<char, Error> {
+    fn free_marker(&self, tokenizer: &Tokenizer, inputs: &TemplateInputs<'_>) -> Result<char, Error> {
         let noncharacters = ('\u{FDD0}'..='\u{FDEF}').chain((0..=0x10_u32).flat_map(|plane| {
             let last = [plane << 16 | 0xFFFE, plane << 16 | 0xFFFF];
             last.into_iter().filter_map(char::from_u32)
@@ -284,10 +250,7 @@ impl Rendered {
             text.extend(plain.filter(|c| *c != self.marker));
             let start = text.len();
             text.push_str(&self.marked[range.clone()]);
-            matches.push(Match {
-                range: start..text.len(),
-                id,
-            });
+            matches.push(Match { range: start..text.len(), id });
             free = range.end;
         }
         text.extend(self.marked[free..].chars().filter(|c| *c != self.marker));
@@ -319,24 +282,14 @@ fn environment() -> Environment<'static> {
     // Python's spelling of what minijinja spells its own way.
     env.set_formatter(|out, state, value| match value.kind() {
         minijinja::value::ValueKind::None => Ok(out.write_str("None")?),
-        minijinja::value::ValueKind::Bool => {
-            Ok(out.write_str(if value.is_true() { "True" } else { "False" })?)
-        }
+        minijinja::value::ValueKind::Bool => Ok(out.write_str(if value.is_true() { "True" } else { "False" })?),
         _ => minijinja::escape_formatter(out, state, value),
     });
-    env.add_function(
-        "raise_exception",
-        |message: String| -> Result<Value, minijinja::Error> {
-            let refusal = Refusal(message);
-            Err(
-                minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
-                    .with_source(refusal),
-            )
-        },
-    );
-    env.add_function("strftime_now", |format: &str| {
-        clock::strftime(format, clock::now())
+    env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+        let refusal = Refusal(message);
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(refusal))
     });
+    env.add_function("strftime_now", |format: &str| clock::strftime(format, clock::now()));
     env.add_filter("tojson", to_json);
     env
 }
@@ -356,16 +309,11 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     options.assert_all_used()?;
     let mut out = Vec::new();
     let done = match indent {
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(
-            &mut out,
-            PythonFormatter,
-        )),
+        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonFormatter)),
         Some(width) => {
             let width = " ".repeat(width.min(16));
             let formatter = PrettyFormatter::with_indent(width.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(
-                &mut out, formatter,
-            ))
+            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, formatter))
         }
     };
     done.map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
@@ -376,19 +324,11 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
 struct PythonFormatter;
 
 impl serde_json::ser::Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
         out.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
         out.write_all(if first { b"" } else { b", " })
     }
 

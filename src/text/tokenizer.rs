@@ -17,8 +17,8 @@ use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizer::Range;
 use tokenizers::{
-    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential,
-    OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper, Token,
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
+    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, Token,
 };
 
 use super::added::{AddedToken, AddedTokens, Match, Which};
@@ -54,12 +54,7 @@ pub struct SpecialIds {
 
 impl SpecialIds {
     fn each(&self) -> [(&'static str, Option<u32>); 4] {
-        [
-            ("bos_token", self.bos),
-            ("eos_token", self.eos),
-            ("pad_token", self.pad),
-            ("unk_token", self.unk),
-        ]
+        [("bos_token", self.bos), ("eos_token", self.eos), ("pad_token", self.pad), ("unk_token", self.unk)]
     }
 }
 
@@ -167,12 +162,9 @@ impl Tokenizer {
                 texts.resize(at + 1, None);
             }
             match &texts[at] {
-                Some(other) if *other != text => Err(Error::Ambiguous {
-                    first: other.clone(),
-                    first_id: id,
-                    second: text,
-                    second_id: id,
-                }),
+                Some(other) if *other != text => {
+                    Err(Error::Ambiguous { first: other.clone(), first_id: id, second: text, second_id: id })
+                }
                 _ => {
                     texts[at] = Some(text);
                     Ok(at)
@@ -234,10 +226,7 @@ impl Tokenizer {
             let Some(text) = entry.as_str().or_else(|| entry["content"].as_str()) else {
                 continue;
             };
-            let missing = || Error::MissingToken {
-                name: name.to_owned(),
-                text: text.to_owned(),
-            };
+            let missing = || Error::MissingToken { name: name.to_owned(), text: text.to_owned() };
             *slot = Some(self.id_of(text).ok_or_else(missing)?);
         }
         if let Some(add) = config["add_bos_token"].as_bool() {
@@ -300,9 +289,7 @@ impl Tokenizer {
     /// The text of a token as the vocabulary spells it.
     pub fn text_of(&self, id: u32) -> Option<String> {
         let added = self.added.iter().find(|t| t.id == id);
-        added
-            .map(|t| t.content.clone())
-            .or_else(|| self.model.id_to_token(id))
+        added.map(|t| t.content.clone()).or_else(|| self.model.id_to_token(id))
     }
 
     /// The bytes that a token stands for: the start, middle or end of characters as well as whole ones.
@@ -313,10 +300,7 @@ impl Tokenizer {
     /// [`Error::UnknownId`] if the vocabulary has no such id.
     pub fn token_bytes(&self, id: u32) -> Result<&[u8], Error> {
         let bytes = self.bytes.get(id as usize).and_then(Option::as_deref);
-        bytes.ok_or(Error::UnknownId {
-            id,
-            vocabulary: self.vocabulary(),
-        })
+        bytes.ok_or(Error::UnknownId { id, vocabulary: self.vocabulary() })
     }
 
     /// The text of `ids`, bytes that are no UTF-8 replaced by U+FFFD, special tokens left out.
@@ -385,34 +369,20 @@ impl Tokenizer {
     /// Encodes `text` with the ids of `matches` at their places, which are in order and do not overlap.
     fn encode(&self, text: &str, matches: &[Match]) -> Result<Vec<u32>, Error> {
         if text.len() > Self::MAX_TEXT {
-            return Err(Error::TextTooLong {
-                found: text.len(),
-                limit: Self::MAX_TEXT,
-            });
+            return Err(Error::TextTooLong { found: text.len(), limit: Self::MAX_TEXT });
         }
         // One string for the whole text, not one per piece: some pre-tokenizers treat its start differently.
         let mut string = PreTokenizedString::from(text);
-        string
-            .split(|_, whole| Ok(split(&whole, matches)))
-            .map_err(encode_error)?;
+        string.split(|_, whole| Ok(split(&whole, matches))).map_err(encode_error)?;
         if let Some(normalizer) = &self.normalizer {
-            string
-                .normalize(|s| normalizer.normalize(s))
-                .map_err(encode_error)?;
+            string.normalize(|s| normalizer.normalize(s)).map_err(encode_error)?;
         }
         if let Some(pre_tokenizer) = &self.pre_tokenizer {
-            pre_tokenizer
-                .pre_tokenize(&mut string)
-                .map_err(encode_error)?;
+            pre_tokenizer.pre_tokenize(&mut string).map_err(encode_error)?;
         }
-        string
-            .tokenize(|s| self.tokenize_word(s.get()))
-            .map_err(encode_error)?;
+        string.tokenize(|s| self.tokenize_word(s.get())).map_err(encode_error)?;
         let pieces = string.get_splits(OffsetReferential::Original, OffsetType::None);
-        let tokens = pieces
-            .iter()
-            .filter_map(|(_, _, tokens)| tokens.as_ref())
-            .flatten();
+        let tokens = pieces.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten();
         Ok(tokens.map(|t| t.id).collect())
     }
 
@@ -454,10 +424,7 @@ impl Tokenizer {
 }
 
 /// Cuts `whole` at the matches, and gives those their token.
-fn split(
-    whole: &NormalizedString,
-    matches: &[Match],
-) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
+fn split(whole: &NormalizedString, matches: &[Match]) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
     let mut pieces = Vec::with_capacity(2 * matches.len() + 1);
     let mut free = 0;
     // The string is not normalised yet, so offsets in it and in the original are the same; slicing by the
@@ -511,53 +478,19 @@ fn components(component: &Value) -> Vec<&Value> {
 // not use and that fail without a clean error on a corrupt file (a charsmap is indexed unchecked, a length of 0
 // divides, a prefix slices a shorter token).
 const MODELS: &[&str] = &["BPE"];
-const NORMALIZERS: &[&str] = &[
-    "Sequence",
-    "NFC",
-    "NFD",
-    "NFKC",
-    "NFKD",
-    "Prepend",
-    "Replace",
-    "Lowercase",
-    "StripAccents",
-    "Strip",
-];
-const PRE_TOKENIZERS: &[&str] = &[
-    "Sequence",
-    "ByteLevel",
-    "Split",
-    "Digits",
-    "Metaspace",
-    "Whitespace",
-    "WhitespaceSplit",
-    "Punctuation",
-];
-const DECODERS: &[&str] = &[
-    "Sequence",
-    "ByteLevel",
-    "Metaspace",
-    "ByteFallback",
-    "Replace",
-    "Fuse",
-    "Strip",
-];
+const NORMALIZERS: &[&str] =
+    &["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "StripAccents", "Strip"];
+const PRE_TOKENIZERS: &[&str] =
+    &["Sequence", "ByteLevel", "Split", "Digits", "Metaspace", "Whitespace", "WhitespaceSplit", "Punctuation"];
+const DECODERS: &[&str] = &["Sequence", "ByteLevel", "Metaspace", "ByteFallback", "Replace", "Fuse", "Strip"];
 
 fn unsupported(what: &'static str, found: &str, known: &[&str]) -> Error {
-    Error::Unsupported {
-        what,
-        found: found.to_owned(),
-        known: known.join(", "),
-    }
+    Error::Unsupported { what, found: found.to_owned(), known: known.join(", ") }
 }
 
 fn check_components(json: &Value) -> Result<(), Error> {
-    let parts = [
-        ("model", MODELS),
-        ("normalizer", NORMALIZERS),
-        ("pre_tokenizer", PRE_TOKENIZERS),
-        ("decoder", DECODERS),
-    ];
+    let parts =
+        [("model", MODELS), ("normalizer", NORMALIZERS), ("pre_tokenizer", PRE_TOKENIZERS), ("decoder", DECODERS)];
     for (part, known) in parts {
         for component in components(&json[part]) {
             let found = component["type"].as_str().unwrap_or_default();
@@ -579,9 +512,7 @@ fn check_components(json: &Value) -> Result<(), Error> {
 fn spelling(json: &Value) -> Spelling {
     let decoders = components(&json["decoder"]);
     let is = |components: &[&Value], name| components.iter().any(|c| c["type"] == name);
-    let spaces = decoders
-        .iter()
-        .any(|d| d["type"] == "Replace" && d["content"] == " ");
+    let spaces = decoders.iter().any(|d| d["type"] == "Replace" && d["content"] == " ");
     if is(&decoders, "ByteLevel") {
         Spelling::ByteLevel
     } else if spaces || is(&decoders, "Metaspace") || is(&decoders, "ByteFallback") {
@@ -606,9 +537,7 @@ fn spell(spelling: Spelling, token: &str) -> Box<[u8]> {
 
 /// The special token that the post-processor puts before a single text, which is BOS.
 fn leading_token(post_processor: &Value) -> Option<String> {
-    let template = components(post_processor)
-        .into_iter()
-        .find(|p| p["type"] == "TemplateProcessing")?;
+    let template = components(post_processor).into_iter().find(|p| p["type"] == "TemplateProcessing")?;
     let id = template["single"][0]["SpecialToken"]["id"].as_str()?;
     Some(id.to_owned())
 }

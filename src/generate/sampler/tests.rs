@@ -3,13 +3,7 @@ use proptest::prelude::*;
 
 /// Everything off: a plain draw from the softmax.
 fn plain() -> SamplerConfig {
-    SamplerConfig {
-        temperature: 1.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        ..SamplerConfig::default()
-    }
+    SamplerConfig { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerConfig::default() }
 }
 
 fn counts(config: SamplerConfig, logits: &[f32], n: u32) -> Vec<u32> {
@@ -28,16 +22,13 @@ fn logits_of(p: &[f32]) -> Vec<f32> {
 /// Pearson's statistic of `counts` against the probabilities `p`; a zero probability must never be drawn.
 fn chi2(counts: &[u32], p: &[f64]) -> f64 {
     let n: u32 = counts.iter().sum();
-    counts
-        .iter()
-        .zip(p)
-        .fold(0.0, |sum, (&c, &p)| match p > 0.0 {
-            true => sum + (f64::from(c) - p * f64::from(n)).powi(2) / (p * f64::from(n)),
-            false => {
-                assert_eq!(c, 0);
-                sum
-            }
-        })
+    counts.iter().zip(p).fold(0.0, |sum, (&c, &p)| match p > 0.0 {
+        true => sum + (f64::from(c) - p * f64::from(n)).powi(2) / (p * f64::from(n)),
+        false => {
+            assert_eq!(c, 0);
+            sum
+        }
+    })
 }
 
 #[test]
@@ -50,10 +41,7 @@ fn validate_rejects_every_bad_setting() {
         ("repeat_penalty", |c, x| c.repeat_penalty = x, &[0.0, -1.0]),
     ];
     for (expected, set, bad) in cases {
-        for &x in bad
-            .iter()
-            .chain(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY])
-        {
+        for &x in bad.iter().chain(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]) {
             let mut config = SamplerConfig::default();
             set(&mut config, x);
             match Sampler::new(config) {
@@ -111,10 +99,7 @@ fn draws_follow_the_softmax() {
     // 4 degrees of freedom: 18.5 is the 0.1 % point.
     assert!(chi2(&counts(plain(), &logits_of(&p), 20_000), &p64) < 18.5);
     // Temperature 0.5 squares the probabilities.
-    let cold = SamplerConfig {
-        temperature: 0.5,
-        ..plain()
-    };
+    let cold = SamplerConfig { temperature: 0.5, ..plain() };
     let sum: f64 = p64.iter().map(|p| p * p).sum();
     let squared = p64.map(|p| p * p / sum);
     assert!(chi2(&counts(cold, &logits_of(&p), 20_000), &squared) < 18.5);
@@ -141,25 +126,16 @@ fn filters_cut_where_llama_cpp_cuts() {
     assert_eq!(kept(min_p(0.3)), [1, 3, 4]);
     assert_eq!(kept(min_p(1.0)), [1]);
     // top-p looks at the distribution before the temperature: hot draws do not widen it.
-    let hot = SamplerConfig {
-        temperature: 100.0,
-        ..top_p(0.69)
-    };
+    let hot = SamplerConfig { temperature: 100.0, ..top_p(0.69) };
     assert_eq!(kept(hot), [1, 3]);
     // ... and after top-k: 0.4 of 0.7 reaches 0.55, where 0.4 of 1 would not.
-    let both = SamplerConfig {
-        top_k: 2,
-        ..top_p(0.55)
-    };
+    let both = SamplerConfig { top_k: 2, ..top_p(0.55) };
     assert_eq!(kept(both), [1]);
 }
 
 #[test]
 fn equals_at_the_cut_go_to_the_lowest_ids() {
-    let config = SamplerConfig {
-        top_k: 3,
-        ..plain()
-    };
+    let config = SamplerConfig { top_k: 3, ..plain() };
     let counts = counts(config, &[1.0; 10], 1000);
     assert!(counts[..3].iter().all(|&c| c > 0));
     assert!(counts[3..].iter().all(|&c| c == 0));
@@ -167,11 +143,7 @@ fn equals_at_the_cut_go_to_the_lowest_ids() {
 
 #[test]
 fn penalty_is_applied_once_and_forgotten_in_time() {
-    let config = SamplerConfig {
-        repeat_penalty: 2.0,
-        repeat_last_n: 2,
-        ..SamplerConfig::greedy()
-    };
+    let config = SamplerConfig { repeat_penalty: 2.0, repeat_last_n: 2, ..SamplerConfig::greedy() };
     let mut s = Sampler::new(config).unwrap();
     let logits = [3.0, 2.0, -1.0];
     assert_eq!(s.sample(&logits), Ok(0));
@@ -213,12 +185,8 @@ fn extreme_settings_still_choose() {
     let logits = [f32::MAX, f32::MIN, 0.0];
     for temperature in [f32::MIN_POSITIVE, 1e-40, f32::MAX] {
         for repeat_penalty in [f32::MIN_POSITIVE, f32::MAX] {
-            let config = SamplerConfig {
-                temperature,
-                repeat_penalty,
-                repeat_last_n: usize::MAX,
-                ..SamplerConfig::default()
-            };
+            let config =
+                SamplerConfig { temperature, repeat_penalty, repeat_last_n: usize::MAX, ..SamplerConfig::default() };
             let mut s = Sampler::new(config).unwrap();
             (0..3).for_each(|id| s.accept(id));
             assert!(s.sample(&logits).unwrap() < 3);

@@ -9,9 +9,7 @@ const EXPECTED: &str = include_str!("../../../tests/data/text/expected.json");
 
 fn tokenizer() -> Tokenizer {
     let mut tokenizer = Tokenizer::from_json(JSON).unwrap();
-    tokenizer
-        .apply_config(&serde_json::from_str(CONFIG).unwrap())
-        .unwrap();
+    tokenizer.apply_config(&serde_json::from_str(CONFIG).unwrap()).unwrap();
     tokenizer
 }
 
@@ -28,16 +26,8 @@ fn own() -> Template {
     Template::new(config["chat_template"].as_str().unwrap()).unwrap()
 }
 
-fn render_with(
-    template: &Template,
-    tokenizer: &Tokenizer,
-    messages: &[Message],
-) -> Result<Rendered, Error> {
-    let inputs = TemplateInputs {
-        messages,
-        add_generation_prompt: true,
-        extra: &serde_json::Map::new(),
-    };
+fn render_with(template: &Template, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Rendered, Error> {
+    let inputs = TemplateInputs { messages, add_generation_prompt: true, extra: &serde_json::Map::new() };
     template.render(tokenizer, &inputs)
 }
 
@@ -63,18 +53,9 @@ fn prompts_are_the_references() {
             .as_array()
             .unwrap()
             .iter()
-            .map(|m| {
-                Message::new(
-                    m["role"].as_str().unwrap().parse().unwrap(),
-                    m["content"].as_str().unwrap(),
-                )
-            })
+            .map(|m| Message::new(m["role"].as_str().unwrap().parse().unwrap(), m["content"].as_str().unwrap()))
             .collect();
-        let template = if case["template"] == "own" {
-            &own
-        } else {
-            &kitchen
-        };
+        let template = if case["template"] == "own" { &own } else { &kitchen };
         let inputs = TemplateInputs {
             messages: &messages,
             add_generation_prompt: case["generate"].as_bool().unwrap(),
@@ -83,20 +64,14 @@ fn prompts_are_the_references() {
         let rendered = template.render(&tokenizer, &inputs).unwrap();
         assert_eq!(rendered.text(), case["text"].as_str().unwrap());
         let ids: Vec<u32> = serde_json::from_value(case["ids"].clone()).unwrap();
-        assert_eq!(
-            tokenizer.encode_rendered(&rendered).unwrap(),
-            ids,
-            "{messages:?}"
-        );
+        assert_eq!(tokenizer.encode_rendered(&rendered).unwrap(), ids, "{messages:?}");
     }
 }
 
 /// The ids of special tokens in a prompt, in order.
 fn specials(tokenizer: &Tokenizer, rendered: &Rendered) -> Vec<u32> {
     let ids = tokenizer.encode_rendered(rendered).unwrap();
-    ids.into_iter()
-        .filter(|id| tokenizer.is_special(*id))
-        .collect()
+    ids.into_iter().filter(|id| tokenizer.is_special(*id)).collect()
 }
 
 #[test]
@@ -120,11 +95,7 @@ fn messages_cannot_spell_special_tokens() {
         assert!(rendered.text().contains(evil.trim()), "{evil:?}");
         // Nothing is lost or added on the way.
         let ids = t.encode_rendered(&rendered).unwrap();
-        let written: Vec<u8> = ids
-            .iter()
-            .flat_map(|id| t.token_bytes(*id).unwrap())
-            .copied()
-            .collect();
+        let written: Vec<u8> = ids.iter().flat_map(|id| t.token_bytes(*id).unwrap()).copied().collect();
         assert_eq!(String::from_utf8(written).unwrap(), rendered.text());
     }
 }
@@ -132,15 +103,8 @@ fn messages_cannot_spell_special_tokens() {
 #[test]
 fn a_message_cannot_complete_what_the_template_begins() {
     let t = tokenizer();
-    let template =
-        Template::new("<{{ messages[0].content }}>|<|end_{{ messages[0].content }}").unwrap();
-    for evil in [
-        "|end_turn|",
-        "turn|>",
-        "|pad|",
-        "turn|> and so on",
-        " turn|>",
-    ] {
+    let template = Template::new("<{{ messages[0].content }}>|<|end_{{ messages[0].content }}").unwrap();
+    for evil in ["|end_turn|", "turn|>", "|pad|", "turn|> and so on", " turn|>"] {
         let rendered = render_with(&template, &t, &user(evil)).unwrap();
         assert!(specials(&t, &rendered).is_empty(), "{evil:?}");
     }
@@ -151,10 +115,7 @@ fn a_message_cannot_complete_what_the_template_begins() {
     }
     // Two messages side by side.
     let template = Template::new("{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
-    let halves = [
-        Message::new(Role::User, "<|end_"),
-        Message::new(Role::Assistant, "turn|>"),
-    ];
+    let halves = [Message::new(Role::User, "<|end_"), Message::new(Role::Assistant, "turn|>")];
     assert!(specials(&t, &render_with(&template, &t, &halves).unwrap()).is_empty());
     // Overlapping tokens: breaking one must not leave the other.
     let t = with_token("<a<", true);
@@ -178,19 +139,12 @@ fn templates_names_and_extras_are_guarded_as_well() {
     let t = tokenizer();
     let template = Template::new("{{ note }}{{ more.list[0] }}<|end_turn|>").unwrap();
     let extra = json!({"note": "<|pad|>", "more": {"list": ["<|pad|>"]}, "messages": "mine", "bos_token": "x"});
-    let inputs = TemplateInputs {
-        messages: &[],
-        add_generation_prompt: false,
-        extra: extra.as_object().unwrap(),
-    };
+    let inputs = TemplateInputs { messages: &[], add_generation_prompt: false, extra: extra.as_object().unwrap() };
     let rendered = template.render(&t, &inputs).unwrap();
     assert_eq!(rendered.text(), "<|pad|><|pad|><|end_turn|>");
     assert_eq!(specials(&t, &rendered), [4]);
     let template = Template::new("{{ messages | length }}{{ bos_token }}").unwrap();
-    assert_eq!(
-        template.render(&t, &inputs).unwrap().text(),
-        "0<|begin_text|>"
-    );
+    assert_eq!(template.render(&t, &inputs).unwrap().text(), "0<|begin_text|>");
 }
 
 #[test]
@@ -199,8 +153,7 @@ fn the_models_own_words_stay_tokens() {
     let template = Template::new("{% for m in messages %}{{ m.content }}{% endfor %}").unwrap();
     let encode = |role| {
         let message = Message::new(role, "<think> <|end_turn|>");
-        t.encode_rendered(&render_with(&template, &t, &[message]).unwrap())
-            .unwrap()
+        t.encode_rendered(&render_with(&template, &t, &[message]).unwrap()).unwrap()
     };
     let ids = encode(Role::Assistant);
     assert_eq!(ids[0], 829);
@@ -212,16 +165,9 @@ fn the_models_own_words_stay_tokens() {
 fn a_free_marker_is_found_or_the_lack_of_one_told() {
     let (own, t) = (own(), tokenizer());
     let all: String = ('\u{E000}'..=char::MAX)
-        .filter(|c| {
-            *c < '\u{F900}'
-                || u32::from(*c) & 0xFFFE == 0xFFFE
-                || ('\u{FDD0}'..='\u{FDEF}').contains(c)
-        })
+        .filter(|c| *c < '\u{F900}' || u32::from(*c) & 0xFFFE == 0xFFFE || ('\u{FDD0}'..='\u{FDEF}').contains(c))
         .collect();
-    assert_eq!(
-        render_with(&own, &t, &user(&all)).unwrap_err(),
-        Error::NoMarker
-    );
+    assert_eq!(render_with(&own, &t, &user(&all)).unwrap_err(), Error::NoMarker);
     let but_one = all.replace('\u{F123}', "") + "<|end_turn|>";
     let rendered = render_with(&own, &t, &user(&but_one)).unwrap();
     assert!(rendered.text().contains(&but_one));
@@ -230,25 +176,11 @@ fn a_free_marker_is_found_or_the_lack_of_one_told() {
 
 #[test]
 fn templates_reach_nothing_outside() {
-    for source in [
-        "{% include 'Cargo.toml' %}",
-        "{% extends '/etc/passwd' %}",
-        "{% import 'x' as x %}{{ x.y }}",
-    ] {
-        assert!(
-            matches!(render(source), Err(Error::Template { .. })),
-            "{source}"
-        );
+    for source in ["{% include 'Cargo.toml' %}", "{% extends '/etc/passwd' %}", "{% import 'x' as x %}{{ x.y }}"] {
+        assert!(matches!(render(source), Err(Error::Template { .. })), "{source}");
     }
-    for source in [
-        "{{ open('x') }}",
-        "{{ ''.__class__ }}{{ ''.__class__.__mro__ }}",
-        "{{ self.x.y }}",
-    ] {
-        assert!(
-            matches!(render(source), Err(Error::Template { .. })),
-            "{source}"
-        );
+    for source in ["{{ open('x') }}", "{{ ''.__class__ }}{{ ''.__class__.__mro__ }}", "{{ self.x.y }}"] {
+        assert!(matches!(render(source), Err(Error::Template { .. })), "{source}");
     }
 }
 
@@ -264,10 +196,7 @@ fn templates_that_do_not_end_are_stopped() {
     assert!(matches!(render(repeat), Err(Error::Template { .. })));
     let nested = "{{ ".to_owned() + &"(".repeat(100_000);
     assert!(matches!(render(&nested), Err(Error::Template { .. })));
-    assert!(matches!(
-        render(&" ".repeat(MAX_SOURCE + 1)),
-        Err(Error::TooLarge { .. })
-    ));
+    assert!(matches!(render(&" ".repeat(MAX_SOURCE + 1)), Err(Error::TooLarge { .. })));
 }
 
 #[test]
@@ -279,42 +208,18 @@ fn errors_tell_the_line() {
     assert_eq!(line("a\n\n{% if %}"), 3);
     assert_eq!(line("a\n{{ nothing.at.all }}"), 2);
     assert_eq!(line("\n\n\n{{ raise_exception('no') }}"), 4);
-    assert_eq!(
-        line("{% macro f() %}\n{{ 1 + 'x' }}\n{% endmacro %}\n{{ f() }}"),
-        2
-    );
+    assert_eq!(line("{% macro f() %}\n{{ 1 + 'x' }}\n{% endmacro %}\n{{ f() }}"), 2);
     let refused = render("{{ raise_exception('Roles must ' ~ 'alternate') }}").unwrap_err();
-    assert_eq!(
-        refused,
-        Error::Refused {
-            line: 1,
-            message: "Roles must alternate".into()
-        }
-    );
-    assert!(matches!(
-        render("{{ raise_exception() }}"),
-        Err(Error::Template { .. })
-    ));
+    assert_eq!(refused, Error::Refused { line: 1, message: "Roles must alternate".into() });
+    assert!(matches!(render("{{ raise_exception() }}"), Err(Error::Template { .. })));
 }
 
 #[test]
 fn functions_of_chat_templates() {
-    assert_eq!(
-        render("{{ strftime_now('%Y') | int > 2000 }}").unwrap(),
-        "True"
-    );
-    assert_eq!(
-        render("{{ [1, {'a': none}] | tojson }}").unwrap(),
-        r#"[1, {"a": null}]"#
-    );
-    assert_eq!(
-        render("{{ '<é>' | tojson(ensure_ascii=false) }}").unwrap(),
-        "\"<é>\""
-    );
-    assert!(matches!(
-        render("{{ 1 | tojson(colour=1) }}"),
-        Err(Error::Template { .. })
-    ));
+    assert_eq!(render("{{ strftime_now('%Y') | int > 2000 }}").unwrap(), "True");
+    assert_eq!(render("{{ [1, {'a': none}] | tojson }}").unwrap(), r#"[1, {"a": null}]"#);
+    assert_eq!(render("{{ '<é>' | tojson(ensure_ascii=false) }}").unwrap(), "\"<é>\"");
+    assert!(matches!(render("{{ 1 | tojson(colour=1) }}"), Err(Error::Template { .. })));
     let looped = "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% elif i == 3 %}{% break %}{% endif %}{{ i }}{% endfor %}";
     assert_eq!(render(looped).unwrap(), "02");
     let methods = "{{ ' aB '.strip().lower() }}{{ 'a,b'.split(',')[-1] }}{{ 'ab'.startswith('a') }}{{ {'k': 1}.items() | list | length }}";
@@ -323,26 +228,11 @@ fn functions_of_chat_templates() {
 
 #[test]
 fn generation_tags_are_taken_out_in_place() {
-    assert_eq!(
-        render("a\n{% generation %}\nb\n{% endgeneration %}\nc").unwrap(),
-        "a\nb\nc"
-    );
-    assert_eq!(
-        render("a {%- generation -%} b {%-endgeneration-%} c").unwrap(),
-        "abc"
-    );
-    assert_eq!(
-        render("{{ 'generation' }}{% set generation = 1 %}{{ generation }}").unwrap(),
-        "generation1"
-    );
-    assert!(matches!(
-        render("\n{% generation %}"),
-        Err(Error::Template { .. })
-    ));
-    assert!(matches!(
-        render("{% generation"),
-        Err(Error::Template { .. })
-    ));
+    assert_eq!(render("a\n{% generation %}\nb\n{% endgeneration %}\nc").unwrap(), "a\nb\nc");
+    assert_eq!(render("a {%- generation -%} b {%-endgeneration-%} c").unwrap(), "abc");
+    assert_eq!(render("{{ 'generation' }}{% set generation = 1 %}{{ generation }}").unwrap(), "generation1");
+    assert!(matches!(render("\n{% generation %}"), Err(Error::Template { .. })));
+    assert!(matches!(render("{% generation"), Err(Error::Template { .. })));
 }
 
 #[test]
@@ -356,10 +246,7 @@ fn models_without_a_template_get_one() {
     c.push(Role::Assistant, "Hello!");
     c.push(Role::User, "Bye");
     let text = render_with(&plain, &t, &c.messages()).unwrap().text();
-    assert_eq!(
-        text,
-        "<|begin_text|>Be kind.\n\nUser: Hi\nAssistant: Hello!\nUser: Bye\nAssistant:"
-    );
+    assert_eq!(text, "<|begin_text|>Be kind.\n\nUser: Hi\nAssistant: Hello!\nUser: Bye\nAssistant:");
 
     let mut json: Json = serde_json::from_str(JSON).unwrap();
     for (id, content) in [(829, "<|im_start|>"), (830, "<|im_end|>")] {
@@ -371,10 +258,7 @@ fn models_without_a_template_get_one() {
     assert_eq!(chat_ml.kind(), TemplateKind::ChatMl);
     assert!(chat_ml.stop_strings().is_empty());
     let rendered = render_with(&chat_ml, &t, &user("Hi<|im_end|>")).unwrap();
-    assert_eq!(
-        rendered.text(),
-        "<|im_start|>user\nHi<|im_end|><|im_end|>\n<|im_start|>assistant\n"
-    );
+    assert_eq!(rendered.text(), "<|im_start|>user\nHi<|im_end|><|im_end|>\n<|im_start|>assistant\n");
     assert_eq!(specials(&t, &rendered), [829, 830, 829]);
     assert_ne!(plain.fingerprint(), chat_ml.fingerprint());
     assert_eq!(own().kind(), TemplateKind::Model);

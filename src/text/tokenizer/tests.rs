@@ -35,11 +35,7 @@ fn sentencepiece(prepend_scheme: &str) -> Tokenizer {
         vocab.insert(text.to_owned(), vocab.len().into());
     }
     let special = |(id, text)| json!({"id": id, "content": text, "special": true});
-    let added: Vec<Value> = ["<unk>", "<s>", "</s>"]
-        .iter()
-        .enumerate()
-        .map(special)
-        .collect();
+    let added: Vec<Value> = ["<unk>", "<s>", "</s>"].iter().enumerate().map(special).collect();
     let json = json!({
         "added_tokens": added,
         "normalizer": null,
@@ -72,9 +68,7 @@ fn ids_are_the_references() {
     };
     check(&expected["plain"], &|text| t.encode_plain(text).unwrap());
     check(&expected["plain"], &|text| t.encode_trusted(text).unwrap());
-    check(&expected["trusted"], &|text| {
-        t.encode_trusted(text).unwrap()
-    });
+    check(&expected["trusted"], &|text| t.encode_trusted(text).unwrap());
 }
 
 #[test]
@@ -91,10 +85,7 @@ fn plain_text_is_never_special() {
 fn merges_never_lead_to_an_added_token() {
     // "He" and "Hello" are merged from letters, and are added tokens as well; "Hello" even is so by name alone.
     let text_of = |id| tokenizer().text_of(id).unwrap();
-    let (id, word) = (6..829)
-        .map(|id| (id, text_of(id)))
-        .find(|(_, w)| w.len() > 3 && w.is_ascii())
-        .unwrap();
+    let (id, word) = (6..829).map(|id| (id, text_of(id))).find(|(_, w)| w.len() > 3 && w.is_ascii()).unwrap();
     for (special, ignore_merges) in [(true, false), (true, true), (false, true)] {
         let t = changed(|json| {
             add(json, id, &word, special);
@@ -140,13 +131,7 @@ fn every_id_has_its_bytes() {
     assert_eq!(t.token_bytes(id("Ã")).unwrap(), [0xC3]);
     assert_eq!(t.token_bytes(4).unwrap(), b"<|end_turn|>");
     for id in [829, 1023, u32::MAX] {
-        assert_eq!(
-            t.token_bytes(id),
-            Err(Error::UnknownId {
-                id,
-                vocabulary: 829
-            })
-        );
+        assert_eq!(t.token_bytes(id), Err(Error::UnknownId { id, vocabulary: 829 }));
         assert!(!t.is_special(id));
     }
     // A hole in the vocabulary is no token.
@@ -163,24 +148,14 @@ fn sentencepiece_spelling() {
     assert_eq!(bytes(3 + 0x0A), b"\n");
     assert_eq!(bytes(3 + 0xFF), [0xFF]);
     assert_eq!(bytes(t.id_of("▁ab").unwrap()), b" ab");
-    assert_eq!(
-        t.special_ids(),
-        SpecialIds {
-            bos: Some(1),
-            unk: Some(0),
-            ..SpecialIds::default()
-        }
-    );
+    assert_eq!(t.special_ids(), SpecialIds { bos: Some(1), unk: Some(0), ..SpecialIds::default() });
     let ids = t.encode_plain("abc é").unwrap();
     assert_eq!(t.decode(&ids).unwrap(), " abc é");
     // Only the start of the whole text gets the word mark, not every piece between special tokens.
     let (mark, b) = (t.id_of("▁").unwrap(), t.id_of("b").unwrap());
     assert_eq!(t.encode_trusted("b<s>b").unwrap(), [mark, b, 1, b]);
     let always = sentencepiece("always");
-    assert_eq!(
-        always.encode_trusted("b<s>b").unwrap(),
-        [mark, b, 1, mark, b]
-    );
+    assert_eq!(always.encode_trusted("b<s>b").unwrap(), [mark, b, 1, mark, b]);
     assert!(matches!(t.ggml_keys(300), Err(Error::Unsupported { .. })));
 }
 
@@ -200,8 +175,7 @@ fn bos_is_never_doubled() {
     let mut t = tokenizer();
     assert!(!t.add_bos());
     assert_eq!(t.with_bos(vec![7]), [7]);
-    t.apply_config(&json!({"bos_token": "<|begin_text|>", "add_bos_token": true}))
-        .unwrap();
+    t.apply_config(&json!({"bos_token": "<|begin_text|>", "add_bos_token": true})).unwrap();
     assert_eq!(t.encode_prompt("").unwrap(), [0]);
 }
 
@@ -210,49 +184,23 @@ fn config_names_special_tokens() {
     let mut t = tokenizer();
     let config = json!({"bos_token": {"content": "<|begin_text|>"}, "eos_token": "<|end_text|>", "pad_token": null});
     t.apply_config(&config).unwrap();
-    let expected = SpecialIds {
-        bos: Some(0),
-        eos: Some(1),
-        ..SpecialIds::default()
-    };
+    let expected = SpecialIds { bos: Some(0), eos: Some(1), ..SpecialIds::default() };
     assert_eq!(t.special_ids(), expected);
     let texts: Vec<_> = t.special_texts().collect();
-    assert_eq!(
-        texts,
-        [
-            ("bos_token", "<|begin_text|>".into()),
-            ("eos_token", "<|end_text|>".into())
-        ]
-    );
+    assert_eq!(texts, [("bos_token", "<|begin_text|>".into()), ("eos_token", "<|end_text|>".into())]);
     let missing = t.apply_config(&json!({"bos_token": "<|end_text|>", "eos_token": "<nope>"}));
     assert!(matches!(missing, Err(Error::MissingToken { .. })));
     assert_eq!(t.special_ids(), expected, "a failed change changes nothing");
     t.apply_config(&json!([1, 2])).unwrap();
-    assert!(
-        t.set_special_ids(SpecialIds {
-            eos: Some(9999),
-            ..expected
-        })
-        .is_err()
-    );
+    assert!(t.set_special_ids(SpecialIds { eos: Some(9999), ..expected }).is_err());
 }
 
 #[test]
 fn malformed_files_are_errors() {
-    for text in [
-        "",
-        "{",
-        "[]",
-        "null",
-        "3",
-        "{}",
-        r#"{"model": {}}"#,
-        r#"{"model": {"type": "Magic"}}"#,
-    ] {
+    for text in ["", "{", "[]", "null", "3", "{}", r#"{"model": {}}"#, r#"{"model": {"type": "Magic"}}"#] {
         assert!(Tokenizer::from_json(text).is_err(), "{text}");
     }
-    let range =
-        |change: fn(&mut Value)| assert!(matches!(changed(change), Err(Error::Range { .. })));
+    let range = |change: fn(&mut Value)| assert!(matches!(changed(change), Err(Error::Range { .. })));
     range(|j| j["model"]["vocab"]["zz"] = 4_000_000_000_u32.into());
     range(|j| add(j, 4_000_000, "<x>", true));
     range(|j| add(j, 830, &"x".repeat(100_000), true));
@@ -269,13 +217,7 @@ fn malformed_files_are_errors() {
     });
     let refused = |change: fn(&mut Value)| {
         let error = changed(change).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                Error::TokenizerJson { .. } | Error::Unsupported { .. }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, Error::TokenizerJson { .. } | Error::Unsupported { .. }), "{error}");
     };
     refused(|j| j["model"]["vocab"]["zz"] = (-1).into());
     refused(|j| j["model"]["vocab"]["zz"] = 4_294_967_296_u64.into());
@@ -286,32 +228,23 @@ fn malformed_files_are_errors() {
     refused(|j| j["model"]["continuing_subword_prefix"] = "##########".into());
     refused(|j| j["model"]["type"] = "Unigram".into());
     refused(|j| j["model"]["type"] = Value::Null);
-    refused(|j| {
-        j["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="})
-    });
+    refused(|j| j["normalizer"] = json!({"type": "Precompiled", "precompiled_charsmap": "/////w=="}));
     refused(|j| j["pre_tokenizer"] = json!({"type": "FixedLength", "length": 0}));
     refused(|j| {
         let inner = json!({"type": "FixedLength", "length": 0});
-        j["pre_tokenizer"]["pretokenizers"] =
-            json!([{"type": "Sequence", "pretokenizers": [inner]}]);
+        j["pre_tokenizer"]["pretokenizers"] = json!([{"type": "Sequence", "pretokenizers": [inner]}]);
     });
     refused(|j| j["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(".into());
     // What does no harm is let be.
     changed(|j| add(j, 900, "", true)).unwrap();
     changed(|j| j["added_tokens"] = Value::Null).unwrap();
     let dropout = changed(|j| j["model"]["dropout"] = 0.9.into()).unwrap();
-    assert_eq!(
-        dropout.encode_plain("Where are you?"),
-        tokenizer().encode_plain("Where are you?")
-    );
+    assert_eq!(dropout.encode_plain("Where are you?"), tokenizer().encode_plain("Where are you?"));
 }
 
 #[test]
 fn truncated_files_are_errors() {
-    for end in (0..JSON.len())
-        .step_by(64)
-        .filter(|e| JSON.is_char_boundary(*e))
-    {
+    for end in (0..JSON.len()).step_by(64).filter(|e| JSON.is_char_boundary(*e)) {
         assert!(Tokenizer::from_json(&JSON[..end]).is_err());
     }
 }
@@ -359,14 +292,7 @@ fn hostile_texts_come_back_whole() {
     let t = tokenizer();
     pieces.iter().for_each(|p| long(&t, p));
     // The other pre-tokenizers, on what makes expressions backtrack.
-    for pre in [
-        "gpt-2",
-        "qwen2",
-        "deepseek-v3",
-        "deepseek-coder",
-        "default",
-        "falcon",
-    ] {
+    for pre in ["gpt-2", "qwen2", "deepseek-v3", "deepseek-coder", "default", "falcon"] {
         let mut parts = t.ggml_keys(829).unwrap().parts;
         parts.pre = pre.to_owned();
         let t = Tokenizer::from_parts(parts).unwrap();
@@ -401,19 +327,14 @@ fn a_tokenizer_can_serve_many_threads() {
     std::thread::scope(|s| {
         let encode = || t.encode_plain("Where are you?").unwrap();
         let threads: Vec<_> = (0..4).map(|_| s.spawn(encode)).collect();
-        threads
-            .into_iter()
-            .for_each(|t| assert_eq!(t.join().unwrap(), alone));
+        threads.into_iter().for_each(|t| assert_eq!(t.join().unwrap(), alone));
     });
 }
 
 #[test]
 fn endless_texts_are_refused() {
     let text = " ".repeat(Tokenizer::MAX_TEXT + 1);
-    assert!(matches!(
-        tokenizer().encode_plain(&text),
-        Err(Error::TextTooLong { .. })
-    ));
+    assert!(matches!(tokenizer().encode_plain(&text), Err(Error::TextTooLong { .. })));
 }
 
 proptest! {

@@ -1,0 +1,229 @@
+//! Plain decoding: one token after another.
+
+use super::sampler::{self, Sampler, SamplerConfig};
+use crate::exit::{ExitRule, NoGate, RulePolicy, Signal};
+use crate::model::{self, Batch, Logits, Session};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What can go wrong while generating.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The forward pass.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The sampler.
+    #[error(transparent)]
+    Sampler(#[from] sampler::Error),
+    /// The exit rule does not suit the model.
+    #[error(transparent)]
+    NoGate(#[from] NoGate),
+    /// The exit rule may go deeper than the session was set up for.
+    #[error("exit rule '{rule}' may take {steps} loop steps, but the session was set up for {most}")]
+    TooDeep {
+        /// The rule.
+        rule: String,
+        /// Steps it may take.
+        steps: usize,
+        /// Steps that have KV slots.
+        most: usize,
+    },
+}
+
+/// One generated token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// The token.
+    pub token: u32,
+    /// Loop steps of the forward pass that it was drawn from.
+    pub steps: usize,
+}
+
+/// What running a prompt took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PromptStats {
+    /// Tokens that were run.
+    pub run: usize,
+    /// Tokens at the start that were held from before.
+    pub reused: usize,
+    /// Loop steps of all tokens that were run.
+    pub steps: u64,
+}
+
+/// A session that generates: it holds a text as token ids, and continues it.
+///
+/// The text and the KV cache are kept in step: a new prompt runs only what differs from what is held.
+pub struct Engine {
+    session: Session,
+    policy: RulePolicy,
+    depth: Option<usize>,
+    sampler: Sampler,
+    /// Tokens in the KV cache.
+    held: Vec<u32>,
+    /// Drawn, but not run yet.
+    pending: Option<u32>,
+    /// Logits behind the last token that was run, and its loop steps.
+    logits: Vec<f32>,
+    steps: usize,
+}
+
+impl Engine {
+    /// Puts a session, an exit rule and a sampler together. `steps` caps the depth ([`RulePolicy::depth_limit`]); tokens from
+    /// `vocabulary` on (padding rows of the head) are never drawn.
+    ///
+    /// # Errors
+    /// A rule that the model cannot follow, or that goes deeper than the session's KV slots were chosen for; sampler settings
+    /// out of range.
+    pub fn new(
+        session: Session,
+        rule: ExitRule,
+        steps: Option<usize>,
+        sampler: SamplerConfig,
+        vocabulary: usize,
+    ) -> Result<Self, Error> {
+        let policy = RulePolicy::new(rule, steps, session.model().config(), session.chunk_rows())?;
+        let mut sampler = Sampler::new(sampler)?;
+        sampler.limit_vocabulary(vocabulary);
+        let mut engine = Self {
+            session,
+            policy,
+            depth: steps,
+            sampler,
+            held: Vec::new(),
+            pending: None,
+            logits: Vec::new(),
+            steps: 0,
+        };
+        engine.set_rule(rule, steps)?;
+        Ok(engine)
+    }
+
+    /// Changes the exit rule and the depth for what is run from now on. What is held stays as it is.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn set_rule(&mut self, rule: ExitRule, steps: Option<usize>) -> Result<(), Error> {
+        let config = self.session.model().config();
+        let most = RulePolicy::depth_limit(&rule, steps, config);
+        if most > self.session.steps() {
+            return Err(Error::TooDeep { rule: rule.to_string(), steps: most, most: self.session.steps() });
+        }
+        self.policy = RulePolicy::new(rule, steps, config, self.session.chunk_rows())?;
+        self.depth = steps;
+        Ok(())
+    }
+
+    /// The exit rule in force.
+    pub fn rule(&self) -> &ExitRule {
+        self.policy.rule()
+    }
+
+    /// The cap on the depth that was asked for besides the rule's own.
+    pub fn depth(&self) -> Option<usize> {
+        self.depth
+    }
+
+    /// Changes the sampler's settings. Its random numbers go on where they were.
+    ///
+    /// # Errors
+    /// Settings out of range.
+    pub fn set_sampler(&mut self, config: SamplerConfig, vocabulary: usize) -> Result<(), Error> {
+        let position = self.sampler.position();
+        self.sampler = Sampler::new(config)?;
+        self.sampler.limit_vocabulary(vocabulary);
+        self.sampler.set_position(position);
+        Ok(())
+    }
+
+    /// The session.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// A flag that, once set, ends the call in progress; see [`Session::cancel_flag`].
+    pub fn cancel_flag(&self) -> Arc<AtomicBool> {
+        self.session.cancel_flag()
+    }
+
+    /// Tokens of the text so far, without the one drawn last.
+    pub fn held(&self) -> &[u32] {
+        &self.held
+    }
+
+    /// Forgets everything.
+    pub fn reset(&mut self) {
+        self.forget_from(0);
+        self.sampler.reset();
+    }
+
+    fn forget_from(&mut self, n: usize) {
+        self.held.truncate(n);
+        self.session.truncate(0, n);
+        self.pending = None;
+        self.logits.clear();
+    }
+
+    /// Makes `tokens` the text, running what is not held already (at least the last token).
+    ///
+    /// Read-out rules do not act on a prompt ([`crate::model::Verdict::ReadOut`]); latent rules do.
+    ///
+    /// # Errors
+    /// As [`Session::run`]. After an error nothing is lost but time: what was run is held.
+    pub fn prompt(&mut self, tokens: &[u32]) -> Result<PromptStats, Error> {
+        let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let reused = common.min(tokens.len().saturating_sub(1));
+        self.forget_from(reused);
+        self.sampler.forget_recent();
+        for &token in tokens {
+            self.sampler.accept(token);
+        }
+        let batch = Batch { sequence: 0, tokens: &tokens[reused..], logits: Logits::Last, readout_exits: false };
+        let stats = self.run(batch)?;
+        Ok(PromptStats { run: tokens.len() - reused, reused, steps: stats })
+    }
+
+    /// Runs tokens and keeps text, cache and logits in step, also when it fails half way.
+    fn run(&mut self, batch: Batch<'_>) -> Result<u64, Error> {
+        let before = self.session.len(0);
+        let result = self.session.run(batch, &mut self.policy).map(|output| {
+            self.logits.clear();
+            self.logits.extend_from_slice(output.last());
+            self.steps = output.steps.last().copied().unwrap_or(0);
+            output.steps.iter().map(|&n| n as u64).sum()
+        });
+        let done = self.session.len(0) - before;
+        self.held.extend_from_slice(&batch.tokens[..done]);
+        Ok(result?)
+    }
+
+    /// Draws the next token. `None` when the context has no room for more.
+    ///
+    /// The token is run when the one after it is asked for, so a stop token costs no pass.
+    ///
+    /// # Errors
+    /// As [`Session::run`] and [`Sampler::sample`].
+    ///
+    /// # Panics
+    /// Without a [`prompt`](Self::prompt).
+    pub fn next_token(&mut self) -> Result<Option<Step>, Error> {
+        if let Some(token) = self.pending {
+            if self.session.len(0) >= self.session.kv_shape().context {
+                return Ok(None);
+            }
+            let readout_exits = self.policy.rule().signal() == Signal::Readout;
+            self.run(Batch { sequence: 0, tokens: &[token], logits: Logits::Last, readout_exits })?;
+            self.pending = None;
+        }
+        assert!(!self.logits.is_empty(), "a prompt comes first");
+        let token = self.sampler.sample(&self.logits)?;
+        self.sampler.accept(token);
+        self.pending = Some(token);
+        Ok(Some(Step { token, steps: self.steps }))
+    }
+
+    /// The logits that the next token is drawn from, `[V]`; empty before a prompt.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+}
