@@ -180,6 +180,12 @@ impl Conversion {
         Self { metadata: header.metadata.clone(), tensors }
     }
 
+    /// Rows of the embedding table, 0 if there is none.
+    pub fn vocabulary(&self) -> usize {
+        let table = self.tensors.iter().find(|t| t.role == Role::TokenEmbedding);
+        table.and_then(|t| t.dims.get(1)).copied().unwrap_or(0)
+    }
+
     /// The type that a recipe gives each tensor.
     pub fn choose(&self, recipe: Recipe) -> Vec<Report> {
         self.tensors
