@@ -29,7 +29,7 @@ Questions are asked greedily, one by one, each as a single user turn through the
 
 Examples:
   rdt-eval -m models/huginn-hops models/huginn-hops/eval.jsonl --init zeros --rule fixed:6
-  rdt-eval -m model.gguf questions.jsonl --rule fixed:12 --rule acceleration:0.03,hits=2,max=12 --json"
+  rdt-eval -m model.gguf questions.jsonl --rule fixed:12 --rule acceleration,max=12 --json"
 )]
 struct Flags {
     #[command(flatten)]
