@@ -15,6 +15,11 @@ mod simd;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+// The lanes are loaded as they lie in memory, which is little-endian everywhere that matters.
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon_dotprod;
 #[cfg(test)]
 mod tests;
 
@@ -29,24 +34,30 @@ pub const Q8_BLOCK: usize = 32;
 /// instruction sets that multiply only bytes quickly.
 pub const WIDE_MAX: i16 = 128 * 127 + 63;
 
-/// An instruction set that kernels exist for, in ascending order of preference.
+/// An instruction set that kernels exist for; within an architecture, in ascending order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust: every CPU.
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// 64-bit ARM.
+    Neon,
+    /// 64-bit ARM with the byte dot product of ARMv8.2.
+    NeonDotprod,
 }
 
 impl Isa {
     /// Every instruction set that the library knows, whether this machine has it or not.
-    pub const ALL: [Isa; 2] = [Isa::Scalar, Isa::Avx2];
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Neon, Isa::NeonDotprod];
 
     /// The name used in the environment variable `RDT_ISA` and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
         }
     }
 }
@@ -69,7 +80,7 @@ impl FromStr for Isa {
 #[non_exhaustive]
 pub enum Error {
     /// `RDT_ISA` holds a name that is none of [`Isa::ALL`].
-    #[error("RDT_ISA is '{0}'; known instruction sets are scalar and avx2")]
+    #[error("RDT_ISA is '{0}'; known instruction sets are {known}", known = Isa::ALL.map(Isa::name).join(", "))]
     UnknownIsa(String),
     /// The machine, or the build, does not have the instruction set.
     #[error("instruction set '{0}' is not available on this machine")]
@@ -257,6 +268,10 @@ impl Kernels {
             Isa::Scalar => Ok(&scalar::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 if avx2::Avx2::detect().is_some() => Ok(&avx2::KERNELS),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::Neon if neon::Neon::<neon::Plain>::detect().is_some() => Ok(&neon::KERNELS),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::NeonDotprod if neon::Neon::<neon_dotprod::Dotprod>::detect().is_some() => Ok(&neon_dotprod::KERNELS),
             isa => Err(Error::Unavailable(isa)),
         }
     }

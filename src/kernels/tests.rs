@@ -1,6 +1,8 @@
 //! One suite, stamped on every instruction set: against an f64 oracle where rounding is free, and against the scalar form
 //! bit for bit.
 
+mod lanes;
+
 use super::*;
 use half::{bf16, f16};
 
@@ -392,14 +394,21 @@ fn rope_suite(kernels: &Kernels) {
     }
 }
 
+/// Is the tier named in the comma-separated list `RDT_REQUIRE_ISA`? A run that must prove a tier sets it.
+fn required(isa: Isa) -> bool {
+    let list = std::env::var("RDT_REQUIRE_ISA").unwrap_or_default();
+    list.split(',').filter(|n| !n.is_empty()).any(|n| n.parse::<Isa>().expect("RDT_REQUIRE_ISA") == isa)
+}
+
 macro_rules! suite {
     ($($module:ident, $isa:expr;)*) => { $(
         mod $module {
             use super::*;
-            /// A tier that this machine lacks is said, not passed in silence.
+            /// A tier that this machine lacks is said, not passed in silence; it fails where the caller requires it.
             fn on(suite: fn(&Kernels)) {
                 match Kernels::of($isa) {
                     Ok(k) => suite(k),
+                    Err(e) if required($isa) => panic!("RDT_REQUIRE_ISA: {e}"),
                     Err(e) => eprintln!("not run: {e}"),
                 }
             }
@@ -426,6 +435,8 @@ macro_rules! suite {
 suite! {
     scalar_suite, Isa::Scalar;
     avx2_suite, Isa::Avx2;
+    neon_suite, Isa::Neon;
+    neon_dotprod_suite, Isa::NeonDotprod;
 }
 
 #[test]
@@ -433,5 +444,7 @@ fn every_name_is_its_own() {
     for isa in Isa::ALL {
         assert_eq!(isa.name().parse::<Isa>(), Ok(isa));
     }
-    assert_eq!("mmx".parse::<Isa>(), Err(Error::UnknownIsa("mmx".into())));
+    let unknown = "mmx".parse::<Isa>().expect_err("not ours");
+    assert_eq!(unknown, Error::UnknownIsa("mmx".into()));
+    assert!(Isa::ALL.iter().all(|isa| unknown.to_string().contains(isa.name())), "{unknown}");
 }
