@@ -60,7 +60,7 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    cli::exit("rdt-trace", run(&Flags::parse()))
+    cli::run("rdt-trace", run)
 }
 
 fn run(flags: &Flags) -> anyhow::Result<()> {
@@ -71,6 +71,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let tokens = match &flags.prompt {
         None => flags.tokens.clone(),
+        // With its BOS it would be a prompt, but hardly the one that was meant.
+        Some(text) if text.is_empty() => Vec::new(),
         Some(text) => Tokenizer::from_gguf(model.metadata())?.encode_prompt(text)?,
     };
     if tokens.is_empty() {

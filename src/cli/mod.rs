@@ -1,6 +1,10 @@
 //! Flags that the programs share, defined once, and what their `main` functions have in common.
 //!
-//! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
+//! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+
+mod process;
+
+pub use process::{exit, one_line, parse, run};
 
 use crate::arch::{self, Load};
 use crate::exit::{ExitRule, RulePolicy};
@@ -8,10 +12,8 @@ use crate::kernels::KvType;
 use crate::model::{InitialState, Model, Session, SessionOptions};
 use anyhow::{Context, bail};
 use clap::Args;
-use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Which model, and how it comes into memory.
@@ -189,21 +191,4 @@ pub fn human_bytes(n: u64) -> String {
         unit += 1;
     }
     format!("{x:.1} {}", UNITS[unit])
-}
-
-/// Ends a program: an error becomes one line on stderr and exit code 1; a reader who has gone away (`| head`) is no error.
-pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e)
-            if e.chain()
-                .any(|c| c.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)) =>
-        {
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprintln!("{program}: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
 }
