@@ -7,7 +7,7 @@ use rdt::cli::{self, DepthFlags, ModelFlags, SessionFlags};
 use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
-use rdt::model::{Batch, DepthPolicy, LatentStats, Logits, Row, Verdict};
+use rdt::model::{self, Batch, DepthPolicy, LatentStats, Logits, Row, Verdict};
 use rdt::text::Tokenizer;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
@@ -83,6 +83,16 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let initial = flags.depth.initial(config.width)?;
     let mut session = flags.session.session(&model, steps, initial, KvType::F32)?;
     let shape = *session.kv_shape();
+    // Whatever can be refused is refused before anything is said or computed.
+    if tokens.len() > shape.context {
+        return Err(model::Error::ContextFull { used: 0, context: shape.context, asked: tokens.len() }.into());
+    }
+    if let Some(&token) = tokens.iter().find(|&&t| t as usize >= config.vocab) {
+        return Err(model::Error::Token { token, vocab: config.vocab }.into());
+    }
+    let policy = RulePolicy::new(rule, flags.depth.steps, &config, flags.session.batch_size)?;
+    let mut recorder = Recorder::new(policy, tokens.len(), steps, config.width)?;
+    let mut file = AtomicFile::create(&flags.out)?;
     eprintln!(
         "rdt-trace: {} tokens, up to {steps} steps, {rule}; KV {} with {} of {steps} slots, {} threads, {}",
         tokens.len(),
@@ -92,8 +102,6 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         model.kernels().isa,
     );
 
-    let policy = RulePolicy::new(rule, flags.depth.steps, &config, flags.session.batch_size)?;
-    let mut recorder = Recorder::new(policy, tokens.len(), steps, config.width)?;
     let batch = Batch {
         sequence: 0,
         tokens: &tokens,
@@ -130,7 +138,6 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         ("exit_step", Tensor::i32(vec![t], &exit_step)),
     ];
     let bytes = safetensors::serialize(tensors, None)?;
-    let mut file = AtomicFile::create(&flags.out)?;
     std::io::Write::write_all(&mut file, &bytes).with_context(|| format!("cannot write {}", flags.out.display()))?;
     file.commit()?;
     let mean = exit_step.iter().map(|&n| f64::from(n)).sum::<f64>() / t as f64;
