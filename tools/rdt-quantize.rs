@@ -77,9 +77,10 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(n.get()).build_global().context("cannot start the threads")?;
     }
     let source = Source::open(&flags.input)?;
-    let conversion = source.conversion()?;
+    let (conversion, notes) = source.conversion()?;
     let again = requantised(&conversion, flags.recipe);
     if !again.is_empty() {
+        // Said first: the user may want to stop.
         note(&format!(
             "{} is already quantised ({}); another rounding costs quality, so start from the published weights where you can",
             flags.input.display(),
@@ -91,6 +92,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     } else {
         write(&conversion, &source.input(), flags.recipe, &output)?
     };
+    notes.iter().for_each(|words| note(words));
     let mut out = io::stdout().lock();
     if flags.json {
         let summary = json_summary(flags, &output, &summary, start.elapsed());
@@ -116,27 +118,28 @@ impl Source {
         }
         let bytes = arch::read(path, Load::Map)?;
         let header = Header::parse(&bytes).with_context(|| path.display().to_string())?;
-        let architecture = header.metadata.str("general.architecture").ok().flatten().unwrap_or("unknown");
-        if arch::FAMILIES.contains(&architecture) {
+        if arch::FAMILIES.contains(&architecture(&header)) {
             // A file that is no whole model would become another that is none.
             arch::open(path, Load::Map)?;
-        } else {
-            note(&format!("architecture '{architecture}' is not known here; tensors go by their names alone"));
         }
         Ok(Self::Gguf(bytes, Box::new(header)))
     }
 
-    fn conversion(&self) -> anyhow::Result<Conversion> {
+    /// The conversion, and notes for the user.
+    fn conversion(&self) -> anyhow::Result<(Conversion, Vec<String>)> {
         match self {
-            Self::Gguf(_, header) => Ok(Conversion::of_gguf(header)),
+            Self::Gguf(_, header) => {
+                let name = architecture(header);
+                let unknown = format!("architecture '{name}' is not known here; tensors went by their names alone");
+                let notes = if arch::FAMILIES.contains(&name) { Vec::new() } else { vec![unknown] };
+                Ok((Conversion::of_gguf(header), notes))
+            }
             Self::Checkpoint(checkpoint) => {
                 let folder = || checkpoint.folder().display().to_string();
                 let mut conversion = arch::conversion(checkpoint).with_context(folder)?;
                 let rows = conversion.vocabulary().unwrap_or(0);
-                for words in text::write_metadata(checkpoint, rows, &mut conversion.metadata).with_context(folder)? {
-                    note(&words);
-                }
-                Ok(conversion)
+                let notes = text::write_metadata(checkpoint, rows, &mut conversion.metadata).with_context(folder)?;
+                Ok((conversion, notes))
             }
         }
     }
@@ -147,6 +150,10 @@ impl Source {
             Self::Gguf(bytes, header) => Input::Gguf(bytes, header),
         }
     }
+}
+
+fn architecture(header: &Header) -> &str {
+    header.metadata.str("general.architecture").ok().flatten().unwrap_or("unknown")
 }
 
 /// Formats of the input that are rounded already and would be rounded once more.
