@@ -137,7 +137,7 @@ impl Source {
             Self::Checkpoint(checkpoint) => {
                 let folder = || checkpoint.folder().display().to_string();
                 let mut conversion = arch::conversion(checkpoint).with_context(folder)?;
-                let rows = conversion.vocabulary().unwrap_or(0);
+                let rows = conversion.vocabulary();
                 let notes = text::write_metadata(checkpoint, rows, &mut conversion.metadata).with_context(folder)?;
                 Ok((conversion, notes))
             }

@@ -27,7 +27,7 @@ A token that has left the loop keeps its last latent state; its statistics are N
 Examples:
   rdt-trace -m model.gguf -p 'What is 4 + 5?' --out trace.safetensors
   rdt-trace -m model.gguf --tokens 0,2,17 --steps 16 --init zeros --all-logits --out trace.safetensors
-  rdt-trace -m model.gguf -p 'Hi' --steps 32 --exit-rule acceleration:0.03,hits=2 --out trace.safetensors"
+  rdt-trace -m model.gguf -p 'Hi' --steps 32 --exit-rule acceleration --out trace.safetensors"
 )]
 struct Flags {
     #[command(flatten)]

@@ -214,9 +214,10 @@ impl Conversion {
         Self { metadata: header.metadata.clone(), tensors }
     }
 
-    /// Rows of the token embedding, if there is one.
-    pub fn vocabulary(&self) -> Option<usize> {
-        self.tensors.iter().find(|t| t.role == Role::TokenEmbedding)?.dims.get(1).copied()
+    /// Rows of the embedding table, 0 if there is none.
+    pub fn vocabulary(&self) -> usize {
+        let table = self.tensors.iter().find(|t| t.role == Role::TokenEmbedding);
+        table.and_then(|t| t.dims.get(1)).copied().unwrap_or(0)
     }
 
     /// The type that a recipe gives each tensor.

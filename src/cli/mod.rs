@@ -6,20 +6,23 @@ mod process;
 
 pub use process::{exit, one_line, parse, run};
 
-use crate::arch::{self, Load};
+use crate::arch::{self, Input, Load};
+use crate::checkpoint::Checkpoint;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::kernels::KvType;
 use crate::model::{InitialState, Model, Session, SessionOptions};
+use crate::quant::Recipe;
+use crate::text;
 use anyhow::{Context, bail};
 use clap::Args;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Which model, and how it comes into memory.
 #[derive(Args, Debug, Clone)]
 pub struct ModelFlags {
-    /// Model file (GGUF); rdt-quantize makes one from a published checkpoint
+    /// Model file (GGUF), or the folder of a published checkpoint, which is then converted in memory as it is
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -48,8 +51,21 @@ impl ModelFlags {
     /// # Errors
     /// As [`arch::open`].
     pub fn open(&self) -> anyhow::Result<Arc<Model>> {
+        if self.model.is_dir() {
+            return Ok(Arc::new(open_checkpoint(&self.model)?));
+        }
         Ok(Arc::new(arch::open(&self.model, self.load.load())?))
     }
+}
+
+/// Converts a checkpoint in memory, every tensor in the type it was published in.
+fn open_checkpoint(folder: &Path) -> anyhow::Result<Model> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let mut conversion = arch::conversion(&checkpoint)?;
+    text::write_metadata(&checkpoint, conversion.vocabulary(), &mut conversion.metadata)?;
+    let input = Input::Checkpoint(&checkpoint);
+    let (bytes, _) = conversion.write(&input, Recipe::Published, Vec::new(), &mut |_| true)?;
+    Ok(arch::from_bytes(bytes.into())?)
 }
 
 /// How deep the loop goes, and where it starts.

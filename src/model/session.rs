@@ -287,7 +287,7 @@ impl Session {
     pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
         let d = self.model.config().width;
         let n = latents.len() / d;
-        if latents.len() % d != 0 || n == 0 || first + n > self.lengths[sequence] {
+        if !latents.len().is_multiple_of(d) || n == 0 || first + n > self.lengths[sequence] {
             return Err(Error::Option(format!(
                 "{} values are no latent states of width {d} at positions {first} to {}",
                 latents.len(),
