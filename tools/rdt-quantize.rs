@@ -47,7 +47,7 @@ struct Flags {
     #[arg(long = "type", value_name = "TYPE", default_value_t = Recipe::Q4_0)]
     recipe: Recipe,
     /// Threads (default: all)
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = cli::positive_count)]
     threads: Option<NonZeroUsize>,
     /// Write nothing, and say what would become of each tensor
     #[arg(long)]
@@ -90,7 +90,10 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let summary = if flags.dry_run {
         conversion.summary(flags.recipe)?
     } else {
-        write(&conversion, &source.input(), flags.recipe, &output)?
+        write(&conversion, &source.input(), flags.recipe, &output).map_err(|e| match e.downcast_ref() {
+            Some(arch::Error::Quant { .. }) => e.context(flags.input.display().to_string()),
+            _ => e,
+        })?
     };
     notes.iter().for_each(|words| note(words));
     let mut out = io::stdout().lock();

@@ -85,7 +85,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let shape = *session.kv_shape();
     // Whatever can be refused is refused before anything is said or computed.
     if tokens.len() > shape.context {
-        return Err(model::Error::ContextFull { used: 0, context: shape.context, asked: tokens.len() }.into());
+        bail!("the prompt has {} tokens, and the context has room for {} (-c)", tokens.len(), shape.context);
     }
     if let Some(&token) = tokens.iter().find(|&&t| t as usize >= config.vocab) {
         return Err(model::Error::Token { token, vocab: config.vocab }.into());

@@ -150,7 +150,8 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         if found == supported {
             return Ok(());
         }
-        Err(Error::Setting { key: key.to_owned(), found: found.to_owned(), supported: supported.to_owned() })
+        let found = format!("'{}'", found.chars().take(80).collect::<String>());
+        Err(Error::Setting { key: key.to_owned(), found, supported: format!("'{supported}'") })
     };
     if !checkpoint.contains("transformer.core_block.0.norm_3.weight") {
         return Err(Error::Family {

@@ -166,7 +166,8 @@ impl Keys<'_> {
         let key = self.key(name);
         let found = self.metadata.require_str(&key)?;
         if found != value {
-            return Err(model::Error::Key { key, found: found.to_owned(), expected: value.to_owned() });
+            let found = format!("'{}'", found.chars().take(80).collect::<String>());
+            return Err(model::Error::Key { key, found, expected: format!("'{value}'") });
         }
         Ok(())
     }

@@ -136,7 +136,7 @@ fn read_states(path: &str, width: usize) -> anyhow::Result<Vec<f32>> {
 #[command(next_help_heading = "Session")]
 pub struct SessionFlags {
     /// Worker threads (default: performance cores)
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = positive_count)]
     pub threads: Option<NonZeroUsize>,
     /// Positions in the KV cache (default: what the model was trained for, if it fits the memory budget)
     #[arg(short, long, value_name = "N", value_parser = positive)]
@@ -192,6 +192,14 @@ pub fn positive(s: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(_) => Err("expected a whole number from 1".into()),
     }
+}
+
+/// As [`positive`], of a type that says so.
+///
+/// # Errors
+/// As [`positive`].
+pub fn positive_count(s: &str) -> Result<NonZeroUsize, String> {
+    positive(s).and_then(|n| NonZeroUsize::new(n).ok_or_else(|| "must be at least 1".into()))
 }
 
 /// A number of bytes for people.

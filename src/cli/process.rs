@@ -70,7 +70,9 @@ fn whole_message(error: &dyn Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let said = cause.to_string();
-        if !text.contains(&said) {
+        if said.starts_with(&text) {
+            text = said; // a path that was added for errors that lack it
+        } else if !text.contains(&said) {
             text = format!("{text}: {said}");
         }
         next = cause.source();
@@ -128,6 +130,8 @@ mod tests {
         struct Silent(#[source] Says);
         let error = Silent(Says { source: io::Error::other("no luck") });
         assert_eq!(whole_message(&error), "while converting: cannot open x: no luck");
+        let named = anyhow::anyhow!("m.gguf: no magic").context("m.gguf");
+        assert_eq!(whole_message(named.as_ref()), "m.gguf: no magic");
     }
 
     #[test]

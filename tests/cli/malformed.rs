@@ -277,7 +277,10 @@ fn weights_that_are_not_finite() {
     parts.tensors[i].1[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
     let file = parts.file();
     let line = open(QUANTIZE, &file).refused(1, "a NaN among the weights");
-    assert!(line.contains("blk.1.ffn_up.weight") && line.contains("row 0, column 1"), "{line}");
+    assert!(
+        line.contains("m.gguf: ") && line.contains("blk.1.ffn_up.weight") && line.contains("row 0, column 1"),
+        "{line}"
+    );
     // It shows only when the loop runs, after the line that says how.
     let outcome = open(TRACE, &file);
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
