@@ -1,6 +1,10 @@
 //! Flags that the programs share, defined once, and what their `main` functions have in common.
 //!
-//! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
+//! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+
+mod process;
+
+pub use process::{exit, one_line, parse, run};
 
 use crate::arch::{self, Input, Load};
 use crate::checkpoint::Checkpoint;
@@ -11,10 +15,8 @@ use crate::quant::Recipe;
 use crate::text;
 use anyhow::{Context, bail};
 use clap::Args;
-use std::io;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
 /// Which model, and how it comes into memory.
@@ -134,7 +136,7 @@ fn read_states(path: &str, width: usize) -> anyhow::Result<Vec<f32>> {
 #[command(next_help_heading = "Session")]
 pub struct SessionFlags {
     /// Worker threads (default: performance cores)
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = positive_count)]
     pub threads: Option<NonZeroUsize>,
     /// Positions in the KV cache (default: what the model was trained for, if it fits the memory budget)
     #[arg(short, long, value_name = "N", value_parser = positive)]
@@ -192,6 +194,14 @@ pub fn positive(s: &str) -> Result<usize, String> {
     }
 }
 
+/// As [`positive`], of a type that says so.
+///
+/// # Errors
+/// As [`positive`].
+pub fn positive_count(s: &str) -> Result<NonZeroUsize, String> {
+    positive(s).and_then(|n| NonZeroUsize::new(n).ok_or_else(|| "must be at least 1".into()))
+}
+
 /// A number of bytes for people.
 pub fn human_bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -205,21 +215,4 @@ pub fn human_bytes(n: u64) -> String {
         unit += 1;
     }
     format!("{x:.1} {}", UNITS[unit])
-}
-
-/// Ends a program: an error becomes one line on stderr and exit code 1; a reader who has gone away (`| head`) is no error.
-pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e)
-            if e.chain()
-                .any(|c| c.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)) =>
-        {
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprintln!("{program}: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
 }
