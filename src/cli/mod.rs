@@ -2,13 +2,17 @@
 //!
 //! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
 
+pub mod chat;
+
 use crate::arch::{self, Load};
 use crate::exit::{ExitRule, RulePolicy};
+use crate::generate::SamplerConfig;
 use crate::kernels::KvType;
 use crate::model::{InitialState, Model, Session, SessionOptions};
+use crate::text::escape_controls;
 use anyhow::{Context, bail};
 use clap::Args;
-use std::io;
+use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -149,7 +153,12 @@ impl SessionFlags {
         initial: InitialState,
         kv_type: KvType,
     ) -> anyhow::Result<Session> {
-        let options = SessionOptions {
+        Ok(Session::new(Arc::clone(model), &self.options(steps, initial, kv_type))?)
+    }
+
+    /// What these flags ask for, for loops of up to `steps` steps; `kv_type` is the program's default.
+    pub fn options(&self, steps: usize, initial: InitialState, kv_type: KvType) -> SessionOptions {
+        SessionOptions {
             threads: self.threads,
             context: self.ctx_size,
             kv_type: self.kv_type.unwrap_or(kv_type),
@@ -159,8 +168,51 @@ impl SessionFlags {
             sequences: 1,
             chunk_rows: self.batch_size,
             initial,
+        }
+    }
+}
+
+/// How the next token is chosen, under llama.cpp's names. The seed is [`DepthFlags`]'s.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplerFlags {
+    /// Temperature; 0 takes the most likely token every time, 0.8 is usual for models that are not tiny
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temp: f32,
+    /// Keep only the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = SamplerConfig::default().top_k)]
+    pub top_k: usize,
+    /// Keep the most likely tokens whose probabilities add up to P; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = SamplerConfig::default().top_p)]
+    pub top_p: f32,
+    /// Keep tokens at least P times as likely as the most likely one; 0 keeps all
+    #[arg(long, value_name = "P", default_value_t = SamplerConfig::default().min_p)]
+    pub min_p: f32,
+    /// Penalty on tokens that have just occurred; 1 is off
+    #[arg(long, value_name = "X", default_value_t = SamplerConfig::default().repeat_penalty)]
+    pub repeat_penalty: f32,
+    /// How many tokens back the penalty looks; 0 is off
+    #[arg(long, value_name = "N", default_value_t = SamplerConfig::default().repeat_last_n)]
+    pub repeat_last_n: usize,
+}
+
+impl SamplerFlags {
+    /// The sampler's settings.
+    ///
+    /// # Errors
+    /// A value out of range.
+    pub fn config(&self, seed: u64) -> anyhow::Result<SamplerConfig> {
+        let config = SamplerConfig {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed,
         };
-        Ok(Session::new(Arc::clone(model), &options)?)
+        config.validate()?;
+        Ok(config)
     }
 }
 
@@ -202,7 +254,8 @@ pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(e) => {
-            eprintln!("{program}: {e:#}");
+            // Names and messages from files may be part of it. A stderr that is gone is no reason to panic.
+            let _ = writeln!(io::stderr(), "{program}: {}", escape_controls(&format!("{e:#}")));
             ExitCode::FAILURE
         }
     }
