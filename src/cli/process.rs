@@ -5,7 +5,7 @@ use crate::text::escape_controls;
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 /// Characters of an error that are shown. Names in a file may be 64 KiB long.
@@ -31,10 +31,15 @@ pub fn parse<T: Parser>(program: &str) -> Result<T, ExitCode> {
             ExitCode::SUCCESS
         }
         _ => {
-            eprintln!("{program}: {}", one_line(&usage_error(&e.to_string())));
+            say(program, &usage_error(&e.to_string()));
             ExitCode::from(2)
         }
     })
+}
+
+/// One line on stderr. A stderr that is gone is no reason to panic.
+fn say(program: &str, text: &str) {
+    let _ = writeln!(io::stderr(), "{program}: {}", one_line(text));
 }
 
 /// What clap says in paragraphs, in a line: what is wrong and its tips, without the usage text.
@@ -57,7 +62,7 @@ pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
     if io_kinds.into_iter().any(|kind| kind == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("{program}: {}", one_line(&whole_message(error.as_ref())));
+    say(program, &whole_message(error.as_ref()));
     match error.downcast_ref() {
         Some(arch::Error::Stopped) => ExitCode::from(INTERRUPTED),
         _ => ExitCode::FAILURE,
