@@ -217,8 +217,8 @@ fn write(conversion: &Conversion, input: &Input<'_>, recipe: Recipe, output: &Pa
     let written = conversion.write(input, recipe, file, &mut |p| {
         if tensor != p.tensor {
             p.tensor.clone_into(&mut tensor);
-            bar.set_message(one_line(&tensor));
             bar.set_length(p.total);
+            bar.set_message(one_line(&tensor));
         }
         bar.set_position(p.done);
         !stop.load(Ordering::Relaxed)
