@@ -99,7 +99,7 @@ struct Difference {
 }
 
 fn main() -> ExitCode {
-    cli::exit("rdt-eval", run(&Flags::parse()))
+    cli::run("rdt-eval", run)
 }
 
 fn run(flags: &Flags) -> anyhow::Result<()> {

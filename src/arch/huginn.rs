@@ -19,6 +19,8 @@ const MOST_BLOCKS: usize = 4096;
 const MOST_WIDTH: usize = 1 << 20;
 const MOST_HEADS: usize = 1 << 16;
 const MOST_STEPS: usize = 1 << 16;
+const MOST_TOKENS: usize = 1 << 26;
+const MOST_CONTEXT: usize = 1 << 30;
 
 /// The parts of a model, from its GGUF.
 pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::Error> {
@@ -53,7 +55,7 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
     if state != width {
         return Err(wrong("loop.state_length", state, format!("{width}, the embedding length")));
     }
-    let vocab = keys.size("vocab_size", 1 << 26)?;
+    let vocab = keys.size("vocab_size", MOST_TOKENS)?;
     let heads = metadata.require_usize_per_block(&keys.key("attention.head_count"), count)?;
     let kv_heads = metadata.require_usize_per_block(&keys.key("attention.head_count_kv"), count)?;
     let hidden = metadata.require_usize_per_block(&keys.key("feed_forward_length"), count)?;
@@ -85,7 +87,7 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
         name: metadata.str("general.name")?.unwrap_or_default().to_owned(),
         width,
         vocab,
-        context: keys.size("context_length", 1 << 30)?,
+        context: keys.size("context_length", MOST_CONTEXT)?,
         head_dim,
         norm_eps: keys.positive("attention.layer_norm_rms_epsilon")?,
         rope_base: keys.positive("rope.freq_base")?,
@@ -148,7 +150,8 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         if found == supported {
             return Ok(());
         }
-        Err(Error::Setting { key: key.to_owned(), found: found.to_owned(), supported: supported.to_owned() })
+        let found = format!("'{}'", found.chars().take(80).collect::<String>());
+        Err(Error::Setting { key: key.to_owned(), found, supported: format!("'{supported}'") })
     };
     if !checkpoint.contains("transformer.core_block.0.norm_3.weight") {
         return Err(Error::Family {
@@ -163,73 +166,84 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     only("norm_class_name", "RMSNorm_llama", "RMSNorm_llama")?;
     only("block_class_name", "SandwichBlock", "SandwichBlock")?;
 
-    let width = config.require_usize("n_embd")?;
+    let setting = |key: &str, found: &dyn std::fmt::Display, supported: String| Error::Setting {
+        key: key.into(),
+        found: found.to_string(),
+        supported,
+    };
+    let within = |key: &str, n: usize, least: usize, most: usize| {
+        if (least..=most).contains(&n) { Ok(n) } else { Err(setting(key, &n, format!("{least} to {most}"))) }
+    };
+    let size = |key: &str, most: usize| within(key, config.require_usize(key)?, 1, most);
+    let number = |key: &str| {
+        let x = config.require_f32(key)?;
+        if x > 0.0 { Ok(x) } else { Err(setting(key, &x, "a number above 0".to_owned())) }
+    };
+
+    let width = size("n_embd", MOST_WIDTH)?;
     let heads = match config.usize("n_heads")? {
         Some(n) => n,
         None => config.require_usize("num_attention_heads")?,
     };
     let kv_heads = config.usize("num_key_value_heads")?.unwrap_or(heads);
-    let setting = |key: &str, found: usize, supported: String| Error::Setting {
-        key: key.into(),
-        found: found.to_string(),
-        supported,
-    };
-    if heads == 0 || heads > MOST_HEADS || !width.is_multiple_of(heads) || width > MOST_WIDTH {
-        return Err(setting("n_heads", heads, format!("a divisor of n_embd, {width}")));
+    if heads == 0 || heads > MOST_HEADS || !width.is_multiple_of(2 * heads) {
+        return Err(setting("n_heads", &heads, format!("a divisor of half of n_embd, {width}")));
     }
     if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(setting("num_key_value_heads", kv_heads, format!("a divisor of n_heads, {heads}")));
+        return Err(setting("num_key_value_heads", &kv_heads, format!("a divisor of n_heads, {heads}")));
     }
     let head_dim = width / heads;
-    let hidden = config.require_usize("intermediate_size")?;
-    if hidden == 0 || hidden > MOST_WIDTH {
-        return Err(setting("intermediate_size", hidden, format!("1 to {MOST_WIDTH}")));
-    }
+    let hidden = size("intermediate_size", MOST_WIDTH)?;
     let vocab = match config.usize("padded_vocab_size")? {
-        Some(n) => n,
-        None => config.require_usize("vocab_size")?,
+        Some(n) => within("padded_vocab_size", n, 1, MOST_TOKENS)?,
+        None => size("vocab_size", MOST_TOKENS)?,
     };
-    let blocks = |key: &str| -> Result<usize, Error> {
-        let n = config.require_usize(key)?;
-        if n > MOST_BLOCKS { Err(setting(key, n, format!("at most {MOST_BLOCKS}"))) } else { Ok(n) }
-    };
-    let (prelude, core, coda) =
-        (blocks("n_layers_in_prelude")?, blocks("n_layers_in_recurrent_block")?, blocks("n_layers_in_coda")?);
+    let context = within("block_size", config.usize("block_size")?.unwrap_or(4096), 1, MOST_CONTEXT)?;
+    let blocks = |key: &str, least: usize| within(key, config.require_usize(key)?, least, MOST_BLOCKS);
+    let prelude = blocks("n_layers_in_prelude", 0)?;
+    let core = blocks("n_layers_in_recurrent_block", 1)?;
+    let coda = blocks("n_layers_in_coda", 0)?;
     let plan = LoopPlan::new(prelude, core, coda);
-    let scale = config.require_f64("init_values.embed_scale")?;
+    let mean_steps = size("mean_recurrence", MOST_STEPS)?;
+    let scale = number("init_values.embed_scale")?;
     // The reference scales the state as it scales embeddings.
-    let std = config.require_f64("init_values.std")? * scale;
+    let std = (config.require_f64("init_values.std")? * config.require_f64("init_values.embed_scale")?) as f32;
+    if !(std.is_finite() && std >= 0.0) {
+        return Err(setting("init_values.std", &std, "a number not below 0".to_owned()));
+    }
 
     let mut metadata = Metadata::new();
-    let name = checkpoint.folder().file_name().map_or_else(|| NAME.into(), |n| n.to_string_lossy());
+    let folder = checkpoint.folder().canonicalize().unwrap_or_else(|_| checkpoint.folder().to_owned());
+    let name = folder.file_name().map_or_else(|| NAME.into(), |n| n.to_string_lossy());
     metadata.insert("general.architecture", NAME);
     metadata.insert("general.name", name.as_ref());
     metadata.insert("general.quantization_version", 2u32);
     let mut set = |name: &str, value: Value| {
         metadata.insert(format!("{NAME}.{name}"), value);
     };
-    let size = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
-    set("block_count", size(plan.blocks()));
-    set("context_length", size(config.usize("block_size")?.unwrap_or(4096)));
-    set("vocab_size", size(vocab));
-    set("embedding_length", size(width));
-    set("feed_forward_length", size(hidden));
-    set("attention.head_count", size(heads));
-    set("attention.head_count_kv", size(kv_heads));
-    set("attention.key_length", size(head_dim));
-    set("attention.value_length", size(head_dim));
-    set("attention.layer_norm_rms_epsilon", Value::F32(config.require_f64("norm_eps")? as f32));
-    set("rope.freq_base", Value::F32(config.require_f64("rope_base")? as f32));
-    set("rope.dimension_count", size(head_dim));
-    set("embedding_scale", Value::F32(scale as f32));
-    set("loop.prelude_count", size(prelude));
-    set("loop.core_count", size(core));
-    set("loop.coda_count", size(coda));
-    set("loop.mean_steps", size(config.require_usize("mean_recurrence")?));
+    // All are bounded above.
+    let number_of = |n: usize| Value::U32(n as u32);
+    set("block_count", number_of(plan.blocks()));
+    set("context_length", number_of(context));
+    set("vocab_size", number_of(vocab));
+    set("embedding_length", number_of(width));
+    set("feed_forward_length", number_of(hidden));
+    set("attention.head_count", number_of(heads));
+    set("attention.head_count_kv", number_of(kv_heads));
+    set("attention.key_length", number_of(head_dim));
+    set("attention.value_length", number_of(head_dim));
+    set("attention.layer_norm_rms_epsilon", Value::F32(number("norm_eps")?));
+    set("rope.freq_base", Value::F32(number("rope_base")?));
+    set("rope.dimension_count", number_of(head_dim));
+    set("embedding_scale", Value::F32(scale));
+    set("loop.prelude_count", number_of(prelude));
+    set("loop.core_count", number_of(core));
+    set("loop.coda_count", number_of(coda));
+    set("loop.mean_steps", number_of(mean_steps));
     set("loop.injection", "linear".into());
     set("loop.state_init", "like-init".into());
-    set("loop.state_std", Value::F32(std as f32));
-    set("loop.state_length", size(width));
+    set("loop.state_std", Value::F32(std));
+    set("loop.state_length", number_of(width));
     set("loop.readout_norm", Value::Bool(true));
     set("loop.block_kind", "sandwich".into());
     set("loop.activation", "silu".into());
