@@ -52,19 +52,21 @@ impl Dot for Plain {
     fn i8(self, w: &Blocks, a: &[i16; 32]) -> Sums {
         // SAFETY: the token proves NEON; the four loads cover the 64 bytes of `a`.
         unsafe {
-            let a = [
-                vld1q_s16(a.as_ptr()),
-                vld1q_s16(a.as_ptr().add(8)),
-                vld1q_s16(a.as_ptr().add(16)),
-                vld1q_s16(a.as_ptr().add(24)),
-            ];
+            let (a0, a1) = (vld1q_s16(a.as_ptr()), vld1q_s16(a.as_ptr().add(8)));
+            let (a2, a3) = (vld1q_s16(a.as_ptr().add(16)), vld1q_s16(a.as_ptr().add(24)));
             let mut v = [vdupq_n_s32(0); LANES];
+            // Written out: with loops inside, the compiler leaves the one over the rows rolled, and `v` in memory.
             for (v, &(lo, hi)) in v.iter_mut().zip(w) {
-                let w = [vmovl_s8(vget_low_s8(lo)), vmovl_high_s8(lo), vmovl_s8(vget_low_s8(hi)), vmovl_high_s8(hi)];
-                for (w, a) in w.into_iter().zip(a) {
-                    *v = vmlal_s16(*v, vget_low_s16(w), vget_low_s16(a));
-                    *v = vmlal_high_s16(*v, w, a);
-                }
+                let (w0, w1) = (vmovl_s8(vget_low_s8(lo)), vmovl_high_s8(lo));
+                let (w2, w3) = (vmovl_s8(vget_low_s8(hi)), vmovl_high_s8(hi));
+                let mut sum = vmull_s16(vget_low_s16(w0), vget_low_s16(a0));
+                sum = vmlal_high_s16(sum, w0, a0);
+                sum = vmlal_s16(sum, vget_low_s16(w1), vget_low_s16(a1));
+                sum = vmlal_high_s16(sum, w1, a1);
+                sum = vmlal_s16(sum, vget_low_s16(w2), vget_low_s16(a2));
+                sum = vmlal_high_s16(sum, w2, a2);
+                sum = vmlal_s16(sum, vget_low_s16(w3), vget_low_s16(a3));
+                *v = vmlal_high_s16(sum, w3, a3);
             }
             transpose_sum(v)
         }
@@ -238,13 +240,17 @@ impl<D: Dot> Simd for Neon<D> {
     }
     #[inline(always)]
     unsafe fn gather_f16(self, p: [*const u8; LANES]) -> V {
-        let mut h = [0u16; LANES];
-        for (h, p) in h.iter_mut().zip(p) {
-            // SAFETY: the caller promises two readable bytes behind every pointer.
-            *h = unsafe { p.cast::<u16>().read_unaligned() };
+        /// Puts what lies behind a pointer in one lane. Through memory, the wide load would wait for eight small stores.
+        macro_rules! lanes {
+            ($h:ident, $($i:literal),*) => {
+                // SAFETY: the token proves NEON; the caller promises two readable bytes behind every pointer.
+                unsafe { $($h = vsetq_lane_u16::<$i>(p[$i].cast::<u16>().read_unaligned(), $h);)* }
+            };
         }
-        // SAFETY: the token proves NEON; `h` is 16 bytes.
-        from_halves(unsafe { vld1q_u16(h.as_ptr()) })
+        // SAFETY: the token proves NEON.
+        let mut h = unsafe { vdupq_n_u16(0) };
+        lanes!(h, 0, 1, 2, 3, 4, 5, 6, 7);
+        from_halves(h)
     }
     #[inline(always)]
     unsafe fn block_i8(self, p: [*const u8; LANES]) -> Blocks {
