@@ -303,7 +303,7 @@ impl Saved {
             }
             conversation.push(found, message.content.as_str());
         }
-        if conversation.turns.len() % 2 != 0 {
+        if !conversation.turns.len().is_multiple_of(2) {
             return Err(Error::Unanswered);
         }
         let run = |r: &WrittenRun| {

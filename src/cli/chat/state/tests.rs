@@ -367,7 +367,7 @@ fn what_a_file_says_is_checked() {
 }
 
 #[test]
-fn a_cancelled_load_changes_nothing() {
+fn a_load_that_fails_changes_nothing() {
     let mut first = chat("acceleration");
     ask(&mut first, "Hello!");
     let file = saved(&first);
