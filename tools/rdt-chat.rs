@@ -1,4 +1,5 @@
-//! Chat with a recurrent-depth model in the terminal. `models/README.md` says what the built-in model is.
+//! Chat with a recurrent-depth model in the terminal. `models/huginn-hops` is the built-in model as it was trained; `rdt-quantize`
+//! made the file here from it, with the type q4_0.
 
 use std::process::ExitCode;
 

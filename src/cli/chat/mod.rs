@@ -45,13 +45,15 @@ const RULE: &str = "acceleration";
     name = "rdt-chat",
     version,
     after_help = "\
-At a terminal rdt-chat talks, turn by turn; /help there lists the commands. With -p, -f, or a pipe on stdin it answers once:
-the answer goes to stdout, everything else to stderr. Exit codes: 0 answered, 1 failed, 2 wrong usage.
+At a terminal rdt-chat talks, turn by turn; /help there lists the commands. With -p, -f, or a
+pipe on stdin it answers once: the answer goes to stdout, everything else to stderr.
+Exit codes: 0 answered, 1 failed, 2 wrong usage.
 
-Depth: the default exit rule is 'acceleration' with up to twice the model's mean number of loop steps. --show-steps tints each
-token by the steps it took, from blue (1) over green and yellow to red (the most possible). Where there are no colours (no
-terminal, or NO_COLOR is set) the number stands behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself
-is then doubled. --json has ids, texts and steps of all tokens.
+Depth: the default exit rule is 'acceleration' with up to twice the model's mean number of loop
+steps. --show-steps tints each token by the steps it took, from blue (1) over green and yellow to
+red (the most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number
+stands behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself is then
+doubled. --json has ids, texts and steps of all tokens.
 
 Examples:
   rdt-chat

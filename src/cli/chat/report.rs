@@ -16,13 +16,14 @@ pub fn headline(chat: &Chat, origin: &str) -> String {
     };
     let slots = if shape.slots < steps { format!("{} of {steps}", shape.slots) } else { format!("all {steps}") };
     format!(
-        "{name} ({origin}); KV {}, {} positions, {slots} loop slots, {}; {} up to {} steps; {} threads, {}; template: {} [{}]",
+        "{name} ({origin}); KV {}, {} positions, {slots} loop slots, {}; {} up to {} steps; {} thread{}, {}; template: {} [{}]",
         shape.ty,
         shape.context,
         human_bytes(shape.bytes),
         chat.settings().rule,
         chat.depth_limit(),
         session.threads(),
+        if session.threads() == 1 { "" } else { "s" },
         chat.model().kernels().isa,
         chat.template().kind(),
         chat.template().fingerprint(),

@@ -449,3 +449,6 @@ impl Totals {
         self.time += answer.time;
     }
 }
+
+#[cfg(test)]
+mod tests;
