@@ -183,7 +183,10 @@ mod tests {
         assert_eq!(choose(Recipe::F32, Role::FfnUp, &[128, 4]), TensorType::F32);
         assert_eq!(choose(Recipe::F16, Role::Output, &[128, 4]), TensorType::F16);
         assert_eq!(choose(Recipe::BF16, Role::AttnQkv, &[128, 4]), TensorType::BF16);
-        assert_eq!(choose(Recipe::Q8_0, Role::AdapterState, &[128, 4]), TensorType::Q8_0);
+        assert_eq!(choose(Recipe::Q8_0, Role::FfnUp, &[128, 4]), TensorType::Q8_0);
+        for role in [Role::AttnV, Role::AdapterState, Role::AdapterInput] {
+            assert_eq!(choose(Recipe::Q8_0, role, &[128, 4]), TensorType::F16);
+        }
         assert_eq!(choose(Recipe::Published, Role::FfnUp, &[127, 4]), TensorType::BF16);
     }
 
