@@ -5,6 +5,7 @@
 
 use super::simd::{LANES, Simd};
 use core::arch::aarch64::*;
+use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
 
 /// Proof that the CPU has NEON and what `D` needs.
@@ -237,6 +238,12 @@ impl<D: Dot> Simd for Neon<D> {
     fn store_i16(self, v: V, p: &mut [i16; LANES]) {
         // SAFETY: the token proves NEON; the reference covers the 16 bytes of the store.
         unsafe { vst1q_s16(p.as_mut_ptr(), narrow(v)) }
+    }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // The compiler's own name for the instruction, `_prefetch`, is not stable.
+        // SAFETY: a prefetch has no effect that a program could observe, whatever the address.
+        unsafe { asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(readonly, nostack, preserves_flags)) }
     }
     #[inline(always)]
     unsafe fn gather_f16(self, p: [*const u8; LANES]) -> V {
