@@ -69,5 +69,5 @@ emulate max scalar,neon,neon-dotprod
 emulate cortex-a53 scalar,neon
 
 say 'the programs compile'
-cargo check --locked --quiet --target "$target" --bins
+cargo check --locked --quiet --target "$target" "${fast[@]}" --bins
 say done
