@@ -1,6 +1,7 @@
 //! Flags that the programs share, defined once, and what their `main` functions have in common.
 //!
 //! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+#![allow(rustdoc::broken_intra_doc_links, reason = "doc comments of flags are help texts, where brackets mean optional")]
 
 pub mod chat;
 mod process;
