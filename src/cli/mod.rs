@@ -1,7 +1,10 @@
 //! Flags that the programs share, defined once, and what their `main` functions have in common.
 //!
 //! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
-#![allow(rustdoc::broken_intra_doc_links, reason = "doc comments of flags are help texts, where brackets mean optional")]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments of flags are help texts, where brackets mean optional"
+)]
 
 pub mod chat;
 mod process;
@@ -138,7 +141,7 @@ fn read_states(path: &str, width: usize) -> anyhow::Result<Vec<f32>> {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Session")]
 pub struct SessionFlags {
-    /// Worker threads (default: performance cores)
+    /// Worker threads (default: performance cores; fewer for a very small model)
     #[arg(short, long, value_name = "N", value_parser = positive_count)]
     pub threads: Option<NonZeroUsize>,
     /// Positions in the KV cache (default: what the model was trained for, if it fits the memory budget)
