@@ -287,7 +287,8 @@ impl Session {
     pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
         let d = self.model.config().width;
         let n = latents.len() / d;
-        if latents.len() % d != 0 || n == 0 || first + n > self.lengths[sequence] {
+        let held = first.checked_add(n).is_some_and(|end| end <= self.lengths[sequence]);
+        if latents.len() % d != 0 || n == 0 || !held {
             return Err(Error::Option(format!(
                 "{} values are no latent states of width {d} at positions {first} to {}",
                 latents.len(),
