@@ -90,7 +90,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         model.kernels().isa,
     );
 
-    let policy = RulePolicy::new(rule, flags.depth.steps, &config, flags.session.batch_size)?;
+    let policy = RulePolicy::new(rule, flags.depth.steps, &config, session.chunk_rows())?;
     let mut recorder = Recorder::new(policy, tokens.len(), steps, config.width)?;
     let batch = Batch {
         sequence: 0,

@@ -8,6 +8,7 @@ use crate::model::{Config, DepthPolicy, LatentStats, Row, Verdict};
 pub struct RulePolicy {
     rule: ExitRule,
     max_steps: usize,
+    /// Per row of a chunk; a read-out rule acts on rows that run alone, and what it remembers is large: one will do.
     memories: Vec<Memory>,
 }
 
@@ -29,8 +30,9 @@ impl RulePolicy {
         if rule.signal() == Signal::Gate {
             return Err(NoGate { rule: rule.to_string(), architecture: config.architecture.clone() });
         }
+        let rows = if rule.signal() == Signal::Readout { 1 } else { chunk_rows };
         let memory = rule.memory(config.vocab);
-        Ok(Self { max_steps: Self::depth_limit(&rule, steps, config), rule, memories: vec![memory; chunk_rows] })
+        Ok(Self { max_steps: Self::depth_limit(&rule, steps, config), rule, memories: vec![memory; rows] })
     }
 
     /// The deepest loop under a rule: its own `max` and `steps` where given (the smaller, if both are), else the model's mean.
@@ -54,7 +56,9 @@ impl DepthPolicy for RulePolicy {
     }
 
     fn begin(&mut self, index: usize, _: &Row, _: &[f32], _: &[f32]) {
-        self.memories[index].reset();
+        if let Some(memory) = self.memories.get_mut(index) {
+            memory.reset();
+        }
     }
 
     fn after_step(&mut self, index: usize, _: &Row, stats: &LatentStats, _: &[f32]) -> Verdict {
