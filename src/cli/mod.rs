@@ -184,7 +184,7 @@ impl SessionFlags {
             kv_type: self.kv_type.unwrap_or(kv_type),
             kv_slots: self.kv_steps,
             steps: Some(steps),
-            kv_budget: (self.kv_memory as u64) << 20,
+            kv_budget: (self.kv_memory as u64).saturating_mul(1 << 20),
             sequences: 1,
             chunk_rows: self.batch_size,
             initial,

@@ -89,6 +89,14 @@ pub enum Error {
         /// Bytes allowed.
         budget: u64,
     },
+    /// The system does not give the memory that the KV cache needs, although its budget allows it.
+    #[error(
+        "cannot get {bytes} bytes of memory for the KV cache; ask for a shorter context (-c) or a lower --kv-memory"
+    )]
+    Memory {
+        /// Bytes asked for.
+        bytes: u64,
+    },
     /// More tokens than the context has room for.
     #[error("the context is full: {used} of {context} positions are used and {asked} more were asked for")]
     ContextFull {

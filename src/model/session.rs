@@ -11,6 +11,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Rows per chunk beyond which scratch memory grows and nothing gets faster.
+const MOST_CHUNK_ROWS: usize = 4096;
+
 /// One token at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
@@ -64,7 +67,8 @@ pub struct SessionOptions {
     pub kv_budget: u64,
     /// Independent sequences.
     pub sequences: usize,
-    /// Rows that go through the model together; 1 is token by token. Results do not depend on it.
+    /// Rows that go through the model together; 1 is token by token. Results do not depend on it. Never more than the
+    /// context or 4096 ([`Session::chunk_rows`]).
     pub chunk_rows: usize,
     /// Initial latent states.
     pub initial: InitialState,
@@ -129,7 +133,7 @@ impl Session {
     /// Sets up a session: chooses the size of the KV cache, allocates everything, starts the threads.
     ///
     /// # Errors
-    /// Options that the model cannot honour ([`Error::Option`], [`Error::KvMemory`]); no threads.
+    /// Options that the model cannot honour ([`Error::Option`], [`Error::KvMemory`]); no memory; no threads.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self, Error> {
         let positive = |name: &str, n: usize| {
             if n == 0 { Err(Error::Option(format!("{name} must be at least 1"))) } else { Ok(n) }
@@ -152,11 +156,12 @@ impl Session {
             budget: options.kv_budget,
         };
         let config = model.config();
-        let shape = KvShape::choose(request, config.context, model.plan(), model.blocks(), config.head_dim)?;
-        let chunk_rows = chunk_rows.min(shape.context);
+        let kv_heads: Vec<usize> = model.blocks().iter().map(|b| b.kv_heads).collect();
+        let shape = KvShape::choose(request, config.context, model.plan(), &kv_heads, config.head_dim)?;
+        let chunk_rows = chunk_rows.min(shape.context).min(MOST_CHUNK_ROWS);
         let count = options.threads.unwrap_or_else(|| default_threads(&model));
         let team = Team::new(count).map_err(|source| Error::Threads { count: count.get(), source })?;
-        let kv = KvCache::new(&shape, model.plan(), model.blocks(), config.head_dim);
+        let kv = KvCache::new(&shape, model.plan(), &kv_heads, config.head_dim)?;
         let scratch = Scratch::new(&model, chunk_rows, count.get());
         Ok(Self {
             team,
@@ -288,7 +293,8 @@ impl Session {
     pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
         let d = self.model.config().width;
         let n = latents.len() / d;
-        if !latents.len().is_multiple_of(d) || n == 0 || first + n > self.lengths[sequence] {
+        let held = first.checked_add(n).is_some_and(|end| end <= self.lengths[sequence]);
+        if !latents.len().is_multiple_of(d) || n == 0 || !held {
             return Err(Error::Option(format!(
                 "{} values are no latent states of width {d} at positions {first} to {}",
                 latents.len(),
