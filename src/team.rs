@@ -6,6 +6,7 @@
 //!
 //! Which worker does what never changes a result: every output is computed whole by one of them.
 
+use std::alloc::Layout;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
@@ -287,6 +288,23 @@ impl<T: Copy + Default> Buffer<T> {
     }
 }
 
+impl Buffer<u8> {
+    /// `len` zeros, taken from the system only as they are touched; `None` where it will not promise that many.
+    pub fn try_zeroed(len: usize) -> Option<Self> {
+        let layout = Layout::array::<UnsafeCell<u8>>(len).ok()?;
+        if len == 0 {
+            return Some(Self::new(0));
+        }
+        // SAFETY: the layout has a size.
+        let p = unsafe { std::alloc::alloc_zeroed(layout) }.cast::<UnsafeCell<u8>>();
+        if p.is_null() {
+            return None;
+        }
+        // SAFETY: the memory is the global allocator's, has the layout of such a box, and holds `len` zeros.
+        Some(Self { cells: unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(p, len)) } })
+    }
+}
+
 impl<T> From<Vec<T>> for Buffer<T> {
     fn from(values: Vec<T>) -> Self {
         let values = Box::into_raw(values.into_boxed_slice());
@@ -422,6 +440,16 @@ mod tests {
                 w.barrier();
             });
             assert_eq!(count.into_inner(), 3);
+        }
+    }
+
+    #[test]
+    fn zeroed_buffers_are_refused_rather_than_fatal() {
+        for len in [0, 1, 4097] {
+            assert_eq!(Buffer::try_zeroed(len).unwrap().get_mut(), vec![0; len]);
+        }
+        for len in [usize::MAX, isize::MAX as usize] {
+            assert!(Buffer::try_zeroed(len).is_none());
         }
     }
 

@@ -90,7 +90,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     if let Some(&token) = tokens.iter().find(|&&t| t as usize >= config.vocab) {
         return Err(model::Error::Token { token, vocab: config.vocab }.into());
     }
-    let policy = RulePolicy::new(rule, flags.depth.steps, &config, flags.session.batch_size)?;
+    let policy = RulePolicy::new(rule, flags.depth.steps, &config, session.chunk_rows())?;
     let mut recorder = Recorder::new(policy, tokens.len(), steps, config.width)?;
     let mut file = AtomicFile::create(&flags.out)?;
     eprintln!(

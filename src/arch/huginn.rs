@@ -96,6 +96,8 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
         max_steps,
         state_std,
     };
+    // What is optional is announced, so that a file which has lost a tensor is not another model in silence.
+    let (qk_bias, adapter_bias) = (keys.flag("loop.qk_bias")?, keys.flag("loop.adapter_bias")?);
     let mut blocks = Vec::new();
     for b in 0..count {
         let name = |part: &str| format!("blk.{b}.{part}");
@@ -108,8 +110,8 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
             q: tensors.matrix(&name("attn_q.weight"), q, width)?,
             k: tensors.matrix(&name("attn_k.weight"), kv, width)?,
             v: tensors.matrix(&name("attn_v.weight"), kv, width)?,
-            q_bias: tensors.vector_if_there(&name("attn_q.bias"), q)?,
-            k_bias: tensors.vector_if_there(&name("attn_k.bias"), kv)?,
+            q_bias: tensors.vector_if(qk_bias, &name("attn_q.bias"), q)?,
+            k_bias: tensors.vector_if(qk_bias, &name("attn_k.bias"), kv)?,
             attn_output: tensors.matrix(&name("attn_output.weight"), width, q)?,
             post_attn_norm: tensors.vector(&name("post_attention_norm.weight"), width)?,
             ffn_norm: tensors.vector(&name("ffn_norm.weight"), width)?,
@@ -120,17 +122,17 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
         });
     }
     let token_embedding = tensors.matrix("token_embd.weight", vocab, width)?;
-    let head = match tensors.has("output.weight") {
-        true => tensors.matrix("output.weight", vocab, width)?,
-        false => token_embedding.clone(),
+    let head = match keys.flag("loop.tied_head")? {
+        false => tensors.matrix("output.weight", vocab, width)?,
+        true => token_embedding.clone(),
     };
     let output_norm = tensors.vector("output_norm.weight", width)?;
-    let readout_norm = metadata.bool(&keys.key("loop.readout_norm"))?.unwrap_or(true).then(|| output_norm.clone());
+    let readout_norm = keys.flag("loop.readout_norm")?.then(|| output_norm.clone());
     Ok(Parts {
         adapter: Adapter {
             state: tensors.matrix("loop.adapter_state.weight", width, width)?,
             input: tensors.matrix("loop.adapter_input.weight", width, width)?,
-            bias: tensors.vector_if_there("loop.adapter.bias", width)?,
+            bias: tensors.vector_if(adapter_bias, "loop.adapter.bias", width)?,
         },
         config,
         plan,
@@ -212,6 +214,13 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         return Err(setting("init_values.std", &std, "a number not below 0".to_owned()));
     }
 
+    let tied = match config.bool("tie_word_embeddings")? {
+        Some(tied) => tied,
+        None => config.bool("tie_embeddings")?.unwrap_or(true),
+    };
+    let qk_bias = config.bool("qk_bias")?.unwrap_or(false);
+    let adapter_bias = checkpoint.contains("transformer.adapter.bias");
+
     let mut metadata = Metadata::new();
     let folder = checkpoint.folder().canonicalize().unwrap_or_else(|_| checkpoint.folder().to_owned());
     let name = folder.file_name().map_or_else(|| NAME.into(), |n| n.to_string_lossy());
@@ -245,6 +254,9 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     set("loop.state_std", Value::F32(std));
     set("loop.state_length", number_of(width));
     set("loop.readout_norm", Value::Bool(true));
+    set("loop.qk_bias", Value::Bool(qk_bias));
+    set("loop.adapter_bias", Value::Bool(adapter_bias));
+    set("loop.tied_head", Value::Bool(tied));
     set("loop.block_kind", "sandwich".into());
     set("loop.activation", "silu".into());
     set("loop.rope_style", "interleaved".into());
@@ -252,10 +264,6 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     let mut p = Planner::new(checkpoint);
     p.know("freqs_cis"); // the rotation table, computed here
     p.matrix("token_embd.weight".into(), "transformer.wte.weight", vocab, width)?;
-    let tied = match config.bool("tie_word_embeddings")? {
-        Some(tied) => tied,
-        None => config.bool("tie_embeddings")?.unwrap_or(true),
-    };
     if tied {
         p.know("lm_head.weight"); // the published file carries the tied copy too
     } else {
@@ -266,10 +274,9 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     for (name, columns) in [("state", 0..width), ("input", width..2 * width)] {
         p.take(format!("loop.adapter_{name}.weight"), adapter, &[width, 2 * width], 0..width, columns, false)?;
     }
-    if checkpoint.contains("transformer.adapter.bias") {
+    if adapter_bias {
         p.vector("loop.adapter.bias".into(), "transformer.adapter.bias", width)?;
     }
-    let qk_bias = config.bool("qk_bias")?.unwrap_or(false);
     let kv = kv_heads * head_dim;
     for b in 0..plan.blocks() {
         let place = if plan.prelude.contains(&b) {

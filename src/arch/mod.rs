@@ -161,6 +161,11 @@ impl Keys<'_> {
         Ok(found)
     }
 
+    /// A required yes or no.
+    fn flag(&self, name: &str) -> Result<bool, model::Error> {
+        Ok(self.metadata.require_bool(&self.key(name))?)
+    }
+
     /// A name that must be the one that is implemented.
     fn only(&self, name: &str, value: &str) -> Result<(), model::Error> {
         let key = self.key(name);

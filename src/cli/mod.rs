@@ -1,6 +1,10 @@
 //! Flags that the programs share, defined once, and what their `main` functions have in common.
 //!
 //! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments of flags are help texts, where brackets mean optional"
+)]
 
 pub mod chat;
 mod process;
@@ -137,7 +141,7 @@ fn read_states(path: &str, width: usize) -> anyhow::Result<Vec<f32>> {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Session")]
 pub struct SessionFlags {
-    /// Worker threads (default: performance cores)
+    /// Worker threads (default: performance cores; fewer for a very small model)
     #[arg(short, long, value_name = "N", value_parser = positive_count)]
     pub threads: Option<NonZeroUsize>,
     /// Positions in the KV cache (default: what the model was trained for, if it fits the memory budget)
@@ -180,7 +184,7 @@ impl SessionFlags {
             kv_type: self.kv_type.unwrap_or(kv_type),
             kv_slots: self.kv_steps,
             steps: Some(steps),
-            kv_budget: (self.kv_memory as u64) << 20,
+            kv_budget: (self.kv_memory as u64).saturating_mul(1 << 20),
             sequences: 1,
             chunk_rows: self.batch_size,
             initial,

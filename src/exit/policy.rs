@@ -8,6 +8,7 @@ use crate::model::{Config, DepthPolicy, LatentStats, Row, Verdict};
 pub struct RulePolicy {
     rule: ExitRule,
     max_steps: usize,
+    /// Per row of a chunk; a read-out rule acts on rows that run alone, and what it remembers is large: one will do.
     memories: Vec<Memory>,
 }
 

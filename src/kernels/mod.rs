@@ -1,6 +1,6 @@
 //! CPU arithmetic: a table of kernels per instruction set, chosen once when a session starts.
 //!
-//! The algorithms ([`generic`], [`matmul`], [`attention`]) are written once over eight lanes ([`simd::Simd`]); a file per
+//! The algorithms (`generic`, `matmul`, `attention`) are written once over eight lanes (`simd::Simd`); a file per
 //! instruction set implements the lanes and stamps out the table. No kernel knows of models, threads or files.
 //!
 //! Bits: every kernel computes each of its outputs by one fixed sequence of IEEE operations that depends on nothing but the

@@ -65,6 +65,14 @@ pub enum Error {
         /// Its type.
         found: gguf::TensorType,
     },
+    /// No kernel multiplies a matrix's storage format.
+    #[error("tensor '{name}': {source}")]
+    MatrixType {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        source: kernels::Error,
+    },
     /// A session option outside what the model or machine allows.
     #[error("{0}")]
     Option(String),
@@ -80,6 +88,14 @@ pub enum Error {
         needed: u64,
         /// Bytes allowed.
         budget: u64,
+    },
+    /// The system does not give the memory that the KV cache needs, although its budget allows it.
+    #[error(
+        "cannot get {bytes} bytes of memory for the KV cache; ask for a shorter context (-c) or a lower --kv-memory"
+    )]
+    Memory {
+        /// Bytes asked for.
+        bytes: u64,
     },
     /// More tokens than the context has room for.
     #[error("the context is full: {used} of {context} positions are used and {asked} more were asked for")]

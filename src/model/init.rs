@@ -46,3 +46,82 @@ impl InitialState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(width: usize, state_std: f32) -> Config {
+        Config {
+            architecture: String::new(),
+            name: String::new(),
+            width,
+            vocab: 1,
+            context: 1,
+            head_dim: 2,
+            norm_eps: 1e-6,
+            rope_base: 1e4,
+            embedding_scale: 1.0,
+            mean_steps: 1,
+            max_steps: None,
+            state_std,
+        }
+    }
+
+    fn state(initial: &InitialState, config: &Config, row: Row) -> Vec<f32> {
+        let mut out = vec![f32::NAN; config.width];
+        initial.fill(config, &row, &mut out);
+        out
+    }
+
+    fn at(position: usize) -> Row {
+        Row { sequence: 0, position, token: 0 }
+    }
+
+    #[test]
+    fn noise_depends_on_seed_and_position_alone() {
+        let config = config(33, 0.5);
+        let noise = |seed| InitialState::Noise { seed };
+        let one = state(&noise(7), &config, at(5));
+        assert_eq!(one, state(&noise(7), &config, Row { sequence: 3, position: 5, token: 99 }));
+        let others = [(8, 5), (7, 6), (7, 4), (0, 0), (u64::MAX, 5), (7, usize::MAX / 40)];
+        for (seed, position) in others {
+            let other = state(&noise(seed), &config, at(position));
+            assert!(one.iter().zip(&other).filter(|(a, b)| a == b).count() < 2, "seed {seed}, position {position}");
+        }
+    }
+
+    #[test]
+    fn noise_is_a_normal_distribution_cut_at_three() {
+        let config = config(1000, 0.25);
+        let all: Vec<f64> = (0..100)
+            .flat_map(|p| state(&InitialState::Noise { seed: 1 }, &config, at(p)))
+            .map(|x| f64::from(x) / 0.25)
+            .collect();
+        let n = all.len() as f64;
+        let mean = all.iter().sum::<f64>() / n;
+        let std = (all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let most = all.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        // Cut at three, the standard deviation is 0.9866; the bounds are five standard errors of 100,000 draws.
+        assert!(mean.abs() < 0.016 && (std - 0.9866).abs() < 0.011, "{mean} {std}");
+        assert!(most <= 3.0 && most > 2.9, "{most}");
+        let within = |z: f64| all.iter().filter(|x| x.abs() < z).count() as f64 / n;
+        assert!((within(1.0) - 0.6845).abs() < 0.008 && (within(2.0) - 0.9571).abs() < 0.004);
+        assert!(
+            state(&InitialState::Noise { seed: 1 }, &super::tests::config(9, 0.0), at(0)).iter().all(|&x| x == 0.0)
+        );
+    }
+
+    #[test]
+    fn given_states_are_taken_by_position() {
+        let config = config(2, 1.0);
+        let given = InitialState::Given([1.0, 2.0, 3.0, 4.0, 5.0].into());
+        assert_eq!(state(&given, &config, at(0)), [1.0, 2.0]);
+        assert_eq!(state(&given, &config, at(1)), [3.0, 4.0]);
+        // Half a state is none.
+        for position in [2, 3, 1 << 40] {
+            assert_eq!(state(&given, &config, at(position)), [0.0, 0.0]);
+        }
+        assert_eq!(state(&InitialState::Zeros, &config, at(0)), [0.0, 0.0]);
+    }
+}

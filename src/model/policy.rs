@@ -89,3 +89,58 @@ impl DepthPolicy for FixedDepth {
         Verdict::Stay
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::{Isa, Kernels};
+
+    /// Statistics of a few steps of a made-up trajectory, by definition in f64.
+    #[test]
+    fn statistics_are_what_their_names_say() {
+        let states: [&[f32]; 5] =
+            [&[0.0, 0.0, 0.0], &[1.0, 2.0, 2.0], &[2.0, 2.0, 1.0], &[2.0, 2.0, 1.0], &[-1.0, 0.5, 9.0]];
+        let (mut state, mut delta) = (states[0].to_vec(), vec![0.0; 3]);
+        let kernels = Kernels::of(Isa::Scalar).unwrap();
+        let minus = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
+        let wide = |a: &[f32]| -> Vec<f64> { a.iter().map(|&x| f64::from(x)).collect() };
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        for k in 1..states.len() {
+            let sums = (kernels.latent_sums)(states[k], &mut state, &mut delta);
+            let stats = LatentStats::new(k, &sums);
+            let (s, before) = (wide(states[k]), wide(states[k - 1]));
+            let d = minus(&s, &before);
+            let same = |found: f32, expected: f64, name: &str| {
+                let close = (f64::from(found) - expected).abs() < 1e-6 * expected.abs().max(1.0);
+                assert!(close || found.is_nan() && expected.is_nan(), "{name}, step {k}: {found}, {expected}");
+            };
+            assert_eq!(stats.step, k);
+            same(stats.state_norm, dot(&s, &s).sqrt(), "state norm");
+            same(stats.step_norm, dot(&d, &d).sqrt(), "step norm");
+            same(stats.state_cosine, cosine(&s, &before), "state cosine");
+            if k == 1 {
+                assert!(stats.acceleration.is_nan() && stats.step_cosine.is_nan());
+                assert!(stats.state_cosine.is_nan(), "the initial state was zero");
+            } else {
+                let earlier = minus(&before, &wide(states[k - 2]));
+                let change = minus(&d, &earlier);
+                same(stats.acceleration, dot(&change, &change).sqrt(), "acceleration");
+                // Step 3 does not move: it and the one after have no angle.
+                same(stats.step_cosine, cosine(&d, &earlier), "step cosine");
+                assert_eq!(stats.step_cosine.is_nan(), k >= 3);
+            }
+            assert_eq!(state, states[k]);
+        }
+    }
+
+    /// Norms of the largest numbers overflow to infinity, which no rule takes for small.
+    #[test]
+    fn what_overflows_is_not_small() {
+        let kernels = Kernels::of(Isa::Scalar).unwrap();
+        let sums = (kernels.latent_sums)(&[f32::MAX; 3], &mut [0.0; 3], &mut [0.0; 3]);
+        let stats = LatentStats::new(2, &sums);
+        assert_eq!((stats.state_norm, stats.step_norm), (f32::INFINITY, f32::INFINITY));
+        assert!(stats.step_cosine.is_nan());
+    }
+}

@@ -11,6 +11,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Rows per chunk beyond which scratch memory grows and nothing gets faster.
+const MOST_CHUNK_ROWS: usize = 4096;
+
 /// One token at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
@@ -49,7 +52,8 @@ pub struct Batch<'a> {
 /// How a session is set up. [`SessionOptions::default`] suits a laptop.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// Worker threads; `None`: one per physical performance core that the process may use, as far as the system tells.
+    /// Worker threads; `None`: one per physical performance core that the process may use, as far as the system tells, and
+    /// no more than one per 512 KiB of core weights.
     pub threads: Option<NonZeroUsize>,
     /// Positions per sequence; `None`: what the model was trained for, if it fits `kv_budget`.
     pub context: Option<usize>,
@@ -63,7 +67,8 @@ pub struct SessionOptions {
     pub kv_budget: u64,
     /// Independent sequences.
     pub sequences: usize,
-    /// Rows that go through the model together; 1 is token by token. Results do not depend on it.
+    /// Rows that go through the model together; 1 is token by token. Results do not depend on it. Never more than the
+    /// context or 4096 ([`Session::chunk_rows`]).
     pub chunk_rows: usize,
     /// Initial latent states.
     pub initial: InitialState,
@@ -128,7 +133,7 @@ impl Session {
     /// Sets up a session: chooses the size of the KV cache, allocates everything, starts the threads.
     ///
     /// # Errors
-    /// Options that the model cannot honour ([`Error::Option`], [`Error::KvMemory`]); no threads.
+    /// Options that the model cannot honour ([`Error::Option`], [`Error::KvMemory`]); no memory; no threads.
     pub fn new(model: Arc<Model>, options: &SessionOptions) -> Result<Self, Error> {
         let positive = |name: &str, n: usize| {
             if n == 0 { Err(Error::Option(format!("{name} must be at least 1"))) } else { Ok(n) }
@@ -151,11 +156,12 @@ impl Session {
             budget: options.kv_budget,
         };
         let config = model.config();
-        let shape = KvShape::choose(request, config.context, model.plan(), model.blocks(), config.head_dim)?;
-        let chunk_rows = chunk_rows.min(shape.context);
-        let count = options.threads.unwrap_or_else(default_threads);
+        let kv_heads: Vec<usize> = model.blocks().iter().map(|b| b.kv_heads).collect();
+        let shape = KvShape::choose(request, config.context, model.plan(), &kv_heads, config.head_dim)?;
+        let chunk_rows = chunk_rows.min(shape.context).min(MOST_CHUNK_ROWS);
+        let count = options.threads.unwrap_or_else(|| default_threads(&model));
         let team = Team::new(count).map_err(|source| Error::Threads { count: count.get(), source })?;
-        let kv = KvCache::new(&shape, model.plan(), model.blocks(), config.head_dim);
+        let kv = KvCache::new(&shape, model.plan(), &kv_heads, config.head_dim)?;
         let scratch = Scratch::new(&model, chunk_rows, count.get());
         Ok(Self {
             team,
@@ -287,7 +293,8 @@ impl Session {
     pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
         let d = self.model.config().width;
         let n = latents.len() / d;
-        if !latents.len().is_multiple_of(d) || n == 0 || first + n > self.lengths[sequence] {
+        let held = first.checked_add(n).is_some_and(|end| end <= self.lengths[sequence]);
+        if !latents.len().is_multiple_of(d) || n == 0 || !held {
             return Err(Error::Option(format!(
                 "{} values are no latent states of width {d} at positions {first} to {}",
                 latents.len(),
@@ -363,10 +370,16 @@ impl Session {
     }
 }
 
-/// Threads to use when nobody says: the fastest physical cores that this process may run on.
-fn default_threads() -> NonZeroUsize {
+/// Core weights that are worth a thread of their own: below this a step is so short that threads would mostly wait for each
+/// other, and on a busy machine for the system.
+const BYTES_PER_THREAD: u64 = 512 << 10;
+
+/// Threads to use when nobody says: the fastest physical cores that this process may run on, fewer for a very small model.
+fn default_threads(model: &Model) -> NonZeroUsize {
     let allowed = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    performance_cores().map_or(allowed, |n| n.min(allowed))
+    let cores = performance_cores().map_or(allowed, |n| n.min(allowed));
+    let worth = usize::try_from(model.step_bytes() / BYTES_PER_THREAD).unwrap_or(usize::MAX);
+    cores.min(NonZeroUsize::new(worth).unwrap_or(NonZeroUsize::MIN))
 }
 
 /// Cores of the fastest kind, hyper-threads counted once, as Linux tells; `None` where it does not.

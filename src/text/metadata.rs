@@ -163,7 +163,7 @@ pub fn template_source(metadata: &Metadata) -> Result<Option<&str>, gguf::Error>
     metadata.str(TEMPLATE)
 }
 
-/// Every token id that ends an answer: [`write`]'s list, and the ids of GGUF's own keys.
+/// Every token id that ends an answer: [`write()`]'s list, and the ids of GGUF's own keys.
 ///
 /// # Errors
 /// A key has the wrong type.

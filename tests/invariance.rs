@@ -1,0 +1,617 @@
+//! What must not change a result: chunking, threads, company, history. Everything here is compared bit for bit.
+
+mod common;
+
+use common::{Golden, HUGINN, Recorder, Run, Setup, bits, gguf, model, run};
+use rdt::arch;
+use rdt::exit::{ExitRule, RulePolicy};
+use rdt::files::Bytes;
+use rdt::generate::{Engine, SamplerConfig};
+use rdt::gguf::{Header, TensorType};
+use rdt::kernels::KvType;
+use rdt::model::{
+    Batch, DepthPolicy, Error, FixedDepth, InitialState, LatentStats, Logits, Model, Row, Session, Verdict,
+};
+use rdt::quant::Recipe;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A rule that the random weights of `huginn` pass after 4 to 9 of 16 steps, depending on the token.
+const RULE: &str = "acceleration:1.5,hits=2,max=16";
+
+/// The same setup in another chunking and on other threads.
+fn cut(setup: &Setup, chunk: usize, threads: usize) -> Setup {
+    Setup { chunk, threads, ..setup.clone() }
+}
+
+/// Every weight format and KV type: chunks of 1, 3 and everything at 1, 2 and 7 threads, rows leaving at different steps.
+#[test]
+fn chunks_and_threads_do_not_show() {
+    let golden = Golden::read(HUGINN);
+    for recipe in [Recipe::F32, Recipe::F16, Recipe::BF16, Recipe::Q8_0, Recipe::Q4_0] {
+        let model = model(HUGINN, recipe);
+        for kv_type in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            let setup = Setup { kv_type, ..Setup::rule(RULE, 16, &golden.initial) };
+            let alone = cut(&setup, 1, 1).run(&model, &golden.tokens);
+            let depths: HashSet<_> = alone.steps.iter().collect();
+            assert!(depths.len() >= 3, "{recipe}, KV {kv_type}: exits do not vary: {:?}", alone.steps);
+            for chunk in [1, 3, golden.tokens.len()] {
+                for threads in [1, 2, 7] {
+                    let found = cut(&setup, chunk, threads).run(&model, &golden.tokens);
+                    found.assert_same(&alone, &format!("{recipe}, KV {kv_type}, {threads} threads, chunks of {chunk}"));
+                }
+            }
+        }
+    }
+}
+
+/// The sizes at which the pass changes its ways: rows that workers prepare alone (4), tiles of eight rows, and one off.
+#[test]
+fn chunk_sizes_around_tiles_do_not_show() {
+    let golden = Golden::read(HUGINN);
+    for recipe in [Recipe::F32, Recipe::Q8_0, Recipe::Q4_0] {
+        let model = model(HUGINN, recipe);
+        let setup = Setup { kv_type: KvType::F16, ..Setup::rule(RULE, 16, &golden.initial) };
+        let alone = cut(&setup, 1, 1).run(&model, &golden.tokens);
+        for chunk in [2, 4, 5, 7, 8, 9, 13, 16, 17, 19, 1000] {
+            cut(&setup, chunk, 3)
+                .run(&model, &golden.tokens)
+                .assert_same(&alone, &format!("{recipe}, chunks of {chunk}"));
+        }
+    }
+}
+
+/// Every shape of model, with head sizes that no vector divides.
+#[test]
+fn chunks_and_threads_do_not_show_in_other_shapes() {
+    for folder in &common::ALL[1..] {
+        let golden = Golden::read(folder);
+        for recipe in [Recipe::F32, Recipe::Q4_0] {
+            let model = model(folder, recipe);
+            let setup = Setup { kv_type: KvType::F16, ..Setup::rule("step-norm:0.9,max=8", 8, &golden.initial) };
+            let alone = cut(&setup, 1, 1).run(&model, &golden.tokens);
+            for (chunk, threads) in [(1, 7), (3, 2), (8, 1), (8, 7)] {
+                let what = format!("{folder}, {recipe}, {threads} threads, chunks of {chunk}");
+                cut(&setup, chunk, threads).run(&model, &golden.tokens).assert_same(&alone, &what);
+            }
+        }
+    }
+}
+
+/// Texts longer than a block of keys (256).
+#[test]
+fn chunks_do_not_show_beyond_a_block_of_keys() {
+    let model = model("huginn-shapes/untied", Recipe::F32);
+    let tokens: Vec<u32> = (0..530).map(|i| (i * i * 7 + i) % 128).collect();
+    for kv_type in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        let initial = InitialState::Noise { seed: 7 };
+        let setup = Setup { kv_type, context: 530, ..Setup::rule("acceleration:1.3,hits=1,max=5", 5, &initial) };
+        let alone = cut(&setup, 1, 1).run(&model, &tokens);
+        assert!(alone.steps.iter().collect::<HashSet<_>>().len() > 1, "{:?}", alone.steps);
+        for (chunk, threads) in [(64, 2), (100, 3), (530, 1), (530, 2)] {
+            cut(&setup, chunk, threads)
+                .run(&model, &tokens)
+                .assert_same(&alone, &format!("KV {kv_type}, chunks of {chunk}"));
+        }
+    }
+}
+
+/// A prompt in one call, in several, and token by token through the decoding engine.
+#[test]
+fn decoding_is_the_prompt_continued() {
+    let golden = Golden::read(HUGINN);
+    for recipe in [Recipe::F32, Recipe::Q4_0] {
+        let model = model(HUGINN, recipe);
+        let setup = Setup { kv_type: KvType::F16, chunk: 8, threads: 2, ..Setup::rule(RULE, 16, &golden.initial) };
+        let engine =
+            || Engine::new(setup.session(&model), setup.rule, Some(16), SamplerConfig::greedy(), usize::MAX).unwrap();
+
+        let mut decoding = engine();
+        let (prompt, generated) = (&golden.tokens[..7], 12);
+        let first = decoding.prompt(prompt).unwrap();
+        assert_eq!((first.run, first.reused), (7, 0));
+        let (mut text, mut logits, mut steps) = (prompt.to_vec(), Vec::new(), Vec::new());
+        for _ in 0..generated {
+            let step = decoding.next_token().unwrap().unwrap();
+            logits.extend_from_slice(decoding.logits());
+            steps.push(step.steps);
+            text.push(step.token);
+        }
+        // The last token was drawn but not run.
+        assert_eq!(decoding.held(), &text[..text.len() - 1]);
+
+        let whole = setup.run(&model, &text);
+        let vocab = model.config().vocab;
+        let behind = whole.behind(prompt.len() - 1);
+        assert_eq!(behind.steps[..generated], steps);
+        assert!(bits(&behind.logits[..generated * vocab]) == bits(&logits));
+        for (t, row) in behind.logits.chunks(vocab).take(generated).enumerate() {
+            let best = (0..vocab).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+            assert_eq!(best as u32, text[prompt.len() + t], "greedy decoding takes the largest logit");
+        }
+
+        // Another text that begins the same runs only what differs, and is as if it had always been there.
+        let mut other = text.clone();
+        other[10] = (other[10] + 1) % vocab as u32;
+        let stats = decoding.prompt(&other).unwrap();
+        assert_eq!((stats.run, stats.reused), (other.len() - 10, 10));
+        let mut fresh = engine();
+        fresh.prompt(&other).unwrap();
+        assert!(bits(decoding.logits()) == bits(fresh.logits()));
+        assert_eq!(stats.steps, setup.run(&model, &other).steps[10..].iter().map(|&n| n as u64).sum::<u64>());
+
+        // The same text again runs its last token, for its logits.
+        let stats = fresh.prompt(&other).unwrap();
+        assert_eq!((stats.run, stats.reused), (1, other.len() - 1));
+        assert!(bits(decoding.logits()) == bits(fresh.logits()));
+    }
+}
+
+/// A context that fills up while decoding ends the text without an error; the tokens up to there are as ever.
+#[test]
+fn a_full_context_ends_the_text() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q8_0);
+    let setup = |context| Setup { context, ..Setup::rule(RULE, 16, &golden.initial) };
+    let decode = |context| {
+        let mut engine =
+            Engine::new(setup(context).session(&model), setup(0).rule, Some(16), SamplerConfig::greedy(), usize::MAX)
+                .unwrap();
+        engine.prompt(&golden.tokens[..5]).unwrap();
+        let mut tokens = Vec::new();
+        while let Some(step) = engine.next_token().unwrap() {
+            tokens.push(step.token);
+            if tokens.len() == 20 {
+                break;
+            }
+        }
+        tokens
+    };
+    let (short, long) = (decode(9), decode(64));
+    // Five positions hold the prompt, four the tokens that were run; one more is drawn.
+    assert_eq!((short.len(), long.len()), (5, 20));
+    assert_eq!(short, long[..5]);
+
+    // A prompt that exactly fits is no error, one token more is, before anything runs.
+    let mut session = setup(20).session(&model);
+    let mut recorder = setup(20).recorder(model.config());
+    run(&mut session, &mut recorder, 0, &golden.tokens);
+    let batch = Batch { sequence: 0, tokens: &[1], logits: Logits::Last, readout_exits: false };
+    let error = session.run(batch, &mut recorder).unwrap_err();
+    assert!(matches!(error, Error::ContextFull { used: 20, context: 20, asked: 1 }), "{error}");
+    assert_eq!(session.len(0), 20);
+}
+
+/// Two sequences in one session, run in turns, are what each is alone.
+#[test]
+fn sequences_do_not_disturb_each_other() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q4_0);
+    let other: Vec<u32> = golden.tokens.iter().rev().map(|t| (t * 3 + 1) % 1024).collect();
+    let setup = Setup {
+        sequences: 3,
+        chunk: 4,
+        threads: 2,
+        kv_type: KvType::Q8_0,
+        context: 20,
+        ..Setup::rule(RULE, 16, &golden.initial)
+    };
+    let alone = [setup.run(&model, &golden.tokens), setup.run(&model, &other)];
+    assert_ne!(alone[0].steps, alone[1].steps);
+
+    let mut session = setup.session(&model);
+    let mut recorder = setup.recorder(model.config());
+    let mut runs: [Option<Run>; 2] = [None, None];
+    for at in [0..1, 1..6, 6..13, 13..20] {
+        for (i, tokens) in [&golden.tokens, &other].into_iter().enumerate() {
+            // Sequences 2 and 0: the outermost planes.
+            let next = run(&mut session, &mut recorder, 2 - 2 * i, &tokens[at.clone()]);
+            runs[i] = Some(match runs[i].take() {
+                None => next,
+                Some(before) => before.then(next),
+            });
+        }
+    }
+    assert_eq!([session.len(0), session.len(1), session.len(2)], [20, 0, 20]);
+    for (i, run) in runs.into_iter().enumerate() {
+        run.unwrap().assert_same(&alone[i], &format!("sequence {i}"));
+    }
+}
+
+/// Cutting a sequence back and running on is as if the rest had never been, whatever depths it had.
+#[test]
+fn truncating_leaves_no_trace() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q8_0);
+    let setup = Setup { chunk: 6, threads: 2, ..Setup::rule(RULE, 16, &golden.initial) };
+    let expected = setup.run(&model, &golden.tokens);
+    let mut session = setup.session(&model);
+    let mut recorder = setup.recorder(model.config());
+    for keep in [0, 1, 5, 6, 7, 19] {
+        // Other tokens, at full depth, so that every slot of their positions is written.
+        let other: Vec<u32> = golden.tokens.iter().map(|t| (t + 11) % 1024).collect();
+        session.truncate(0, 0);
+        if keep > 0 {
+            run(&mut session, &mut recorder, 0, &golden.tokens[..keep]);
+        }
+        let batch = Batch { sequence: 0, tokens: &other, logits: Logits::None, readout_exits: false };
+        session.run(batch, &mut FixedDepth(16)).unwrap();
+        session.truncate(0, 1000);
+        assert_eq!(session.len(0), keep + 20);
+        session.truncate(0, keep);
+        assert_eq!(session.len(0), keep);
+        run(&mut session, &mut recorder, 0, &golden.tokens[keep..])
+            .assert_same(&expected.behind(keep), &format!("{keep} tokens kept"));
+    }
+}
+
+/// Sets the session's cancel flag when a position has done a step.
+struct CancelAt {
+    inner: Recorder,
+    flag: Arc<AtomicBool>,
+    position: usize,
+    step: usize,
+}
+
+impl DepthPolicy for CancelAt {
+    fn max_steps(&self) -> usize {
+        self.inner.max_steps()
+    }
+    fn begin(&mut self, index: usize, row: &Row, prelude: &[f32], initial: &[f32]) {
+        self.inner.begin(index, row, prelude, initial);
+    }
+    fn after_step(&mut self, index: usize, row: &Row, stats: &LatentStats, latent: &[f32]) -> Verdict {
+        if (row.position, stats.step) == (self.position, self.step) {
+            self.flag.store(true, Ordering::Relaxed);
+        }
+        self.inner.after_step(index, row, stats, latent)
+    }
+}
+
+/// A cancelled call keeps the chunks that were complete; going on from there is as if nothing had happened.
+#[test]
+fn a_cancelled_run_can_be_continued() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q4_0);
+    for (threads, step) in [(1, 1), (2, 2), (7, 3)] {
+        let setup = Setup { chunk: 6, threads, ..Setup::rule(RULE, 16, &golden.initial) };
+        let expected = setup.run(&model, &golden.tokens);
+        let mut session = setup.session(&model);
+        let flag = session.cancel_flag();
+        for position in [0, 5, 6, 13, 19] {
+            session.truncate(0, 0);
+            let inner = setup.recorder(model.config());
+            let mut policy = CancelAt { inner, flag: Arc::clone(&flag), position, step };
+            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::All, readout_exits: false };
+            let error = session.run(batch, &mut policy).unwrap_err();
+            assert!(matches!(error, Error::Cancelled), "{error}");
+            let held = position / 6 * 6;
+            assert_eq!(session.len(0), held);
+            // The flag is the caller's to clear.
+            assert!(matches!(session.run(batch, &mut policy).unwrap_err(), Error::Cancelled));
+            assert_eq!(session.len(0), held);
+            flag.store(false, Ordering::Relaxed);
+            run(&mut session, &mut setup.recorder(model.config()), 0, &golden.tokens[held..])
+                .assert_same(&expected.behind(held), &format!("cancelled at {position}, step {step}"));
+        }
+    }
+}
+
+/// Cancelling the engine loses nothing but time.
+#[test]
+fn a_cancelled_prompt_can_be_asked_again() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q8_0);
+    let setup = Setup { chunk: 6, ..Setup::rule(RULE, 16, &golden.initial) };
+    let engine =
+        || Engine::new(setup.session(&model), setup.rule, Some(16), SamplerConfig::greedy(), usize::MAX).unwrap();
+    let mut fresh = engine();
+    fresh.prompt(&golden.tokens).unwrap();
+    let expected: Vec<_> = (0..5).map(|_| fresh.next_token().unwrap().unwrap()).collect();
+
+    let mut engine = engine();
+    let flag = engine.cancel_flag();
+    flag.store(true, Ordering::Relaxed);
+    assert!(engine.prompt(&golden.tokens).is_err());
+    assert!(engine.held().is_empty() && engine.session().is_empty());
+    flag.store(false, Ordering::Relaxed);
+    engine.prompt(&golden.tokens).unwrap();
+    let mut found = Vec::new();
+    while found.len() < 5 {
+        // A cancelled draw can be repeated; the first needs no pass and so is not cancelled.
+        flag.store(!found.is_empty(), Ordering::Relaxed);
+        if !found.is_empty() {
+            let before = engine.held().len();
+            assert!(engine.next_token().is_err());
+            assert_eq!((engine.held().len(), engine.session().len(0)), (before, before));
+            flag.store(false, Ordering::Relaxed);
+        }
+        found.push(engine.next_token().unwrap().unwrap());
+    }
+    assert_eq!(found, expected);
+}
+
+/// A model with its first `bytes.len()` bytes of a tensor's row replaced.
+fn damaged(recipe: Recipe, tensor: &str, row: usize, bytes: &[u8]) -> Arc<Model> {
+    let mut file = gguf(HUGINN, recipe);
+    let header = Header::parse(&file).unwrap();
+    let info = header.tensor(tensor).unwrap();
+    let at = info.offset + row * info.ty.row_bytes(info.dims[0]).unwrap();
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+    Arc::new(arch::from_bytes(Bytes::from(file)).unwrap())
+}
+
+/// The bytes of a NaN at the start of a row.
+fn nan(ty: TensorType) -> &'static [u8] {
+    match ty {
+        TensorType::F32 => &[0, 0, 0xC0, 0x7F],
+        TensorType::BF16 => &[0xC0, 0x7F],
+        // Of the block formats it is the scale.
+        TensorType::F16 | TensorType::Q8_0 | TensorType::Q4_0 => &[0, 0x7E],
+        other => panic!("{other}"),
+    }
+}
+
+/// NaN in the weights is an error that names position and step, in every format and chunking, and the session lives on.
+#[test]
+fn damaged_weights_are_named() {
+    let golden = Golden::read(HUGINN);
+    let place = 11;
+    let bad = golden.tokens[place];
+    let good: Vec<u32> = golden.tokens.iter().map(|&t| if t == bad { (t + 1) % 1024 } else { t }).collect();
+    assert!(!golden.tokens[..place].contains(&bad));
+    for recipe in [Recipe::F32, Recipe::F16, Recipe::BF16, Recipe::Q8_0, Recipe::Q4_0] {
+        let sound = model(HUGINN, recipe);
+        let ty = |name: &str| sound.header().tensor(name).unwrap().ty;
+        // The embedding of one token.
+        let broken = damaged(recipe, "token_embd.weight", bad as usize, nan(ty("token_embd.weight")));
+        for kv_type in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            for (chunk, threads) in [(1, 1), (4, 2), (64, 3)] {
+                let setup = Setup { kv_type, chunk, threads, ..Setup::rule(RULE, 16, &golden.initial) };
+                let what = format!("{recipe}, KV {kv_type}, chunks of {chunk}");
+                let mut session = setup.session(&broken);
+                let mut recorder = setup.recorder(broken.config());
+                let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false };
+                match session.run(batch, &mut recorder).unwrap_err() {
+                    Error::NotFinite { position, step } => assert_eq!((position, step), (place, 1), "{what}"),
+                    other => panic!("{what}: {other}"),
+                }
+                assert_eq!(session.len(0), place / chunk * chunk, "{what}");
+                // The head is tied, so only latents can be compared.
+                session.truncate(0, 0);
+                let batch = Batch { tokens: &good, ..batch };
+                let steps = session.run(batch, &mut recorder).unwrap().steps.to_vec();
+                let found = Run { logits: Vec::new(), rows: recorder.rows(0, 0, &steps), steps };
+                let expected = Run { logits: Vec::new(), ..setup.run(&sound, &good) };
+                found.assert_same(&expected, &what);
+            }
+        }
+        // A weight that every token meets.
+        let setup = Setup::fixed(4, &golden.initial);
+        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::Last, readout_exits: false };
+        let in_loop = [
+            "blk.0.attn_q.weight",
+            "blk.0.attn_v.weight",
+            "blk.0.ffn_norm.weight",
+            "loop.adapter_input.weight",
+            "loop.adapter_state.weight",
+            "blk.1.attn_norm.weight",
+            "blk.1.attn_q.weight",
+            "blk.1.attn_k.weight",
+            "blk.1.attn_k.bias",
+            "blk.1.attn_v.weight",
+            "blk.1.attn_output.weight",
+            "blk.2.post_attention_norm.weight",
+            "blk.2.ffn_gate.weight",
+            "blk.2.ffn_up.weight",
+            "blk.2.ffn_down.weight",
+            "blk.2.post_ffw_norm.weight",
+        ];
+        for name in in_loop {
+            let broken = damaged(recipe, name, 0, nan(ty(name)));
+            let error = setup.session(&broken).run(batch, &mut FixedDepth(4)).map(|_| ()).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { position: 0, step: 1 }), "{recipe}, {name}: {error}");
+        }
+        for name in ["blk.3.attn_k.weight", "blk.3.ffn_down.weight", "blk.3.post_ffw_norm.weight"] {
+            let broken = damaged(recipe, name, 0, nan(ty(name)));
+            let error = setup.session(&broken).run(batch, &mut FixedDepth(4)).map(|_| ()).unwrap_err();
+            assert!(matches!(error, Error::LogitsNotFinite { position: 19 }), "{recipe}, {name}: {error}");
+        }
+    }
+}
+
+/// An initial state that is not finite is the row's own: rows before it are not blamed.
+#[test]
+fn a_bad_initial_state_is_named() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q4_0);
+    let InitialState::Given(states) = &golden.initial else { unreachable!() };
+    for (bad, chunk) in [(f32::NAN, 1), (f32::NAN, 64), (f32::INFINITY, 4), (f32::MAX, 64)] {
+        let mut states = states.to_vec();
+        states[7 * 128 + 100] = bad;
+        let setup = Setup { chunk, ..Setup::fixed(3, &InitialState::Given(states.into())) };
+        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false };
+        match setup.session(&model).run(batch, &mut FixedDepth(3)).map(|_| ()) {
+            Err(Error::NotFinite { position: 7, step: 1 }) => {}
+            // The largest number is one: a norm makes it small.
+            Ok(()) if bad == f32::MAX => {}
+            other => panic!("{bad}: {other:?}"),
+        }
+    }
+}
+
+/// Reading out a stored latent gives the logits of a run that ended there, for each depth, in any chunking, and putting the
+/// last ones back leaves the session as it was.
+#[test]
+fn stored_latents_read_out_as_they_were() {
+    let golden = Golden::read(HUGINN);
+    for recipe in [Recipe::F32, Recipe::Q4_0] {
+        let model = model(HUGINN, recipe);
+        for (rule, chunk, threads) in [("fixed", 64, 1), (RULE, 3, 2), (RULE, 20, 7)] {
+            let setup = Setup { chunk, threads, ..Setup::rule(rule, 9, &golden.initial) };
+            let mut session = setup.session(&model);
+            let mut recorder = setup.recorder(model.config());
+            let whole = run(&mut session, &mut recorder, 0, &golden.tokens);
+            for k in (1..=9).rev() {
+                let ended = Setup { steps: k, ..setup.clone() }.run(&model, &golden.tokens);
+                let found = session.read_out(0, 0, &whole.latents(k)).unwrap();
+                assert!(bits(found) == bits(&ended.logits), "{recipe}, {rule}, depth {k}");
+            }
+            // Each position on its own, from the first on, restores the session.
+            let last = whole.latents(9);
+            for (t, row) in last.chunks(128).enumerate() {
+                let found = bits(session.read_out(0, t, row).unwrap());
+                assert!(found == bits(&whole.logits[t * 1024..(t + 1) * 1024]), "position {t}");
+            }
+            let next = run(&mut session, &mut recorder, 0, &[5, 6]);
+            let mut longer = golden.tokens.clone();
+            longer.extend([5, 6]);
+            next.assert_same(&setup.run(&model, &longer).behind(20), "continued after reading out");
+        }
+        let mut session = Setup::fixed(2, &golden.initial).session(&model);
+        assert!(matches!(session.read_out(0, 0, &[0.0; 128]), Err(Error::Option(_))), "nothing was run");
+        run(&mut session, &mut Setup::fixed(2, &golden.initial).recorder(model.config()), 0, &[1, 2]);
+        for (first, values) in [(0, 0), (0, 127), (0, 3 * 128), (2, 128), (usize::MAX, 128)] {
+            let result = session.read_out(0, first, &vec![0.0; values]).map(<[f32]>::len);
+            assert!(matches!(result, Err(Error::Option(_))), "{first}, {values}: {result:?}");
+        }
+    }
+}
+
+/// As many slots as steps taken are all slots; fewer are an approximation that still does not see threads.
+#[test]
+fn slots_beyond_the_steps_taken_do_not_show() {
+    let golden = Golden::read(HUGINN);
+    for recipe in [Recipe::F32, Recipe::Q8_0] {
+        let model = model(HUGINN, recipe);
+        let setup = Setup { chunk: 5, ..Setup::rule("acceleration:1.6,hits=1,max=16", 16, &golden.initial) };
+        let all = setup.run(&model, &golden.tokens);
+        let deepest = *all.steps.iter().max().unwrap();
+        assert!((4..16).contains(&deepest));
+        let with = |slots, chunk, threads| {
+            let setup = Setup { kv_slots: Some(slots), chunk, threads, ..setup.clone() };
+            let session = setup.session(&model);
+            assert_eq!(session.kv_shape().slots, slots.min(16));
+            setup.run(&model, &golden.tokens)
+        };
+        for slots in [deepest, deepest + 1, 16, 17, 1000] {
+            with(slots, 5, 2).assert_same(&all, &format!("{slots} slots"));
+        }
+        for slots in [1, 2, 3, deepest - 1] {
+            let few = with(slots, 5, 1);
+            // The first token sees only itself, at its own step.
+            assert_eq!(few.steps[0], all.steps[0]);
+            assert!(bits(&few.logits) != bits(&all.logits), "{slots} slots change nothing: the test proves nothing");
+            for threads in [2, 7] {
+                with(slots, 5, threads).assert_same(&few, &format!("{slots} slots, {threads} threads"));
+            }
+        }
+    }
+}
+
+/// Calls without logits, with the last row's and with all rows' give the same numbers.
+#[test]
+fn wanting_logits_changes_nothing() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q4_0);
+    let vocab = model.config().vocab;
+    for chunk in [1, 7, 64] {
+        let setup = Setup { chunk, threads: 2, ..Setup::rule(RULE, 16, &golden.initial) };
+        let all = setup.run(&model, &golden.tokens);
+        for (logits, expected) in [(Logits::None, 0), (Logits::Last, vocab), (Logits::All, 20 * vocab)] {
+            let mut session = setup.session(&model);
+            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits, readout_exits: false };
+            let output = session.run(batch, &mut setup.recorder(model.config())).unwrap();
+            assert_eq!(output.steps, all.steps);
+            assert!(bits(output.logits) == bits(&all.logits[20 * vocab - expected..]));
+            assert!(bits(output.last()) == bits(&output.logits[output.logits.len().saturating_sub(vocab)..]));
+            // The coda's keys and values were written although nobody wanted the logits.
+            let batch = Batch { tokens: &[3], logits: Logits::Last, ..batch };
+            let next = session.run(batch, &mut setup.recorder(model.config())).unwrap().logits.to_vec();
+            let mut longer = golden.tokens.clone();
+            longer.push(3);
+            assert!(bits(&next) == bits(&setup.run(&model, &longer).logits[20 * vocab..]));
+        }
+    }
+}
+
+/// Read-out rules: the same whether a token comes alone or in a call with others, and whether its logits are wanted.
+#[test]
+fn readout_rules_run_token_by_token() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q8_0);
+    let rule: ExitRule = "kl:0.12,hits=2,min=2,max=12".parse().unwrap();
+    let vocab = model.config().vocab;
+    let result = |chunk: usize, threads, calls: &[usize], logits| {
+        let setup = Setup { rule, chunk, threads, ..Setup::fixed(12, &golden.initial) };
+        let mut session = setup.session(&model);
+        let mut policy = RulePolicy::new(rule, Some(12), model.config(), chunk).unwrap();
+        let (mut steps, mut found, mut at) = (Vec::new(), Vec::new(), 0);
+        for &n in calls {
+            let batch = Batch { sequence: 0, tokens: &golden.tokens[at..at + n], logits, readout_exits: true };
+            let output = session.run(batch, &mut policy).unwrap();
+            steps.extend_from_slice(output.steps);
+            found.extend_from_slice(output.logits);
+            at += n;
+        }
+        (steps, bits(&found))
+    };
+    let (steps, logits) = result(64, 1, &[20], Logits::All);
+    assert!(steps.iter().collect::<HashSet<_>>().len() >= 3, "{steps:?}");
+    assert_eq!(logits.len(), 20 * vocab);
+    for (chunk, threads, calls) in [(1, 2, &[20][..]), (8, 7, &[1; 20][..]), (64, 2, &[3, 1, 9, 7][..])] {
+        let other = result(chunk, threads, calls, Logits::All);
+        assert!(other == (steps.clone(), logits.clone()), "chunks of {chunk}, calls of {calls:?}");
+    }
+    let (none, nothing) = result(64, 2, &[19, 1], Logits::None);
+    assert!(none == steps && nothing.is_empty());
+    // Depth and coda keys are the same when only the last logits are wanted.
+    let (last, one) = result(64, 2, &[20], Logits::Last);
+    assert!(last == steps && one == logits[19 * vocab..]);
+    // Inside a batch a read-out rule does not act.
+    let setup = Setup { rule, ..Setup::fixed(12, &golden.initial) };
+    assert_eq!(setup.run(&model, &golden.tokens).steps, [12; 20]);
+}
+
+/// Bad calls are refused before anything runs.
+#[test]
+fn bad_calls_are_refused() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q8_0);
+    let setup = Setup { context: 8, ..Setup::fixed(2, &golden.initial) };
+    let mut session = setup.session(&model);
+    let mut refuse = |tokens: &[u32]| {
+        let batch = Batch { sequence: 0, tokens, logits: Logits::Last, readout_exits: false };
+        let error = session.run(batch, &mut FixedDepth(2)).map(|_| ()).unwrap_err();
+        assert_eq!(session.len(0), 0);
+        error
+    };
+    assert!(matches!(refuse(&[]), Error::Empty));
+    assert!(matches!(refuse(&[1, 1024]), Error::Token { token: 1024, vocab: 1024 }));
+    assert!(matches!(refuse(&[u32::MAX]), Error::Token { token: u32::MAX, vocab: 1024 }));
+    assert!(matches!(refuse(&[0; 9]), Error::ContextFull { used: 0, context: 8, asked: 9 }));
+
+    let options = |change: &dyn Fn(&mut rdt::model::SessionOptions)| {
+        let mut options = rdt::model::SessionOptions::default();
+        change(&mut options);
+        Session::new(Arc::clone(&model), &options).map(|_| ()).unwrap_err()
+    };
+    assert!(matches!(options(&|o| o.context = Some(0)), Error::Option(_)));
+    assert!(matches!(options(&|o| o.steps = Some(0)), Error::Option(_)));
+    assert!(matches!(options(&|o| o.kv_slots = Some(0)), Error::Option(_)));
+    assert!(matches!(options(&|o| o.sequences = 0), Error::Option(_)));
+    assert!(matches!(options(&|o| o.chunk_rows = 0), Error::Option(_)));
+    assert!(matches!(options(&|o| o.kv_budget = 0), Error::KvMemory { .. }));
+    assert!(matches!(options(&|o| o.context = Some(usize::MAX)), Error::KvMemory { .. }));
+    assert!(matches!(options(&|o| o.sequences = usize::MAX), Error::KvMemory { .. }));
+}
+
+/// A model without room in the format is refused with a way out.
+#[test]
+fn kv_types_that_do_not_fit_the_head_are_refused() {
+    let model = model("huginn-shapes/tied-twice", Recipe::F32);
+    let options = rdt::model::SessionOptions { kv_type: KvType::Q8_0, ..Default::default() };
+    let error = Session::new(model, &options).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("multiple of 32") && error.contains("f16"), "{error}");
+}
