@@ -293,7 +293,7 @@ impl Session {
         let d = self.model.config().width;
         let n = latents.len() / d;
         let held = first.checked_add(n).is_some_and(|end| end <= self.lengths[sequence]);
-        if latents.len() % d != 0 || n == 0 || !held {
+        if !latents.len().is_multiple_of(d) || n == 0 || !held {
             return Err(Error::Option(format!(
                 "{} values are no latent states of width {d} at positions {first} to {}",
                 latents.len(),
