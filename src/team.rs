@@ -12,11 +12,12 @@ use std::cell::UnsafeCell;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Polls of a barrier before a worker starts to yield: some ten microseconds, longer than a region of a small model.
+/// Polls before a waiting worker starts to yield (at a barrier) or goes to sleep (between jobs): some ten microseconds, longer
+/// than a region of a small model, and about what it costs to be woken.
 const SPINS: u32 = 4096;
 
 /// A job: a closure that every worker calls, its lifetime erased while it is in the mailbox.
@@ -45,9 +46,23 @@ struct Shared {
     /// The last worker has left the job.
     done: Condvar,
     barrier: Barrier,
+    /// Copies of `number` and `busy`, written under the lock, for those who look a while before they sleep. They decide
+    /// nothing: whoever has seen a change takes the lock.
+    number: Line<AtomicU64>,
+    busy: Line<AtomicUsize>,
 }
 
 impl Shared {
+    /// Waits a bounded time for `ready`.
+    fn look(ready: impl Fn() -> bool) {
+        for _ in 0..SPINS {
+            if ready() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         // Nothing in a critical section panics, so a poisoned lock still holds a sound mailbox.
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
@@ -97,6 +112,8 @@ impl Team {
             wake: Condvar::new(),
             done: Condvar::new(),
             barrier: Barrier::default(),
+            number: Line::default(),
+            busy: Line::default(),
         });
         let mut team = Team { shared, threads: Vec::new(), turn: Mutex::default() };
         for id in 1..count {
@@ -131,10 +148,13 @@ impl Team {
             mailbox.number += 1;
             mailbox.job = Some(job);
             mailbox.busy = others;
+            shared.busy.0.store(others, Ordering::Relaxed);
+            shared.number.0.store(mailbox.number, Ordering::Relaxed);
             drop(mailbox);
             shared.wake.notify_all();
         }
         let mine = attempt(shared, 0, job);
+        Shared::look(|| shared.busy.0.load(Ordering::Relaxed) == 0);
         let mut mailbox = shared.mailbox();
         while mailbox.busy > 0 {
             mailbox = shared.done.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
@@ -176,6 +196,7 @@ fn attempt(shared: &Shared, id: usize, job: &(dyn Fn(&Worker<'_>) + Sync)) -> Re
 fn work(shared: &Shared, id: usize) {
     let mut seen = 0;
     loop {
+        Shared::look(|| shared.number.0.load(Ordering::Relaxed) != seen);
         let mut mailbox = shared.mailbox();
         let job = loop {
             if mailbox.quit {
@@ -197,6 +218,7 @@ fn work(shared: &Shared, id: usize) {
             mailbox.panic = Some(panic);
         }
         mailbox.busy -= 1;
+        shared.busy.0.store(mailbox.busy, Ordering::Relaxed);
         if mailbox.busy == 0 {
             shared.done.notify_one();
         }

@@ -1,6 +1,7 @@
 //! Exit rules on trajectories that the public reference recorded (`tests/reference/huginn.py`).
 
-use rdt::exit::{ExitRule, LatentStats, Signal};
+use rdt::exit::{ExitRule, Signal};
+use rdt::model::LatentStats;
 use serde_json::Value;
 
 /// Every recorded row leaves the loop after the step at which the reference left it. The statistics are the

@@ -7,7 +7,7 @@ use rdt::cli::{self, DepthFlags, ModelFlags, SessionFlags};
 use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
-use rdt::model::{Batch, DepthPolicy, LatentStats, Logits, Row, Verdict};
+use rdt::model::{self, Batch, DepthPolicy, LatentStats, Logits, Row, Verdict};
 use rdt::text::Tokenizer;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
@@ -27,7 +27,7 @@ A token that has left the loop keeps its last latent state; its statistics are N
 Examples:
   rdt-trace -m model.gguf -p 'What is 4 + 5?' --out trace.safetensors
   rdt-trace -m model.gguf --tokens 0,2,17 --steps 16 --init zeros --all-logits --out trace.safetensors
-  rdt-trace -m model.gguf -p 'Hi' --steps 32 --exit-rule acceleration:0.03,hits=2 --out trace.safetensors"
+  rdt-trace -m model.gguf -p 'Hi' --steps 32 --exit-rule acceleration --out trace.safetensors"
 )]
 struct Flags {
     #[command(flatten)]
@@ -60,7 +60,7 @@ struct Flags {
 }
 
 fn main() -> ExitCode {
-    cli::exit("rdt-trace", run(&Flags::parse()))
+    cli::run("rdt-trace", run)
 }
 
 fn run(flags: &Flags) -> anyhow::Result<()> {
@@ -71,6 +71,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let tokens = match &flags.prompt {
         None => flags.tokens.clone(),
+        // With its BOS it would be a prompt, but hardly the one that was meant.
+        Some(text) if text.is_empty() => Vec::new(),
         Some(text) => Tokenizer::from_gguf(model.metadata())?.encode_prompt(text)?,
     };
     if tokens.is_empty() {
@@ -81,6 +83,16 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let initial = flags.depth.initial(config.width)?;
     let mut session = flags.session.session(&model, steps, initial, KvType::F32)?;
     let shape = *session.kv_shape();
+    // Whatever can be refused is refused before anything is said or computed.
+    if tokens.len() > shape.context {
+        bail!("the prompt has {} tokens, and the context has room for {} (-c)", tokens.len(), shape.context);
+    }
+    if let Some(&token) = tokens.iter().find(|&&t| t as usize >= config.vocab) {
+        return Err(model::Error::Token { token, vocab: config.vocab }.into());
+    }
+    let policy = RulePolicy::new(rule, flags.depth.steps, &config, session.chunk_rows())?;
+    let mut recorder = Recorder::new(policy, tokens.len(), steps, config.width)?;
+    let mut file = AtomicFile::create(&flags.out)?;
     eprintln!(
         "rdt-trace: {} tokens, up to {steps} steps, {rule}; KV {} with {} of {steps} slots, {} threads, {}",
         tokens.len(),
@@ -90,8 +102,6 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         model.kernels().isa,
     );
 
-    let policy = RulePolicy::new(rule, flags.depth.steps, &config, session.chunk_rows())?;
-    let mut recorder = Recorder::new(policy, tokens.len(), steps, config.width)?;
     let batch = Batch {
         sequence: 0,
         tokens: &tokens,
@@ -128,7 +138,6 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         ("exit_step", Tensor::i32(vec![t], &exit_step)),
     ];
     let bytes = safetensors::serialize(tensors, None)?;
-    let mut file = AtomicFile::create(&flags.out)?;
     std::io::Write::write_all(&mut file, &bytes).with_context(|| format!("cannot write {}", flags.out.display()))?;
     file.commit()?;
     let mean = exit_step.iter().map(|&n| f64::from(n)).sum::<f64>() / t as f64;

@@ -4,7 +4,7 @@ use super::role;
 use crate::checkpoint::{self, Checkpoint};
 use crate::files::Bytes;
 use crate::gguf::{self, Header, Metadata, TensorDecl, TensorType, Writer};
-use crate::quant::{self, Recipe, Role};
+use crate::quant::{self, Choice, Recipe, Role};
 use std::io::Write;
 use std::ops::Range;
 
@@ -45,7 +45,7 @@ pub enum Error {
         supported: String,
     },
     /// Tensors that the family does not know. Leaving out a weight would be silent damage.
-    #[error("the checkpoint has tensors that this family does not know: {}", .0.join(", "))]
+    #[error("the checkpoint has {} tensors that this family does not know: {}", .0.len(), first_few(.0))]
     UnknownTensors(Vec<String>),
     /// A tensor of another shape than config.json implies.
     #[error("tensor '{tensor}' has shape {found:?}; config.json asks for {expected:?}")]
@@ -63,6 +63,13 @@ pub enum Error {
     /// The caller stopped the conversion.
     #[error("stopped; nothing was written under the final name")]
     Stopped,
+}
+
+/// Some names, so that a message stays a line.
+fn first_few(names: &[String]) -> String {
+    const FEW: usize = 4;
+    let shown = names.iter().take(FEW).map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
+    if names.len() > FEW { shown + ", ..." } else { shown }
 }
 
 /// Part of a published tensor: some rows, and of each some columns.
@@ -89,6 +96,8 @@ pub struct Planned {
     pub source: Slice,
     /// Type it was published in.
     pub published: TensorType,
+    /// Whether it stays as it is under every recipe: nobody here knows what it is for.
+    pub keep: bool,
 }
 
 /// Keys and tensors of a GGUF to be written.
@@ -149,6 +158,27 @@ pub struct Summary {
     pub file_bytes: u64,
 }
 
+impl Report {
+    /// Number of values.
+    pub fn values(&self) -> u64 {
+        self.dims.iter().product::<usize>() as u64
+    }
+
+    /// Bytes before.
+    pub fn bytes_before(&self) -> u64 {
+        self.bytes(self.published)
+    }
+
+    /// Bytes now.
+    pub fn bytes_after(&self) -> u64 {
+        self.bytes(self.ty)
+    }
+
+    fn bytes(&self, ty: TensorType) -> u64 {
+        self.values() / ty.block_len() as u64 * ty.block_bytes() as u64
+    }
+}
+
 impl Summary {
     /// Mean bits per weight of the tensors.
     pub fn bits_per_weight(&self) -> f64 {
@@ -160,7 +190,8 @@ impl Summary {
 const CHUNK: usize = 1 << 20;
 
 impl Conversion {
-    /// The conversion that keeps the tensors of a GGUF and gives them other formats.
+    /// The conversion that keeps the keys and tensors of a GGUF and gives the tensors other formats. A tensor whose role is
+    /// not known, or that holds no weights but whole numbers, stays as it is.
     pub fn of_gguf(header: &Header) -> Self {
         let tensors = header
             .tensors
@@ -168,16 +199,25 @@ impl Conversion {
             .map(|t| {
                 let k = t.dims.first().copied().unwrap_or(1);
                 let rows = t.dims.iter().skip(1).product();
+                use TensorType::{F64, I8, I16, I32, I64};
+                let role = role(&t.name);
                 Planned {
                     name: t.name.clone(),
-                    role: role(&t.name),
+                    role,
                     dims: t.dims.clone(),
                     source: Slice { tensor: t.name.clone(), rows: 0..rows, columns: 0..k },
                     published: t.ty,
+                    keep: role == Role::Other || matches!(t.ty, I8 | I16 | I32 | I64 | F64),
                 }
             })
             .collect();
         Self { metadata: header.metadata.clone(), tensors }
+    }
+
+    /// Rows of the embedding table, 0 if there is none.
+    pub fn vocabulary(&self) -> usize {
+        let table = self.tensors.iter().find(|t| t.role == Role::TokenEmbedding);
+        table.and_then(|t| t.dims.get(1)).copied().unwrap_or(0)
     }
 
     /// The type that a recipe gives each tensor.
@@ -185,7 +225,10 @@ impl Conversion {
         self.tensors
             .iter()
             .map(|t| {
-                let choice = recipe.tensor_type(t.role, &t.dims, t.published);
+                let mut choice = recipe.tensor_type(t.role, &t.dims, t.published);
+                if t.keep && choice.ty != t.published {
+                    choice = Choice { ty: t.published, why: Some("not known here, kept as it was".to_owned()) };
+                }
                 Report {
                     name: t.name.clone(),
                     dims: t.dims.clone(),
@@ -195,6 +238,36 @@ impl Conversion {
                 }
             })
             .collect()
+    }
+
+    /// What [`write`](Self::write) would do.
+    ///
+    /// # Errors
+    /// Keys, names or shapes that no GGUF may have.
+    pub fn summary(&self, recipe: Recipe) -> Result<Summary, Error> {
+        Ok(self.begin(recipe, std::io::sink())?.1)
+    }
+
+    /// Writes the header.
+    fn begin<W: Write>(&self, recipe: Recipe, out: W) -> Result<(Writer<W>, Summary), Error> {
+        let tensors = self.choose(recipe);
+        let decls: Vec<_> =
+            tensors.iter().map(|r| TensorDecl { name: r.name.clone(), ty: r.ty, dims: r.dims.clone() }).collect();
+        let mut metadata = self.metadata.clone();
+        match file_type(recipe, &tensors) {
+            Some(id) => metadata.insert(FILE_TYPE, id),
+            None => metadata.remove(FILE_TYPE),
+        };
+        let writer = Writer::new(out, &metadata, &decls)?;
+        let sum = |f: fn(&Report) -> u64| tensors.iter().map(f).sum();
+        let summary = Summary {
+            values: sum(Report::values),
+            bytes_before: sum(Report::bytes_before),
+            bytes_after: sum(Report::bytes_after),
+            file_bytes: writer.file_size(),
+            tensors,
+        };
+        Ok((writer, summary))
     }
 
     /// Writes the file to `out`. `progress` is called often; if it gives `false`, the conversion stops.
@@ -210,45 +283,67 @@ impl Conversion {
         out: W,
         progress: &mut dyn FnMut(Progress<'_>) -> bool,
     ) -> Result<(W, Summary), Error> {
-        let reports = self.choose(recipe);
-        let decls: Vec<_> =
-            reports.iter().map(|r| TensorDecl { name: r.name.clone(), ty: r.ty, dims: r.dims.clone() }).collect();
-        let mut writer = Writer::new(out, &self.metadata, &decls)?;
-        let values = |dims: &[usize]| dims.iter().product::<usize>() as u64;
-        let total = reports.iter().map(|r| values(&r.dims)).sum();
-        let size = |ty: TensorType, dims: &[usize]| values(dims) / ty.block_len() as u64 * ty.block_bytes() as u64;
+        let (mut writer, summary) = self.begin(recipe, out)?;
+        let total = summary.values;
         let mut done = 0;
         let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
-        for (plan, report) in self.tensors.iter().zip(&reports) {
+        for (plan, report) in self.tensors.iter().zip(&summary.tensors) {
             let k = plan.source.columns.len();
             let of_tensor = |source| Error::Quant { tensor: plan.name.clone(), source };
             // One-dimensional tensors are one row, however many rows their source has.
             let row_bytes = report.ty.row_bytes(k).unwrap_or(0);
+            let copy = report.ty == report.published && (plan.keep || quant::format(report.ty).is_none());
             writer.begin_tensor(&plan.name)?;
             let step = (CHUNK / k.max(1)).max(1);
             for start in plan.source.rows.clone().step_by(step) {
                 let rows = start..(start + step).min(plan.source.rows.end);
-                numbers.resize(rows.len() * k, 0.0);
-                input.read(plan, rows.clone(), &mut numbers)?;
-                bytes.resize(rows.len() * row_bytes, 0);
-                quant::quantize_rows(report.ty, &numbers, k, &mut bytes, None).map_err(of_tensor)?;
-                writer.write_chunk(&bytes)?;
-                done += numbers.len() as u64;
+                let count = rows.len() * k;
+                if copy {
+                    writer.write_chunk(input.raw(plan, rows)?)?;
+                } else {
+                    bytes.resize(rows.len() * row_bytes, 0);
+                    numbers.resize(count, 0.0);
+                    input.read(plan, rows, &mut numbers)?;
+                    quant::quantize_rows(report.ty, &numbers, k, &mut bytes, None).map_err(of_tensor)?;
+                    writer.write_chunk(&bytes)?;
+                }
+                done += count as u64;
                 if !progress(Progress { tensor: &plan.name, done, total }) {
                     return Err(Error::Stopped);
                 }
             }
         }
-        let file_bytes = writer.file_size();
-        let summary = Summary {
-            values: total,
-            bytes_before: reports.iter().map(|r| size(r.published, &r.dims)).sum(),
-            bytes_after: reports.iter().map(|r| size(r.ty, &r.dims)).sum(),
-            file_bytes,
-            tensors: reports,
-        };
         Ok((writer.finish()?, summary))
     }
+}
+
+/// Key of the id that llama.cpp gives a mixture of formats.
+const FILE_TYPE: &str = "general.file_type";
+
+/// `llama_ftype` in llama.h: what most of the model is stored in. None where there is no id for it.
+fn file_type(recipe: Recipe, tensors: &[Report]) -> Option<u32> {
+    let most = match recipe {
+        Recipe::F32 => TensorType::F32,
+        Recipe::F16 => TensorType::F16,
+        Recipe::BF16 => TensorType::BF16,
+        Recipe::Q8_0 => TensorType::Q8_0,
+        Recipe::Q4_0 => TensorType::Q4_0,
+        Recipe::Published => {
+            let values = |ty| tensors.iter().filter(|r| r.ty == ty).map(Report::values).sum::<u64>();
+            tensors.iter().map(|r| r.ty).max_by_key(|&ty| values(ty))?
+        }
+    };
+    Some(match most {
+        TensorType::F32 => 0,
+        TensorType::F16 => 1,
+        TensorType::Q4_0 => 2,
+        TensorType::Q4_1 => 3,
+        TensorType::Q8_0 => 7,
+        TensorType::Q5_0 => 8,
+        TensorType::Q5_1 => 9,
+        TensorType::BF16 => 32,
+        _ => return None,
+    })
 }
 
 impl Input<'_> {
@@ -269,16 +364,25 @@ impl Input<'_> {
                 }
                 Ok(())
             }
-            Input::Gguf(bytes, header) => {
-                let missing = || Error::Missing(tensor.clone());
-                let info = header.tensor(tensor).ok_or_else(missing)?;
-                let data = info.data(bytes).ok_or_else(missing)?;
-                let row_bytes = info.ty.row_bytes(columns.len()).unwrap_or(0);
-                let data = data.get(rows.start * row_bytes..rows.end * row_bytes).ok_or_else(missing)?;
-                quant::dequantize_rows(info.ty, data, columns.len(), out)
+            Input::Gguf(..) => {
+                let data = self.raw(plan, rows)?;
+                quant::dequantize_rows(plan.published, data, columns.len(), out)
                     .map_err(|source| Error::Quant { tensor: tensor.clone(), source })
             }
         }
+    }
+
+    /// The stored bytes of `rows` of a tensor that was planned by [`Conversion::of_gguf`].
+    fn raw(&self, plan: &Planned, rows: Range<usize>) -> Result<&[u8], Error> {
+        let Slice { tensor, columns, .. } = &plan.source;
+        let data = match self {
+            Input::Checkpoint(_) => None,
+            Input::Gguf(bytes, header) => header.tensor(tensor).and_then(|info| {
+                let row_bytes = info.ty.row_bytes(columns.len())?;
+                info.data(bytes)?.get(rows.start.checked_mul(row_bytes)?..rows.end.checked_mul(row_bytes)?)
+            }),
+        };
+        data.ok_or_else(|| Error::Missing(tensor.clone()))
     }
 }
 
@@ -324,6 +428,7 @@ impl<'a> Planner<'a> {
             name,
             dims,
             published: view.tensor_type().unwrap_or(TensorType::F32),
+            keep: false,
             source: Slice { tensor: published.to_owned(), rows, columns },
         });
         Ok(())

@@ -19,6 +19,8 @@ const MOST_BLOCKS: usize = 4096;
 const MOST_WIDTH: usize = 1 << 20;
 const MOST_HEADS: usize = 1 << 16;
 const MOST_STEPS: usize = 1 << 16;
+const MOST_TOKENS: usize = 1 << 26;
+const MOST_CONTEXT: usize = 1 << 30;
 
 /// The parts of a model, from its GGUF.
 pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::Error> {
@@ -53,7 +55,7 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
     if state != width {
         return Err(wrong("loop.state_length", state, format!("{width}, the embedding length")));
     }
-    let vocab = keys.size("vocab_size", 1 << 26)?;
+    let vocab = keys.size("vocab_size", MOST_TOKENS)?;
     let heads = metadata.require_usize_per_block(&keys.key("attention.head_count"), count)?;
     let kv_heads = metadata.require_usize_per_block(&keys.key("attention.head_count_kv"), count)?;
     let hidden = metadata.require_usize_per_block(&keys.key("feed_forward_length"), count)?;
@@ -85,7 +87,7 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
         name: metadata.str("general.name")?.unwrap_or_default().to_owned(),
         width,
         vocab,
-        context: keys.size("context_length", 1 << 30)?,
+        context: keys.size("context_length", MOST_CONTEXT)?,
         head_dim,
         norm_eps: keys.positive("attention.layer_norm_rms_epsilon")?,
         rope_base: keys.positive("rope.freq_base")?,
@@ -94,6 +96,8 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
         max_steps,
         state_std,
     };
+    // What is optional is announced, so that a file which has lost a tensor is not another model in silence.
+    let (qk_bias, adapter_bias) = (keys.flag("loop.qk_bias")?, keys.flag("loop.adapter_bias")?);
     let mut blocks = Vec::new();
     for b in 0..count {
         let name = |part: &str| format!("blk.{b}.{part}");
@@ -106,8 +110,8 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
             q: tensors.matrix(&name("attn_q.weight"), q, width)?,
             k: tensors.matrix(&name("attn_k.weight"), kv, width)?,
             v: tensors.matrix(&name("attn_v.weight"), kv, width)?,
-            q_bias: tensors.vector_if_there(&name("attn_q.bias"), q)?,
-            k_bias: tensors.vector_if_there(&name("attn_k.bias"), kv)?,
+            q_bias: tensors.vector_if(qk_bias, &name("attn_q.bias"), q)?,
+            k_bias: tensors.vector_if(qk_bias, &name("attn_k.bias"), kv)?,
             attn_output: tensors.matrix(&name("attn_output.weight"), width, q)?,
             post_attn_norm: tensors.vector(&name("post_attention_norm.weight"), width)?,
             ffn_norm: tensors.vector(&name("ffn_norm.weight"), width)?,
@@ -118,17 +122,17 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
         });
     }
     let token_embedding = tensors.matrix("token_embd.weight", vocab, width)?;
-    let head = match tensors.has("output.weight") {
-        true => tensors.matrix("output.weight", vocab, width)?,
-        false => token_embedding.clone(),
+    let head = match keys.flag("loop.tied_head")? {
+        false => tensors.matrix("output.weight", vocab, width)?,
+        true => token_embedding.clone(),
     };
     let output_norm = tensors.vector("output_norm.weight", width)?;
-    let readout_norm = metadata.bool(&keys.key("loop.readout_norm"))?.unwrap_or(true).then(|| output_norm.clone());
+    let readout_norm = keys.flag("loop.readout_norm")?.then(|| output_norm.clone());
     Ok(Parts {
         adapter: Adapter {
             state: tensors.matrix("loop.adapter_state.weight", width, width)?,
             input: tensors.matrix("loop.adapter_input.weight", width, width)?,
-            bias: tensors.vector_if_there("loop.adapter.bias", width)?,
+            bias: tensors.vector_if(adapter_bias, "loop.adapter.bias", width)?,
         },
         config,
         plan,
@@ -148,7 +152,8 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         if found == supported {
             return Ok(());
         }
-        Err(Error::Setting { key: key.to_owned(), found: found.to_owned(), supported: supported.to_owned() })
+        let found = format!("'{}'", found.chars().take(80).collect::<String>());
+        Err(Error::Setting { key: key.to_owned(), found, supported: format!("'{supported}'") })
     };
     if !checkpoint.contains("transformer.core_block.0.norm_3.weight") {
         return Err(Error::Family {
@@ -163,74 +168,95 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     only("norm_class_name", "RMSNorm_llama", "RMSNorm_llama")?;
     only("block_class_name", "SandwichBlock", "SandwichBlock")?;
 
-    let width = config.require_usize("n_embd")?;
+    let setting = |key: &str, found: &dyn std::fmt::Display, supported: String| Error::Setting {
+        key: key.into(),
+        found: found.to_string(),
+        supported,
+    };
+    let within = |key: &str, n: usize, least: usize, most: usize| {
+        if (least..=most).contains(&n) { Ok(n) } else { Err(setting(key, &n, format!("{least} to {most}"))) }
+    };
+    let size = |key: &str, most: usize| within(key, config.require_usize(key)?, 1, most);
+    let number = |key: &str| {
+        let x = config.require_f32(key)?;
+        if x > 0.0 { Ok(x) } else { Err(setting(key, &x, "a number above 0".to_owned())) }
+    };
+
+    let width = size("n_embd", MOST_WIDTH)?;
     let heads = match config.usize("n_heads")? {
         Some(n) => n,
         None => config.require_usize("num_attention_heads")?,
     };
     let kv_heads = config.usize("num_key_value_heads")?.unwrap_or(heads);
-    let setting = |key: &str, found: usize, supported: String| Error::Setting {
-        key: key.into(),
-        found: found.to_string(),
-        supported,
-    };
-    if heads == 0 || heads > MOST_HEADS || !width.is_multiple_of(heads) || width > MOST_WIDTH {
-        return Err(setting("n_heads", heads, format!("a divisor of n_embd, {width}")));
+    if heads == 0 || heads > MOST_HEADS || !width.is_multiple_of(2 * heads) {
+        return Err(setting("n_heads", &heads, format!("a divisor of half of n_embd, {width}")));
     }
     if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(setting("num_key_value_heads", kv_heads, format!("a divisor of n_heads, {heads}")));
+        return Err(setting("num_key_value_heads", &kv_heads, format!("a divisor of n_heads, {heads}")));
     }
     let head_dim = width / heads;
-    let hidden = config.require_usize("intermediate_size")?;
-    if hidden == 0 || hidden > MOST_WIDTH {
-        return Err(setting("intermediate_size", hidden, format!("1 to {MOST_WIDTH}")));
-    }
+    let hidden = size("intermediate_size", MOST_WIDTH)?;
     let vocab = match config.usize("padded_vocab_size")? {
-        Some(n) => n,
-        None => config.require_usize("vocab_size")?,
+        Some(n) => within("padded_vocab_size", n, 1, MOST_TOKENS)?,
+        None => size("vocab_size", MOST_TOKENS)?,
     };
-    let blocks = |key: &str| -> Result<usize, Error> {
-        let n = config.require_usize(key)?;
-        if n > MOST_BLOCKS { Err(setting(key, n, format!("at most {MOST_BLOCKS}"))) } else { Ok(n) }
-    };
-    let (prelude, core, coda) =
-        (blocks("n_layers_in_prelude")?, blocks("n_layers_in_recurrent_block")?, blocks("n_layers_in_coda")?);
+    let context = within("block_size", config.usize("block_size")?.unwrap_or(4096), 1, MOST_CONTEXT)?;
+    let blocks = |key: &str, least: usize| within(key, config.require_usize(key)?, least, MOST_BLOCKS);
+    let prelude = blocks("n_layers_in_prelude", 0)?;
+    let core = blocks("n_layers_in_recurrent_block", 1)?;
+    let coda = blocks("n_layers_in_coda", 0)?;
     let plan = LoopPlan::new(prelude, core, coda);
-    let scale = config.require_f64("init_values.embed_scale")?;
+    let mean_steps = size("mean_recurrence", MOST_STEPS)?;
+    let scale = number("init_values.embed_scale")?;
     // The reference scales the state as it scales embeddings.
-    let std = config.require_f64("init_values.std")? * scale;
+    let std = (config.require_f64("init_values.std")? * config.require_f64("init_values.embed_scale")?) as f32;
+    if !(std.is_finite() && std >= 0.0) {
+        return Err(setting("init_values.std", &std, "a number not below 0".to_owned()));
+    }
+
+    let tied = match config.bool("tie_word_embeddings")? {
+        Some(tied) => tied,
+        None => config.bool("tie_embeddings")?.unwrap_or(true),
+    };
+    let qk_bias = config.bool("qk_bias")?.unwrap_or(false);
+    let adapter_bias = checkpoint.contains("transformer.adapter.bias");
 
     let mut metadata = Metadata::new();
-    let name = checkpoint.folder().file_name().map_or_else(|| NAME.into(), |n| n.to_string_lossy());
+    let folder = checkpoint.folder().canonicalize().unwrap_or_else(|_| checkpoint.folder().to_owned());
+    let name = folder.file_name().map_or_else(|| NAME.into(), |n| n.to_string_lossy());
     metadata.insert("general.architecture", NAME);
     metadata.insert("general.name", name.as_ref());
     metadata.insert("general.quantization_version", 2u32);
     let mut set = |name: &str, value: Value| {
         metadata.insert(format!("{NAME}.{name}"), value);
     };
-    let size = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
-    set("block_count", size(plan.blocks()));
-    set("context_length", size(config.usize("block_size")?.unwrap_or(4096)));
-    set("vocab_size", size(vocab));
-    set("embedding_length", size(width));
-    set("feed_forward_length", size(hidden));
-    set("attention.head_count", size(heads));
-    set("attention.head_count_kv", size(kv_heads));
-    set("attention.key_length", size(head_dim));
-    set("attention.value_length", size(head_dim));
-    set("attention.layer_norm_rms_epsilon", Value::F32(config.require_f64("norm_eps")? as f32));
-    set("rope.freq_base", Value::F32(config.require_f64("rope_base")? as f32));
-    set("rope.dimension_count", size(head_dim));
-    set("embedding_scale", Value::F32(scale as f32));
-    set("loop.prelude_count", size(prelude));
-    set("loop.core_count", size(core));
-    set("loop.coda_count", size(coda));
-    set("loop.mean_steps", size(config.require_usize("mean_recurrence")?));
+    // All are bounded above.
+    let number_of = |n: usize| Value::U32(n as u32);
+    set("block_count", number_of(plan.blocks()));
+    set("context_length", number_of(context));
+    set("vocab_size", number_of(vocab));
+    set("embedding_length", number_of(width));
+    set("feed_forward_length", number_of(hidden));
+    set("attention.head_count", number_of(heads));
+    set("attention.head_count_kv", number_of(kv_heads));
+    set("attention.key_length", number_of(head_dim));
+    set("attention.value_length", number_of(head_dim));
+    set("attention.layer_norm_rms_epsilon", Value::F32(number("norm_eps")?));
+    set("rope.freq_base", Value::F32(number("rope_base")?));
+    set("rope.dimension_count", number_of(head_dim));
+    set("embedding_scale", Value::F32(scale));
+    set("loop.prelude_count", number_of(prelude));
+    set("loop.core_count", number_of(core));
+    set("loop.coda_count", number_of(coda));
+    set("loop.mean_steps", number_of(mean_steps));
     set("loop.injection", "linear".into());
     set("loop.state_init", "like-init".into());
-    set("loop.state_std", Value::F32(std as f32));
-    set("loop.state_length", size(width));
+    set("loop.state_std", Value::F32(std));
+    set("loop.state_length", number_of(width));
     set("loop.readout_norm", Value::Bool(true));
+    set("loop.qk_bias", Value::Bool(qk_bias));
+    set("loop.adapter_bias", Value::Bool(adapter_bias));
+    set("loop.tied_head", Value::Bool(tied));
     set("loop.block_kind", "sandwich".into());
     set("loop.activation", "silu".into());
     set("loop.rope_style", "interleaved".into());
@@ -238,10 +264,6 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     let mut p = Planner::new(checkpoint);
     p.know("freqs_cis"); // the rotation table, computed here
     p.matrix("token_embd.weight".into(), "transformer.wte.weight", vocab, width)?;
-    let tied = match config.bool("tie_word_embeddings")? {
-        Some(tied) => tied,
-        None => config.bool("tie_embeddings")?.unwrap_or(true),
-    };
     if tied {
         p.know("lm_head.weight"); // the published file carries the tied copy too
     } else {
@@ -252,10 +274,9 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     for (name, columns) in [("state", 0..width), ("input", width..2 * width)] {
         p.take(format!("loop.adapter_{name}.weight"), adapter, &[width, 2 * width], 0..width, columns, false)?;
     }
-    if checkpoint.contains("transformer.adapter.bias") {
+    if adapter_bias {
         p.vector("loop.adapter.bias".into(), "transformer.adapter.bias", width)?;
     }
-    let qk_bias = config.bool("qk_bias")?.unwrap_or(false);
     let kv = kv_heads * head_dim;
     for b in 0..plan.blocks() {
         let place = if plan.prelude.contains(&b) {

@@ -3,13 +3,15 @@
 //! A family turns a published checkpoint into our GGUF ([`conversion`]: every tensor with a [`Role`], so that a recipe can
 //! choose its format), and a GGUF into what the model room runs ([`open`]).
 
+mod anatomy;
 mod convert;
 mod huginn;
 
+pub use anatomy::{Anatomy, Part, Share};
 pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary};
 
 use crate::checkpoint::Checkpoint;
-use crate::files::Bytes;
+use crate::files::{self, Bytes};
 use crate::gguf::{Header, Metadata};
 use crate::kernels::Kernels;
 use crate::model::{self, Model, Tensors};
@@ -29,21 +31,31 @@ pub enum Load {
     Read,
 }
 
-/// Opens a model file. With [`Load::Map`] this touches the header only.
+/// The bytes of a GGUF file.
 ///
-/// The file must not be changed while the model lives: a changed weight gives wrong numbers, and a shortened file ends the
-/// process when a lost page is touched. Replacing it by a rename, as this library's own writers do, is safe.
+/// A mapped file must not be changed while the bytes live: a changed weight gives wrong numbers, and a shortened file ends
+/// the process when a lost page is touched. Replacing it by a rename, as this library's own writers do, is safe.
+///
+/// # Errors
+/// The file cannot be read or mapped.
+pub fn read(path: &Path, load: Load) -> Result<Bytes, files::Error> {
+    match load {
+        // SAFETY: the documented contract of this function. Headers are parsed before they are used; weights are plain
+        // numbers to the kernels, which check every length against the mapping's size, so a changed byte can only change
+        // a result.
+        Load::Map => unsafe { Bytes::map(path) },
+        Load::Read => Bytes::read(path),
+    }
+}
+
+/// Opens a model file. With [`Load::Map`] this touches the header only, and the file must not be changed while the model
+/// lives, as [`read`] says.
 ///
 /// # Errors
 /// The file cannot be read, is malformed, is shorter than its header promises, belongs to a family that this version does
 /// not run, or does not hold exactly the tensors of that family.
 pub fn open(path: &Path, load: Load) -> Result<Model, model::Error> {
-    let bytes = match load {
-        // SAFETY: the documented contract of this function. Weights are plain numbers to the kernels, which check every
-        // length against the mapping's size, so a changed byte can only change a result.
-        Load::Map => unsafe { Bytes::map(path)? },
-        Load::Read => Bytes::read(path)?,
-    };
+    let bytes = read(path, load)?;
     from_bytes(bytes).map_err(|source| model::Error::InFile { path: path.to_owned(), source: Box::new(source) })
 }
 
@@ -149,12 +161,18 @@ impl Keys<'_> {
         Ok(found)
     }
 
+    /// A required yes or no.
+    fn flag(&self, name: &str) -> Result<bool, model::Error> {
+        Ok(self.metadata.require_bool(&self.key(name))?)
+    }
+
     /// A name that must be the one that is implemented.
     fn only(&self, name: &str, value: &str) -> Result<(), model::Error> {
         let key = self.key(name);
         let found = self.metadata.require_str(&key)?;
         if found != value {
-            return Err(model::Error::Key { key, found: found.to_owned(), expected: value.to_owned() });
+            let found = format!("'{}'", found.chars().take(80).collect::<String>());
+            return Err(model::Error::Key { key, found, expected: format!("'{value}'") });
         }
         Ok(())
     }

@@ -1,23 +1,34 @@
 //! Flags that the programs share, defined once, and what their `main` functions have in common.
 //!
-//! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage.
+//! Data goes to stdout, words to stderr. Exit codes: 0 success, 1 failure, 2 wrong usage, 130 interrupted.
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "doc comments of flags are help texts, where brackets mean optional"
+)]
 
-use crate::arch::{self, Load};
+pub mod chat;
+mod process;
+
+pub use process::{exit, one_line, parse, run};
+
+use crate::arch::{self, Input, Load};
+use crate::checkpoint::Checkpoint;
 use crate::exit::{ExitRule, RulePolicy};
+use crate::generate::SamplerConfig;
 use crate::kernels::KvType;
 use crate::model::{InitialState, Model, Session, SessionOptions};
+use crate::quant::Recipe;
+use crate::text;
 use anyhow::{Context, bail};
 use clap::Args;
-use std::io;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Which model, and how it comes into memory.
 #[derive(Args, Debug, Clone)]
 pub struct ModelFlags {
-    /// Model file (GGUF); rdt-quantize makes one from a published checkpoint
+    /// Model file (GGUF), or the folder of a published checkpoint, which is then converted in memory as it is
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -46,8 +57,21 @@ impl ModelFlags {
     /// # Errors
     /// As [`arch::open`].
     pub fn open(&self) -> anyhow::Result<Arc<Model>> {
+        if self.model.is_dir() {
+            return Ok(Arc::new(open_checkpoint(&self.model)?));
+        }
         Ok(Arc::new(arch::open(&self.model, self.load.load())?))
     }
+}
+
+/// Converts a checkpoint in memory, every tensor in the type it was published in.
+fn open_checkpoint(folder: &Path) -> anyhow::Result<Model> {
+    let checkpoint = Checkpoint::open(folder)?;
+    let mut conversion = arch::conversion(&checkpoint)?;
+    text::write_metadata(&checkpoint, conversion.vocabulary(), &mut conversion.metadata)?;
+    let input = Input::Checkpoint(&checkpoint);
+    let (bytes, _) = conversion.write(&input, Recipe::Published, Vec::new(), &mut |_| true)?;
+    Ok(arch::from_bytes(bytes.into())?)
 }
 
 /// How deep the loop goes, and where it starts.
@@ -117,8 +141,8 @@ fn read_states(path: &str, width: usize) -> anyhow::Result<Vec<f32>> {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Session")]
 pub struct SessionFlags {
-    /// Worker threads (default: performance cores)
-    #[arg(short, long, value_name = "N")]
+    /// Worker threads (default: performance cores; fewer for a very small model)
+    #[arg(short, long, value_name = "N", value_parser = positive_count)]
     pub threads: Option<NonZeroUsize>,
     /// Positions in the KV cache (default: what the model was trained for, if it fits the memory budget)
     #[arg(short, long, value_name = "N", value_parser = positive)]
@@ -149,7 +173,12 @@ impl SessionFlags {
         initial: InitialState,
         kv_type: KvType,
     ) -> anyhow::Result<Session> {
-        let options = SessionOptions {
+        Ok(Session::new(Arc::clone(model), &self.options(steps, initial, kv_type))?)
+    }
+
+    /// What these flags ask for, for loops of up to `steps` steps; `kv_type` is the program's default.
+    pub fn options(&self, steps: usize, initial: InitialState, kv_type: KvType) -> SessionOptions {
+        SessionOptions {
             threads: self.threads,
             context: self.ctx_size,
             kv_type: self.kv_type.unwrap_or(kv_type),
@@ -159,8 +188,51 @@ impl SessionFlags {
             sequences: 1,
             chunk_rows: self.batch_size,
             initial,
+        }
+    }
+}
+
+/// How the next token is chosen, under llama.cpp's names. The seed is [`DepthFlags`]'s.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Sampling")]
+pub struct SamplerFlags {
+    /// Temperature; 0 takes the most likely token every time, 0.8 is usual for models that are not tiny
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temp: f32,
+    /// Keep only the K most likely tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = SamplerConfig::default().top_k)]
+    pub top_k: usize,
+    /// Keep the most likely tokens whose probabilities add up to P; 1 keeps all
+    #[arg(long, value_name = "P", default_value_t = SamplerConfig::default().top_p)]
+    pub top_p: f32,
+    /// Keep tokens at least P times as likely as the most likely one; 0 keeps all
+    #[arg(long, value_name = "P", default_value_t = SamplerConfig::default().min_p)]
+    pub min_p: f32,
+    /// Penalty on tokens that have just occurred; 1 is off
+    #[arg(long, value_name = "X", default_value_t = SamplerConfig::default().repeat_penalty)]
+    pub repeat_penalty: f32,
+    /// How many tokens back the penalty looks; 0 is off
+    #[arg(long, value_name = "N", default_value_t = SamplerConfig::default().repeat_last_n)]
+    pub repeat_last_n: usize,
+}
+
+impl SamplerFlags {
+    /// The sampler's settings.
+    ///
+    /// # Errors
+    /// A value out of range.
+    pub fn config(&self, seed: u64) -> anyhow::Result<SamplerConfig> {
+        let config = SamplerConfig {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n,
+            seed,
         };
-        Ok(Session::new(Arc::clone(model), &options)?)
+        config.validate()?;
+        Ok(config)
     }
 }
 
@@ -176,6 +248,14 @@ pub fn positive(s: &str) -> Result<usize, String> {
     }
 }
 
+/// As [`positive`], of a type that says so.
+///
+/// # Errors
+/// As [`positive`].
+pub fn positive_count(s: &str) -> Result<NonZeroUsize, String> {
+    positive(s).and_then(|n| NonZeroUsize::new(n).ok_or_else(|| "must be at least 1".into()))
+}
+
 /// A number of bytes for people.
 pub fn human_bytes(n: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -189,21 +269,4 @@ pub fn human_bytes(n: u64) -> String {
         unit += 1;
     }
     format!("{x:.1} {}", UNITS[unit])
-}
-
-/// Ends a program: an error becomes one line on stderr and exit code 1; a reader who has gone away (`| head`) is no error.
-pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e)
-            if e.chain()
-                .any(|c| c.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)) =>
-        {
-            ExitCode::SUCCESS
-        }
-        Err(e) => {
-            eprintln!("{program}: {e:#}");
-            ExitCode::FAILURE
-        }
-    }
 }

@@ -230,11 +230,11 @@ mod tests {
     #[test]
     fn rules_are_printed_in_one_form_that_reads_back_the_same() {
         let table = [
-            ("acceleration", "acceleration:0.03,hits=2"),
+            ("acceleration", "acceleration:0.05,hits=2"),
             ("acceleration:0.03,hits=2,min=4,max=32", "acceleration:0.03,hits=2,min=4,max=32"),
             ("acceleration:3e-2,max=32,min=4,hits=2", "acceleration:0.03,hits=2,min=4,max=32"),
-            ("acceleration,hits=1,min=0", "acceleration:0.03,hits=1"),
-            ("acceleration,max=1", "acceleration:0.03,hits=2,max=1"),
+            ("acceleration,hits=1,min=0", "acceleration:0.05,hits=1"),
+            ("acceleration,max=1", "acceleration:0.05,hits=2,max=1"),
             ("acceleration:1", "acceleration:1,hits=2"),
             ("acceleration:1000000", "acceleration:1000000,hits=2"),
             ("acceleration-raw:0.5", "acceleration-raw:0.5,hits=2"),

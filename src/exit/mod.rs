@@ -31,7 +31,7 @@
 //!
 //! | name | statistic | default |
 //! |---|---|---|
-//! | `acceleration` | ‖Δ_k − Δ_{k−1}‖ / ‖s_k‖ with Δ_k = s_k − s_{k−1} | `acceleration:0.03,hits=2` |
+//! | `acceleration` | ‖Δ_k − Δ_{k−1}‖ / ‖s_k‖ with Δ_k = s_k − s_{k−1} | `acceleration:0.05,hits=2` |
 //! | `acceleration-raw` | ‖Δ_k − Δ_{k−1}‖ | no threshold, `hits=2` |
 //! | `step-norm` | ‖Δ_k‖ / ‖s_k‖ | `step-norm:0.03,hits=1` |
 //! | `kl` | KL(previous read-out ‖ this one), the first previous one uniform | `kl:0.001,hits=1` |

@@ -30,9 +30,10 @@ impl RulePolicy {
         if rule.signal() == Signal::Gate {
             return Err(NoGate { rule: rule.to_string(), architecture: config.architecture.clone() });
         }
+        // Read-out rules act on rows that run alone, and what they remember of one is as large as the vocabulary.
         let rows = if rule.signal() == Signal::Readout { 1 } else { chunk_rows };
-        let memory = rule.memory(config.vocab);
-        Ok(Self { max_steps: Self::depth_limit(&rule, steps, config), rule, memories: vec![memory; rows] })
+        let memories = vec![rule.memory(config.vocab); rows];
+        Ok(Self { max_steps: Self::depth_limit(&rule, steps, config), rule, memories })
     }
 
     /// The deepest loop under a rule: its own `max` and `steps` where given (the smaller, if both are), else the model's mean.

@@ -136,6 +136,16 @@ impl Engine {
         Ok(())
     }
 
+    /// The sampler.
+    pub fn sampler(&self) -> &Sampler {
+        &self.sampler
+    }
+
+    /// The sampler, to suppress tokens or to move to another draw.
+    pub fn sampler_mut(&mut self) -> &mut Sampler {
+        &mut self.sampler
+    }
+
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
@@ -164,6 +174,12 @@ impl Engine {
         self.logits.clear();
     }
 
+    /// How many of `tokens`, from the first on, [`Engine::prompt`] would not run again.
+    pub fn reusable(&self, tokens: &[u32]) -> usize {
+        let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        common.min(tokens.len().saturating_sub(1))
+    }
+
     /// Makes `tokens` the text, running what is not held already (at least the last token).
     ///
     /// Read-out rules do not act on a prompt ([`crate::model::Verdict::ReadOut`]); latent rules do.
@@ -171,8 +187,7 @@ impl Engine {
     /// # Errors
     /// As [`Session::run`]. After an error nothing is lost but time: what was run is held.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<PromptStats, Error> {
-        let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let reused = common.min(tokens.len().saturating_sub(1));
+        let reused = self.reusable(tokens);
         self.forget_from(reused);
         self.sampler.forget_recent();
         for &token in tokens {
@@ -181,6 +196,18 @@ impl Engine {
         let batch = Batch { sequence: 0, tokens: &tokens[reused..], logits: Logits::Last, readout_exits: false };
         let stats = self.run(batch)?;
         Ok(PromptStats { run: tokens.len() - reused, reused, steps: stats })
+    }
+
+    /// Runs tokens behind those that are held: as if they had been drawn one by one if `drawn` is set (read-out rules act on
+    /// them), else as part of a prompt. With the same rules and calls, what is held becomes the same bits again.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; what was run before the error is held.
+    pub fn extend(&mut self, tokens: &[u32], drawn: bool) -> Result<(), Error> {
+        self.pending = None;
+        let readout_exits = drawn && self.policy.rule().signal() == Signal::Readout;
+        self.run(Batch { sequence: 0, tokens, logits: Logits::Last, readout_exits })?;
+        Ok(())
     }
 
     /// Runs tokens and keeps text, cache and logits in step, also when it fails half way.

@@ -147,6 +147,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        // SAFETY: a prefetch has no effect that a program could observe, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn gather_f16(self, p: [*const u8; LANES]) -> __m256 {
         let mut h = [0u16; LANES];
         for (h, p) in h.iter_mut().zip(p) {

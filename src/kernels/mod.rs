@@ -1,6 +1,6 @@
 //! CPU arithmetic: a table of kernels per instruction set, chosen once when a session starts.
 //!
-//! The algorithms ([`generic`], [`matmul`], [`attention`]) are written once over eight lanes ([`simd::Simd`]); a file per
+//! The algorithms (`generic`, `matmul`, `attention`) are written once over eight lanes (`simd::Simd`); a file per
 //! instruction set implements the lanes and stamps out the table. No kernel knows of models, threads or files.
 //!
 //! Bits: every kernel computes each of its outputs by one fixed sequence of IEEE operations that depends on nothing but the
@@ -208,6 +208,8 @@ pub type MatMul = fn(&[u8], usize, Acts<'_>, &mut [f32]);
 /// `(q, keys, values, scale, scratch, out)`: `out = softmax(scale · q Kᵀ) V` over all rows of `keys`.
 pub type Attend = fn(&[f32], &[u8], &[u8], f32, &mut AttendScratch, &mut [f32]);
 
+/// `(x, q, d, sum)`: quantises an activation row to bytes with a scale and a sum per 32.
+pub type QuantizeRow = fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
 /// `(x, row)`: writes a key or value row in a cache format.
 pub type StoreKv = fn(&[f32], &mut [u8]);
 
@@ -226,7 +228,7 @@ pub struct Kernels {
     /// `(x, cos, sin)`: rotates the pairs `(x[2i], x[2i + 1])`.
     pub rope_interleaved: fn(&mut [f32], &[f32], &[f32]),
     /// `(x, q, d, sum)`: an activation row in the form [`Form::Bytes`]; its length is a multiple of 32.
-    pub quantize_row: fn(&[f32], &mut [i8], &mut [f32], &mut [i32]),
+    pub quantize_row: QuantizeRow,
     /// `(x, q, d)`: an activation row in the form [`Form::Wide`]; its length is a multiple of 32.
     pub quantize_row_wide: fn(&[f32], &mut [i16], &mut [f32]),
     /// `(new, state, delta)`: statistics of a loop step; `state` becomes `new`, `delta` becomes `new − state`.

@@ -55,6 +55,10 @@ pub(super) trait Simd: Copy {
     /// Stores integral lanes in -32768..=32767. Anything else stores an unspecified number.
     fn store_i16(self, v: Self::V, p: &mut [i16; LANES]);
 
+    /// Asks for the cache line at an address, which may be anywhere: a hint, never a fault.
+    #[inline(always)]
+    fn prefetch(self, _: *const u8) {}
+
     /// Eight half floats, one behind each pointer.
     ///
     /// # Safety

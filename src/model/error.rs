@@ -65,6 +65,14 @@ pub enum Error {
         /// Its type.
         found: gguf::TensorType,
     },
+    /// No kernel multiplies a matrix's storage format.
+    #[error("tensor '{name}': {source}")]
+    MatrixType {
+        /// The tensor.
+        name: String,
+        /// What is wrong.
+        source: kernels::Error,
+    },
     /// A session option outside what the model or machine allows.
     #[error("{0}")]
     Option(String),

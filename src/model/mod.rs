@@ -111,6 +111,15 @@ impl Model {
         self.kernels
     }
 
+    /// Bytes of the matrices that one loop step reads.
+    pub fn step_bytes(&self) -> u64 {
+        let of_block = |b: &Block| {
+            [&b.q, &b.k, &b.v, &b.attn_output, &b.gate, &b.up, &b.down].map(|m| m.data.len() as u64).iter().sum::<u64>()
+        };
+        let core = &self.parts.blocks[self.parts.plan.core.clone()];
+        self.parts.adapter.state.data.len() as u64 + core.iter().map(of_block).sum::<u64>()
+    }
+
     /// Bytes of all tensors.
     pub fn tensor_bytes(&self) -> u64 {
         self.header.tensors.iter().map(|t| t.bytes as u64).sum()
@@ -174,10 +183,6 @@ impl<'a> Tensors<'a> {
         Self { bytes, header, kernels, taken: HashSet::new() }
     }
 
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.header.tensor(name).is_some()
-    }
-
     /// A matrix of `rows` rows of `cols` values.
     pub(crate) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, Error> {
         let info = self.header.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
@@ -185,7 +190,9 @@ impl<'a> Tensors<'a> {
             return Err(Error::Shape { name: name.to_owned(), found: info.dims.clone(), expected: vec![cols, rows] });
         }
         self.taken.insert(&info.name);
-        Ok(Matrix::new(self.kernels, info.ty, rows, cols, info.offset..info.offset + info.bytes)?)
+        let data = info.offset..info.offset + info.bytes;
+        Matrix::new(self.kernels, info.ty, rows, cols, data)
+            .map_err(|source| Error::MatrixType { name: name.to_owned(), source })
     }
 
     /// A vector, copied out and converted to f32.
@@ -206,9 +213,9 @@ impl<'a> Tensors<'a> {
         Ok(out)
     }
 
-    /// An optional vector.
-    pub(crate) fn vector_if_there(&mut self, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error> {
-        if self.has(name) { self.vector(name, len).map(Some) } else { Ok(None) }
+    /// A vector that only some models have. Where it is there unannounced, [`Tensors::finish`] refuses the file.
+    pub(crate) fn vector_if(&mut self, there: bool, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error> {
+        there.then(|| self.vector(name, len)).transpose()
     }
 
     /// Refuses a file with tensors that nobody took.

@@ -52,7 +52,8 @@ pub struct Batch<'a> {
 /// How a session is set up. [`SessionOptions::default`] suits a laptop.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// Worker threads; `None`: one per physical performance core that the process may use, as far as the system tells.
+    /// Worker threads; `None`: one per physical performance core that the process may use, as far as the system tells, and
+    /// no more than one per 512 KiB of core weights.
     pub threads: Option<NonZeroUsize>,
     /// Positions per sequence; `None`: what the model was trained for, if it fits `kv_budget`.
     pub context: Option<usize>,
@@ -158,7 +159,7 @@ impl Session {
         let kv_heads: Vec<usize> = model.blocks().iter().map(|b| b.kv_heads).collect();
         let shape = KvShape::choose(request, config.context, model.plan(), &kv_heads, config.head_dim)?;
         let chunk_rows = chunk_rows.min(shape.context).min(MOST_CHUNK_ROWS);
-        let count = options.threads.unwrap_or_else(default_threads);
+        let count = options.threads.unwrap_or_else(|| default_threads(&model));
         let team = Team::new(count).map_err(|source| Error::Threads { count: count.get(), source })?;
         let kv = KvCache::new(&shape, model.plan(), &kv_heads, config.head_dim)?;
         let scratch = Scratch::new(&model, chunk_rows, count.get());
@@ -369,10 +370,16 @@ impl Session {
     }
 }
 
-/// Threads to use when nobody says: the fastest physical cores that this process may run on.
-fn default_threads() -> NonZeroUsize {
+/// Core weights that are worth a thread of their own: below this a step is so short that threads would mostly wait for each
+/// other, and on a busy machine for the system.
+const BYTES_PER_THREAD: u64 = 512 << 10;
+
+/// Threads to use when nobody says: the fastest physical cores that this process may run on, fewer for a very small model.
+fn default_threads(model: &Model) -> NonZeroUsize {
     let allowed = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    performance_cores().map_or(allowed, |n| n.min(allowed))
+    let cores = performance_cores().map_or(allowed, |n| n.min(allowed));
+    let worth = usize::try_from(model.step_bytes() / BYTES_PER_THREAD).unwrap_or(usize::MAX);
+    cores.min(NonZeroUsize::new(worth).unwrap_or(NonZeroUsize::MIN))
 }
 
 /// Cores of the fastest kind, hyper-threads counted once, as Linux tells; `None` where it does not.

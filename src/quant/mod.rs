@@ -1,6 +1,6 @@
 //! Weight formats: how rows of f32 become blocks of bytes and come back.
 //!
-//! One file per format, or per few closely related ones; each implements [`BlockFormat`] and is entered in [`format`].
+//! One file per format, or per few closely related ones; each implements [`BlockFormat`] and is entered in [`format()`].
 //! The bytes are those that ggml writes for the same input, so files move freely between the two. [`recipe`] says
 //! which format a tensor gets from the part it plays in a model.
 //!

@@ -36,9 +36,10 @@ pub enum MetadataError {
 /// A tokenizer that cannot be read, or has more tokens than the table has rows.
 pub fn write(checkpoint: &Checkpoint, rows: usize, metadata: &mut Metadata) -> Result<Vec<String>, MetadataError> {
     let mut notes = Vec::new();
-    let stops = stop_ids(checkpoint)?;
-    if !stops.is_empty() {
-        metadata.insert(STOPS, stops.clone());
+    let (mut stops, unknown): (Vec<u32>, Vec<u32>) =
+        stop_ids(checkpoint)?.into_iter().partition(|&id| (id as usize) < rows);
+    if !unknown.is_empty() {
+        notes.push(format!("stop tokens {unknown:?} are left out: the table has {rows} rows"));
     }
     if let Some(template) = checkpoint.chat_template() {
         metadata.insert(TEMPLATE, template);
@@ -47,6 +48,7 @@ pub fn write(checkpoint: &Checkpoint, rows: usize, metadata: &mut Metadata) -> R
     }
     let Some(json) = checkpoint.tokenizer_json() else {
         notes.push("no tokenizer.json: the model will take token ids only".to_owned());
+        write_stops(&stops, metadata);
         return Ok(notes);
     };
     let mut tokenizer = Tokenizer::from_json(json)?;
@@ -54,8 +56,16 @@ pub fn write(checkpoint: &Checkpoint, rows: usize, metadata: &mut Metadata) -> R
         tokenizer.apply_config(config.value())?;
     }
     let mut special = tokenizer.special_ids();
-    // The generation config knows what really ends an answer; the tokenizer's own end may be another token.
-    special.eos = stops.first().copied().or(special.eos);
+    // A row that only pads the table is no token, and cannot be read back as one.
+    stops.retain(|&id| tokenizer.token_bytes(id).is_ok());
+    write_stops(&stops, metadata);
+    // The generation config knows what really ends an answer; the tokenizer's own end may be another token. Some list the
+    // token that starts a text too, as Huginn's does: a model that writes it has finished, but it is not the end of a text.
+    let ends = || stops.iter().copied().filter(|&id| Some(id) != special.bos);
+    let eos = special.eos.filter(|eos| stops.contains(eos)).or_else(|| ends().next()).or(special.eos);
+    // The token that ends a turn, where it is not the one that ends the text.
+    let turn = ends().find(|&id| Some(id) != eos);
+    special.eos = eos;
     match tokenizer.ggml_keys(rows) {
         Ok(keys) => {
             let VocabParts { model, pre, tokens, token_types, merges, add_bos, .. } = keys.parts;
@@ -79,12 +89,17 @@ pub fn write(checkpoint: &Checkpoint, rows: usize, metadata: &mut Metadata) -> R
             metadata.insert(format!("tokenizer.ggml.{name}_token_id"), id);
         }
     }
-    // The token that ends a turn, where it is not the one that ends the text.
-    if let Some(&turn) = stops.iter().find(|&&id| Some(id) != special.eos) {
+    if let Some(turn) = turn {
         metadata.insert("tokenizer.ggml.eot_token_id", turn);
     }
     metadata.insert(HUGGINGFACE, json);
     Ok(notes)
+}
+
+fn write_stops(stops: &[u32], metadata: &mut Metadata) {
+    if !stops.is_empty() {
+        metadata.insert(STOPS, stops.to_vec());
+    }
 }
 
 /// `eos_token_id` of the generation config (or the config): one id or several.
@@ -148,7 +163,7 @@ pub fn template_source(metadata: &Metadata) -> Result<Option<&str>, gguf::Error>
     metadata.str(TEMPLATE)
 }
 
-/// Every token id that ends an answer: [`write`]'s list, and the ids of GGUF's own keys.
+/// Every token id that ends an answer: [`write()`]'s list, and the ids of GGUF's own keys.
 ///
 /// # Errors
 /// A key has the wrong type.

@@ -1,0 +1,125 @@
+//! Matrix kernels, attention and the activation quantiser, per instruction set. Every case checks its answer against the
+//! scalar form before it is timed.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rdt::gguf::TensorType;
+use rdt::kernels::{Acts, AttendScratch, Isa, Kernels, KvType, Q8_BLOCK};
+use rdt::quant;
+use std::hint::black_box;
+
+/// Weight rows and row length: 4096 · 2048 weights are 4.5 MiB at 4.5 bits, more than a core's own caches.
+const ROWS: usize = 4096;
+const K: usize = 2048;
+
+fn values(seed: u64, n: usize) -> Vec<f32> {
+    (0..n as u64).map(|i| rdt::random::standard_normal(seed, 0, i) as f32).collect()
+}
+
+struct Input {
+    f: Vec<f32>,
+    q: Vec<i8>,
+    d: Vec<f32>,
+    sum: Vec<i32>,
+    wide: Vec<i16>,
+    wide_d: Vec<f32>,
+}
+
+impl Input {
+    fn new(kernels: &Kernels, rows: usize) -> Self {
+        let blocks = rows * K / Q8_BLOCK;
+        let mut x = Input {
+            f: values(1, rows * K),
+            q: vec![0; rows * K],
+            d: vec![0.0; blocks],
+            sum: vec![0; blocks],
+            wide: vec![0; rows * K],
+            wide_d: vec![0.0; blocks],
+        };
+        (kernels.quantize_row)(&x.f, &mut x.q, &mut x.d, &mut x.sum);
+        (kernels.quantize_row_wide)(&x.f, &mut x.wide, &mut x.wide_d);
+        x
+    }
+
+    fn acts(&self) -> Acts<'_> {
+        let Input { f, q, d, sum, wide, wide_d } = self;
+        Acts { rows: f.len() / K, k: K, f, q, d, sum, wide, wide_d }
+    }
+}
+
+/// Every tier of this machine but the oracle.
+fn tiers() -> Vec<&'static Kernels> {
+    let fast: Vec<_> = Isa::ALL.into_iter().filter(|&i| i != Isa::Scalar).filter_map(|i| Kernels::of(i).ok()).collect();
+    if fast.is_empty() { Kernels::of(Isa::Scalar).into_iter().collect() } else { fast }
+}
+
+fn matmul(c: &mut Criterion) {
+    let Ok(oracle) = Kernels::of(Isa::Scalar) else { return };
+    let weights = values(2, ROWS * K);
+    for ty in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0, TensorType::Q4_0] {
+        let row_bytes = ty.row_bytes(K).expect("whole blocks");
+        let mut stored = vec![0; ROWS * row_bytes];
+        quant::quantize_rows(ty, &weights, K, &mut stored, None).expect("finite weights");
+        for kernels in tiers() {
+            let mut group = c.benchmark_group(format!("matmul/{}/{ty}", kernels.isa));
+            for n in [1, 4, 8] {
+                let x = Input::new(kernels, n);
+                let run = |kernels: &Kernels, stored: &[u8], out: &mut [f32]| {
+                    kernels.matmul(ty).expect("a kernel")(stored, stored.len() / row_bytes, x.acts(), out);
+                };
+                let (mut got, mut want) = (vec![0.0; 64 * n], vec![0.0; 64 * n]);
+                run(kernels, &stored[..64 * row_bytes], &mut got);
+                run(oracle, &stored[..64 * row_bytes], &mut want);
+                assert_eq!(got, want, "{ty} on {}", kernels.isa);
+
+                let mut out = vec![0.0; ROWS * n];
+                // One element is one multiply-add: criterion's elements per second are MAC per second.
+                group.throughput(Throughput::Elements((ROWS * K * n) as u64));
+                group.bench_function(BenchmarkId::new("rows", n), |b| {
+                    b.iter(|| run(kernels, black_box(&stored), &mut out));
+                });
+            }
+        }
+    }
+}
+
+fn attention(c: &mut Criterion) {
+    let Ok(oracle) = Kernels::of(Isa::Scalar) else { return };
+    let (dim, keys) = (96, 2048);
+    let q = values(3, dim);
+    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+        let row = kv.row_bytes(dim).expect("a multiple of 32");
+        for kernels in tiers() {
+            let mut stored = vec![0; keys * row];
+            for (x, row) in values(4, keys * dim).chunks(dim).zip(stored.chunks_mut(row)) {
+                kernels.store_kv(kv)(x, row);
+            }
+            let mut scratch = AttendScratch::new(dim);
+            let (mut got, mut want) = (vec![0.0; dim], vec![0.0; dim]);
+            kernels.attend(kv)(&q, &stored, &stored, 0.1, &mut scratch, &mut got);
+            oracle.attend(kv)(&q, &stored, &stored, 0.1, &mut scratch, &mut want);
+            assert_eq!(got, want, "{kv} on {}", kernels.isa);
+            let mut group = c.benchmark_group(format!("attention/{}/{kv}", kernels.isa));
+            group.throughput(Throughput::Bytes(2 * stored.len() as u64));
+            group.bench_function(format!("{keys} keys of {dim}"), |b| {
+                b.iter(|| kernels.attend(kv)(&q, black_box(&stored), &stored, 0.1, &mut scratch, &mut got));
+            });
+        }
+    }
+}
+
+fn activations(c: &mut Criterion) {
+    for kernels in tiers() {
+        let mut x = Input::new(kernels, 1);
+        let mut group = c.benchmark_group(format!("activations/{}", kernels.isa));
+        group.throughput(Throughput::Elements(K as u64));
+        group.bench_function("bytes", |b| {
+            b.iter(|| (kernels.quantize_row)(black_box(&x.f), &mut x.q, &mut x.d, &mut x.sum));
+        });
+        group.bench_function("wide", |b| {
+            b.iter(|| (kernels.quantize_row_wide)(black_box(&x.f), &mut x.wide, &mut x.wide_d));
+        });
+    }
+}
+
+criterion_group!(benches, matmul, attention, activations);
+criterion_main!(benches);

@@ -1,0 +1,53 @@
+//! Load a model, ask it something through its chat template, stream the answer, and show how deep each token went.
+//!
+//! Run with `cargo run --release --example stream -- models/huginn-hops-q4_0.gguf 'What is 4 + 5, keeping only the last digit?'`
+
+use rdt::arch::{self, Load};
+use rdt::exit::ExitRule;
+use rdt::generate::{Engine, SamplerConfig};
+use rdt::model::{InitialState, Session, SessionOptions};
+use rdt::text::{self, Message, Role, StreamDecoder, Template, TemplateInputs, Tokenizer};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().collect();
+    let [_, path, question] = args.as_slice() else {
+        return Err("usage: stream MODEL.gguf QUESTION".into());
+    };
+
+    // The model is immutable and may serve any number of sessions.
+    let model = Arc::new(arch::open(Path::new(path), Load::Map)?);
+    let tokenizer = Tokenizer::from_gguf(model.metadata())?;
+    let template = match text::template_source(model.metadata())? {
+        Some(source) => Template::new(source)?,
+        None => Template::fallback(&tokenizer)?,
+    };
+    let stops = text::stop_tokens(model.metadata())?;
+
+    // A token leaves the loop when its latent state has settled, at the latest after 16 steps.
+    let rule: ExitRule = "acceleration:0.05,hits=2,max=16".parse()?;
+    let options = SessionOptions { steps: rule.max_steps(), initial: InitialState::Zeros, ..SessionOptions::default() };
+    let session = Session::new(Arc::clone(&model), &options)?;
+    let mut engine = Engine::new(session, rule, None, SamplerConfig::greedy(), tokenizer.vocabulary())?;
+
+    let messages = [Message::new(Role::User, question.as_str())];
+    let inputs = TemplateInputs { messages: &messages, add_generation_prompt: true, extra: &serde_json::Map::new() };
+    let rendered = template.render(&tokenizer, &inputs)?;
+    engine.prompt(&tokenizer.with_bos(tokenizer.encode_rendered(&rendered)?))?;
+
+    let mut decoder = StreamDecoder::new();
+    let mut depths = Vec::new();
+    while let Some(step) = engine.next_token()? {
+        if stops.contains(&step.token) {
+            break;
+        }
+        depths.push(step.steps);
+        print!("{}", decoder.push(&tokenizer, step.token)?);
+        std::io::stdout().flush()?;
+    }
+    println!("{}", decoder.flush());
+    println!("loop steps per token: {depths:?}");
+    Ok(())
+}

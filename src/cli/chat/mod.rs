@@ -1,0 +1,226 @@
+//! `rdt-chat`: talking to a model in a terminal, or asking it one thing from a script.
+//!
+//! [`state`] is the conversation and knows no terminal; [`repl`] puts it before a user; the rest is what the two need.
+
+pub mod answer;
+pub mod command;
+pub mod error;
+pub mod input;
+pub mod interrupt;
+pub mod repl;
+pub mod replay;
+pub mod report;
+pub mod saved;
+pub mod screen;
+pub mod settings;
+pub mod state;
+
+use super::{DepthFlags, LoadFlags, SamplerFlags, SessionFlags, exit, positive};
+use crate::arch;
+use crate::exit::ExitRule;
+use crate::files::Bytes;
+use crate::kernels::KvType;
+use crate::model::Model;
+use anyhow::{Context, bail};
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use input::Lines;
+use interrupt::{Cancel, Interrupts};
+use repl::Repl;
+use saved::Saved;
+use screen::Screen;
+use settings::Settings;
+use state::{Chat, Event};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// The exit rule if no other is asked for.
+const RULE: &str = "acceleration";
+
+/// Chat with a recurrent-depth model in the terminal
+#[derive(Parser, Debug)]
+#[command(
+    name = "rdt-chat",
+    version,
+    after_help = "\
+At a terminal rdt-chat talks, turn by turn; /help there lists the commands. With -p, -f, or a
+pipe on stdin it answers once: the answer goes to stdout, everything else to stderr.
+Exit codes: 0 answered, 1 failed, 2 wrong usage.
+
+Depth: the default exit rule is 'acceleration' with up to twice the model's mean number of loop
+steps. --show-steps tints each token by the steps it took, from blue (1) over green and yellow to
+red (the most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number
+stands behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself is then
+doubled. --json has ids, texts and steps of all tokens.
+
+Examples:
+  rdt-chat
+  rdt-chat -p 'What is 4 + 5, keeping only the last digit?' --show-steps
+  echo 'What is 4 + 5, keeping only the last digit?' | rdt-chat
+  rdt-chat -m model.gguf --temp 0.8 --seed 7 --steps 32 --exit-rule acceleration:0.03,hits=2
+  rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
+)]
+pub struct Flags {
+    /// Model file (GGUF) [default: the small model that is built in]
+    #[arg(short, long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub load_flags: LoadFlags,
+    /// Answer TEXT and end; - takes all of stdin
+    #[arg(short, long, value_name = "TEXT", conflicts_with_all = ["file", "interactive"])]
+    pub prompt: Option<String>,
+    /// Answer the text in FILE and end
+    #[arg(short, long, value_name = "FILE", conflicts_with = "interactive")]
+    pub file: Option<PathBuf>,
+    /// Talk turn by turn although stdin is no terminal; each line is a message or a command
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// System prompt
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Go on with a saved conversation, with its settings of depth, sampling and initial state
+    #[arg(long, value_name = "FILE", conflicts_with = "system")]
+    pub load: Option<PathBuf>,
+    /// Save the conversation at the end
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Write one JSON object instead of the text: answer, tokens with their loop steps, timings, settings (not when talking)
+    #[arg(long, conflicts_with_all = ["interactive", "show_steps"])]
+    pub json: bool,
+    /// Show how many loop steps each token took
+    #[arg(long)]
+    pub show_steps: bool,
+    /// Tokens per answer at most; -1 leaves that to the model and the context
+    #[arg(short = 'n', long, value_name = "N", value_parser = predict, allow_hyphen_values = true, default_value = "-1")]
+    pub predict: usize,
+    /// Never choose a token that ends an answer
+    #[arg(long)]
+    pub ignore_eos: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub depth: DepthFlags,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampler: SamplerFlags,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub session: SessionFlags,
+}
+
+fn predict(s: &str) -> Result<usize, String> {
+    if s == "-1" { Ok(usize::MAX) } else { positive(s).map_err(|e| format!("{e}, or -1")) }
+}
+
+/// The whole program. `built_in` is the model that is used if no other is asked for; it must be aligned as a GGUF file is,
+/// to 64 bytes.
+pub fn main(built_in: &'static [u8]) -> ExitCode {
+    let flags = Flags::parse();
+    exit("rdt-chat", run(&flags, built_in))
+}
+
+fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
+    let question = question(flags)?;
+    if question.is_none() && flags.json {
+        let message = "--json answers one question: it needs -p, -f or a pipe on stdin";
+        Flags::command().error(ErrorKind::MissingRequiredArgument, message).exit();
+    }
+    let saved = flags.load.as_deref().map(Saved::read).transpose()?;
+    let (model, origin) = open(flags, built_in)?;
+    let cancel = Cancel::default();
+    let mut chat = start(flags, model, cancel.clone())?;
+    let notes = match &saved {
+        Some(saved) => Some(chat.load(saved)?),
+        None => None,
+    };
+    let mut screen = Screen::new(flags.show_steps);
+    screen.note(&report::headline(&chat, &origin));
+    if let Some(notes) = &notes {
+        repl::loaded(&chat, &screen, notes);
+    }
+    match question {
+        Some(question) => once(flags, &mut chat, &mut screen, &question)?,
+        None => {
+            let (lines, note) = Lines::open()?;
+            note.iter().for_each(|n| screen.note(n));
+            if lines.is_terminal() {
+                screen.note("/help lists the commands");
+            }
+            let interrupts = Interrupts::install(cancel).context("cannot handle Ctrl-C")?;
+            let mut repl = Repl { chat: &mut chat, screen: &mut screen, interrupts: &interrupts, origin: &origin };
+            repl.legend();
+            repl.run(lines)?;
+        }
+    }
+    if let Some(path) = &flags.save {
+        Saved::of(&chat)?.write(path)?;
+    }
+    Ok(())
+}
+
+/// The one thing to answer; `None` to talk.
+fn question(flags: &Flags) -> anyhow::Result<Option<String>> {
+    let piped = !io::stdin().is_terminal();
+    let text = match (flags.prompt.as_deref(), &flags.file) {
+        (Some("-"), _) => input::read_all(io::stdin().lock(), "stdin")?,
+        (Some(text), _) => text.to_owned(),
+        (None, Some(path)) => {
+            let name = path.display().to_string();
+            let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+            input::read_all(file, &name)?
+        }
+        (None, None) if piped && !flags.interactive => input::read_all(io::stdin().lock(), "stdin")?,
+        (None, None) => return Ok(None),
+    };
+    if text.trim().is_empty() {
+        bail!("there is nothing to answer: the prompt is empty");
+    }
+    Ok(Some(text))
+}
+
+/// The model, and where it came from in words.
+fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, String)> {
+    Ok(match &flags.model {
+        Some(path) => (Arc::new(arch::open(path, flags.load_flags.load())?), path.display().to_string()),
+        None => (Arc::new(arch::from_bytes(Bytes::from_static(built_in))?), "built in".to_owned()),
+    })
+}
+
+fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Chat> {
+    let default: ExitRule = RULE.parse()?;
+    let settings = Settings {
+        rule: flags.depth.rule(default),
+        steps: flags.depth.steps,
+        sampler: flags.sampler.config(flags.depth.seed)?,
+        predict: (flags.predict != usize::MAX).then_some(flags.predict),
+        ignore_end: flags.ignore_eos,
+    };
+    let initial = flags.depth.initial(model.config().width)?;
+    let options = flags.session.options(settings.depth_limit(model.config()), initial, KvType::F16);
+    Ok(Chat::new(model, options, settings, flags.system.clone(), cancel)?)
+}
+
+/// Answers one question.
+fn once(flags: &Flags, chat: &mut Chat, screen: &mut Screen, question: &str) -> anyhow::Result<()> {
+    let answer = if flags.json {
+        let mut quiet = |event: Event<'_>| {
+            if let Event::Dropped(n) = event {
+                screen.note(&report::dropped_line(n));
+            }
+            Ok(())
+        };
+        let answer = chat.ask(question, &mut quiet)?;
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, &report::json(chat, &answer)).map_err(io::Error::from)?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+        answer
+    } else {
+        repl::answer(chat, screen, Some(question))?
+    };
+    report::end_line(&answer, chat).iter().for_each(|line| screen.note(line));
+    screen.note(&report::answer_line(&answer));
+    Ok(())
+}

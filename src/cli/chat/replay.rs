@@ -1,0 +1,124 @@
+//! An engine that remembers how it came to what it holds.
+//!
+//! Keys and values of a token depend on how it was run: under which exit rule, how deep at most, and, for read-out rules,
+//! whether it was part of a prompt or drawn. With that written down, the same tokens can be run again to the same bits, as
+//! long as all loop steps keep KV slots of their own.
+
+use crate::exit::ExitRule;
+use crate::generate::engine::{Engine, Error, PromptStats, Step};
+
+/// Tokens in a row that were run in the same way.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Run {
+    /// How many.
+    pub len: usize,
+    /// Drawn by the sampler, not part of a prompt.
+    pub drawn: bool,
+    /// The exit rule.
+    pub rule: ExitRule,
+    /// Loop steps at most.
+    pub steps: usize,
+}
+
+/// An engine, and how each token it holds was run.
+pub struct Recorder {
+    engine: Engine,
+    runs: Vec<Run>,
+}
+
+impl Recorder {
+    /// Starts with what an engine without tokens holds: nothing.
+    pub fn new(mut engine: Engine) -> Self {
+        engine.reset();
+        Self { engine, runs: Vec::new() }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Access to settings of the engine that leave its tokens alone.
+    pub(super) fn settings_mut(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// How the tokens of [`Engine::held`] were run, in order.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// As [`Engine::prompt`].
+    ///
+    /// # Errors
+    /// As [`Engine::prompt`].
+    pub fn prompt(&mut self, tokens: &[u32]) -> Result<PromptStats, Error> {
+        let reused = self.engine.reusable(tokens);
+        let result = self.engine.prompt(tokens);
+        self.forget_from(reused);
+        self.note(reused, false);
+        result
+    }
+
+    /// As [`Engine::next_token`].
+    ///
+    /// # Errors
+    /// As [`Engine::next_token`].
+    pub fn next_token(&mut self) -> Result<Option<Step>, Error> {
+        let before = self.engine.held().len();
+        let result = self.engine.next_token();
+        self.note(before, true);
+        result
+    }
+
+    /// Forgets all tokens.
+    pub fn reset(&mut self) {
+        self.engine.reset();
+        self.runs.clear();
+    }
+
+    /// Runs `tokens` behind those that are held, in the way that `runs` says (their lengths add up to that of `tokens`), and
+    /// then goes back to the rule and depth in force.
+    ///
+    /// # Errors
+    /// As [`Engine::extend`] and [`Engine::set_rule`].
+    pub fn replay(&mut self, mut tokens: &[u32], runs: &[Run]) -> Result<(), Error> {
+        let (rule, steps) = (*self.engine.rule(), self.engine.depth());
+        let mut replay = || {
+            for run in runs {
+                let (now, later) = tokens.split_at(run.len.min(tokens.len()));
+                tokens = later;
+                let before = self.engine.held().len();
+                self.engine.set_rule(run.rule, Some(run.steps))?;
+                let result = self.engine.extend(now, run.drawn);
+                self.note(before, run.drawn);
+                result?;
+            }
+            Ok(())
+        };
+        let result = replay();
+        self.engine.set_rule(rule, steps)?;
+        result
+    }
+
+    fn forget_from(&mut self, mut n: usize) {
+        self.runs.retain_mut(|run| {
+            run.len = run.len.min(n);
+            n -= run.len;
+            run.len > 0
+        });
+    }
+
+    /// Writes down how the tokens from `before` on were run.
+    fn note(&mut self, before: usize, drawn: bool) {
+        let len = self.engine.held().len() - before;
+        let (rule, steps) = (*self.engine.rule(), self.engine.depth().unwrap_or(self.engine.session().steps()));
+        if len == 0 {
+            return;
+        }
+        match self.runs.last_mut() {
+            Some(run) if (run.drawn, run.rule, run.steps) == (drawn, rule, steps) => run.len += len,
+            _ => self.runs.push(Run { len, drawn, rule, steps }),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What is told about a session and its answers, in words and as JSON.
+
+use super::answer::{Answer, Depths, End, per_second};
+use super::saved::{ModelId, WrittenSettings};
+use super::state::Chat;
+use crate::cli::human_bytes;
+use serde_json::{Value, json};
+
+/// One line: the model and everything that decides how it runs.
+pub fn headline(chat: &Chat, origin: &str) -> String {
+    let session = chat.engine().session();
+    let (shape, steps) = (session.kv_shape(), session.steps());
+    let name = match chat.model().config().name.as_str() {
+        "" => chat.model().config().architecture.as_str(),
+        name => name,
+    };
+    let slots = if shape.slots < steps { format!("{} of {steps}", shape.slots) } else { format!("all {steps}") };
+    format!(
+        "{name} ({origin}); KV {}, {} positions, {slots} loop slots, {}; {} up to {} steps; {} thread{}, {}; template: {} [{}]",
+        shape.ty,
+        shape.context,
+        human_bytes(shape.bytes),
+        chat.settings().rule,
+        chat.depth_limit(),
+        session.threads(),
+        if session.threads() == 1 { "" } else { "s" },
+        chat.model().kernels().isa,
+        chat.template().kind(),
+        chat.template().fingerprint(),
+    )
+}
+
+fn depths(d: &Depths) -> String {
+    format!("{:.2} loop steps ({}-{})", d.mean(), d.min, d.max)
+}
+
+/// One line about an answer.
+pub fn answer_line(answer: &Answer) -> String {
+    let d = answer.depths();
+    if d.tokens == 0 {
+        return "[no tokens]".to_owned();
+    }
+    format!(
+        "[{} token{}, {}, {:.1} tokens/s]",
+        d.tokens,
+        if d.tokens == 1 { "" } else { "s" },
+        depths(&d),
+        per_second(d.tokens, answer.time),
+    )
+}
+
+/// Why an answer ended, where the user should know.
+pub fn end_line(answer: &Answer, chat: &Chat) -> Option<String> {
+    match answer.end {
+        End::Stop => None,
+        End::Length => Some(format!("[stopped after {} tokens, as -n asks]", answer.tokens.len())),
+        End::Context => Some(format!(
+            "[the context of {} tokens is full, so the answer ends here; the next message will drop old turns, /reset all]",
+            chat.engine().session().kv_shape().context
+        )),
+        End::Cancelled if answer.tokens.is_empty() => Some("[stopped before the first token: not kept]".to_owned()),
+        End::Cancelled => Some("[stopped]".to_owned()),
+    }
+}
+
+/// That old turns have been left out.
+pub fn dropped_line(n: usize) -> String {
+    let turns = if n == 1 { "the oldest turn was".to_owned() } else { format!("the {n} oldest turns were") };
+    format!("[{turns} dropped to make room in the context]")
+}
+
+/// The answer of `/stats`.
+pub fn stats(chat: &Chat, origin: &str) -> String {
+    let (t, s) = (chat.totals(), &chat.settings().sampler);
+    let engine = chat.engine();
+    let mut lines = vec![headline(chat, origin)];
+    let how = if s.temperature == 0.0 {
+        "greedy".to_owned()
+    } else {
+        format!(
+            "temperature {}, top-k {}, top-p {}, min-p {}, seed {}",
+            s.temperature, s.top_k, s.top_p, s.min_p, s.seed
+        )
+    };
+    lines.push(format!("sampling: {how}, repeat penalty {} over {}", s.repeat_penalty, s.repeat_last_n));
+    lines.push(format!(
+        "context: {} of {} tokens held, {} messages",
+        engine.held().len(),
+        engine.session().kv_shape().context,
+        chat.conversation().turns.len()
+    ));
+    lines.push(format!(
+        "prompts: {} tokens run, {} reused, {:.1} tokens/s",
+        t.prompt,
+        t.reused,
+        per_second(t.prompt, t.prompt_time)
+    ));
+    lines.push(format!(
+        "answers: {}, {} tokens, {}, {:.1} tokens/s",
+        t.answers,
+        t.depths.tokens,
+        depths(&t.depths),
+        per_second(t.depths.tokens, t.time)
+    ));
+    lines.join("\n")
+}
+
+/// Everything about one answer.
+pub fn json(chat: &Chat, answer: &Answer) -> Value {
+    let session = chat.engine().session();
+    let (shape, d) = (session.kv_shape(), answer.depths());
+    let tokens: Vec<Value> =
+        answer.tokens.iter().map(|t| json!({"id": t.id, "text": t.text, "steps": t.steps})).collect();
+    let prompt_mean = if answer.prompt.run == 0 { 0.0 } else { answer.prompt.steps as f64 / answer.prompt.run as f64 };
+    json!({
+        "answer": answer.text,
+        "end": answer.end.name(),
+        "tokens": tokens,
+        "mean_steps": d.mean(),
+        "min_steps": d.min,
+        "max_steps": d.max,
+        "seconds": answer.time.as_secs_f64(),
+        "tokens_per_second": per_second(d.tokens, answer.time),
+        "dropped_turns": answer.dropped,
+        "prompt": {
+            "tokens": answer.prompt.run + answer.prompt.reused,
+            "reused": answer.prompt.reused,
+            "mean_steps": prompt_mean,
+            "seconds": answer.prompt_time.as_secs_f64(),
+            "tokens_per_second": per_second(answer.prompt.run as u64, answer.prompt_time),
+        },
+        "model": ModelId::of(chat.model()),
+        "settings": WrittenSettings::of(chat),
+        "depth_limit": chat.depth_limit(),
+        "kv": {"type": shape.ty.name(), "context": shape.context, "slots": shape.slots, "bytes": shape.bytes},
+        "threads": session.threads(),
+        "isa": chat.model().kernels().isa.name(),
+        "template": {"kind": chat.template().kind().to_string(), "fingerprint": chat.template().fingerprint()},
+    })
+}

@@ -1,0 +1,454 @@
+//! The conversation: what was said, what the engine holds of it, and what comes next. Knows no terminal.
+
+use super::answer::{Answer, Depths, End, Token};
+use super::error::Error;
+use super::interrupt::Cancel;
+use super::replay::{Recorder, Run};
+use super::saved::Saved;
+use super::settings::{MOST_STEPS, Settings};
+use crate::exit::ExitRule;
+use crate::generate::engine::Engine;
+use crate::model::{self, InitialState, Model, Session, SessionOptions};
+use crate::text::{self, Conversation, Message, Role, StopStrings, StreamDecoder, Template, TemplateInputs, Tokenizer};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Room that is kept for an answer when old turns must go: this many tokens, or a quarter of the context if that is less.
+const ANSWER_ROOM: usize = 256;
+
+/// What happens while an answer is made, in order.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// So many exchanges at the start of the conversation were left out to make room.
+    Dropped(usize),
+    /// A token; its text may be empty, or complete characters of tokens before.
+    Token(&'a Token),
+    /// The end of the text, which had been held back because it could have become something else.
+    Rest(&'a str),
+}
+
+/// Is shown the answer as it comes. An error ends it.
+pub type Sink<'a> = &'a mut dyn FnMut(Event<'_>) -> io::Result<()>;
+
+/// What all answers since the start (or the last reset) took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// Answers.
+    pub answers: usize,
+    /// Prompt tokens that were run.
+    pub prompt: u64,
+    /// Prompt tokens that were held from before.
+    pub reused: u64,
+    /// Time for prompts.
+    pub prompt_time: Duration,
+    /// The tokens of the answers.
+    pub depths: Depths,
+    /// Time for them.
+    pub time: Duration,
+}
+
+/// What never changes while the program runs.
+struct Voice {
+    model: Arc<Model>,
+    tokenizer: Tokenizer,
+    template: Template,
+    stop_tokens: Vec<u32>,
+    cancel: Cancel,
+}
+
+impl Voice {
+    /// The tokens of a prompt that ends where the model's answer begins.
+    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
+        let extra = serde_json::Map::new();
+        let inputs = TemplateInputs { messages, add_generation_prompt: true, extra: &extra };
+        let rendered = self.template.render(&self.tokenizer, &inputs)?;
+        Ok(self.tokenizer.encode_rendered(&rendered)?)
+    }
+
+    /// Tokens that can be chosen and written.
+    fn vocabulary(&self) -> usize {
+        self.tokenizer.vocabulary().min(self.model.config().vocab)
+    }
+
+    /// An engine that may go as deep as the settings say, and at least `depth` steps.
+    fn engine(&self, options: &SessionOptions, settings: &Settings, depth: usize) -> Result<Recorder, Error> {
+        let limit = settings.depth_limit(self.model.config());
+        if limit > MOST_STEPS {
+            return Err(Error::TooDeep(limit));
+        }
+        let options = SessionOptions { steps: Some(limit.max(depth)), ..options.clone() };
+        let session = Session::new(Arc::clone(&self.model), &options)?;
+        let engine = Engine::new(session, settings.rule, Some(limit), settings.sampler.clone(), self.vocabulary())?;
+        let mut recorder = Recorder::new(engine);
+        self.suppress(&mut recorder, settings);
+        Ok(recorder)
+    }
+
+    fn suppress(&self, recorder: &mut Recorder, settings: &Settings) {
+        if settings.ignore_end {
+            recorder.settings_mut().sampler_mut().suppress(self.stop_tokens.iter().copied());
+        }
+    }
+}
+
+/// A conversation with a model.
+pub struct Chat {
+    voice: Voice,
+    /// For the next session; its `steps` are set anew each time.
+    options: SessionOptions,
+    settings: Settings,
+    recorder: Recorder,
+    conversation: Conversation,
+    totals: Totals,
+}
+
+impl Chat {
+    /// Starts a conversation. `options` sets up the session but for its `steps`; `cancel` will stop what runs.
+    ///
+    /// # Errors
+    /// A model without a tokenizer or with a malformed template; settings or options that cannot be honoured.
+    pub fn new(
+        model: Arc<Model>,
+        options: SessionOptions,
+        settings: Settings,
+        system: Option<String>,
+        cancel: Cancel,
+    ) -> Result<Self, Error> {
+        let tokenizer = Tokenizer::from_gguf(model.metadata())?;
+        let template = match text::template_source(model.metadata())? {
+            Some(source) => Template::new(source)?,
+            None => Template::fallback(&tokenizer)?,
+        };
+        let stop_tokens = text::stop_tokens(model.metadata())?;
+        let voice = Voice { model, tokenizer, template, stop_tokens, cancel };
+        let recorder = voice.engine(&options, &settings, 1)?;
+        voice.cancel.watch(recorder.engine().cancel_flag());
+        let conversation = Conversation::new(system);
+        Ok(Self { voice, options, settings, recorder, conversation, totals: Totals::default() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.voice.model
+    }
+
+    /// The chat template in use.
+    pub fn template(&self) -> &Template {
+        &self.voice.template
+    }
+
+    /// The engine, with the session and what it holds.
+    pub fn engine(&self) -> &Engine {
+        self.recorder.engine()
+    }
+
+    /// How the tokens that the engine holds were run.
+    pub fn runs(&self) -> &[Run] {
+        self.recorder.runs()
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The initial latent state.
+    pub fn initial(&self) -> &InitialState {
+        &self.options.initial
+    }
+
+    /// Loop steps at most, as the settings and the model say.
+    pub fn depth_limit(&self) -> usize {
+        self.settings.depth_limit(self.model().config())
+    }
+
+    /// What was said. Between two calls, user and assistant take turns, and the assistant has the last word.
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+
+    /// What the answers took.
+    pub fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// Says something to the model, and shows its answer to `sink` as it comes. Both become part of the conversation, also
+    /// if the answer was cut short, unless it was cancelled before its first token.
+    ///
+    /// If there is not enough room for the prompt and a quarter of the context (at most 256 tokens), the oldest exchanges are left out.
+    ///
+    /// # Errors
+    /// A message that does not fit, a template that refuses, a forward pass that fails, a sink that fails. The
+    /// conversation is then as it was.
+    pub fn ask(&mut self, message: &str, sink: Sink<'_>) -> Result<Answer, Error> {
+        let before = self.conversation.clone();
+        self.conversation.push(Role::User, message);
+        let result = self.answer(sink);
+        match &result {
+            Ok(answer) if answer.end != End::Cancelled || !answer.tokens.is_empty() => {
+                self.conversation.push(Role::Assistant, answer.text.as_str());
+                self.totals.add(answer);
+            }
+            _ => self.conversation = before,
+        }
+        result
+    }
+
+    /// Takes the last answer back and makes another one. With temperature 0 and unchanged settings it is the same.
+    ///
+    /// # Errors
+    /// [`Error::NothingAsked`] at the start, otherwise as [`ask`](Self::ask); the old answer then stays.
+    pub fn answer_again(&mut self, sink: Sink<'_>) -> Result<Answer, Error> {
+        let before = self.conversation.clone();
+        let question = self.conversation.turns.iter().rposition(|m| m.role == Role::User);
+        let question = question.ok_or(Error::NothingAsked)?;
+        let message = self.conversation.turns.drain(question..).next().map_or(String::new(), |m| m.content);
+        let result = self.ask(&message, sink);
+        let kept = result.as_ref().is_ok_and(|a| a.end != End::Cancelled || !a.tokens.is_empty());
+        if !kept {
+            self.conversation = before;
+        }
+        result
+    }
+
+    /// Answers the conversation, which ends with the user's message.
+    fn answer(&mut self, sink: Sink<'_>) -> Result<Answer, Error> {
+        self.voice.cancel.clear();
+        let mut answer = Answer {
+            text: String::new(),
+            tokens: Vec::new(),
+            end: End::Stop,
+            dropped: 0,
+            prompt: Default::default(),
+            prompt_time: Duration::ZERO,
+            time: Duration::ZERO,
+        };
+        let start = Instant::now();
+        let prompt = match self.fit() {
+            Ok((dropped, prompt)) => {
+                answer.dropped = dropped;
+                prompt
+            }
+            Err(e) if e.is_cancelled() => {
+                answer.end = End::Cancelled;
+                return Ok(answer);
+            }
+            Err(e) => return Err(e),
+        };
+        if answer.dropped > 0 {
+            sink(Event::Dropped(answer.dropped)).map_err(Error::Show)?;
+        }
+        match self.recorder.prompt(&prompt).map_err(Error::from) {
+            Ok(stats) => answer.prompt = stats,
+            Err(e) if e.is_cancelled() => answer.end = End::Cancelled,
+            Err(e) => return Err(e),
+        }
+        answer.prompt_time = start.elapsed();
+        if answer.end != End::Cancelled {
+            let start = Instant::now();
+            self.generate(&mut answer, sink)?;
+            answer.time = start.elapsed();
+        }
+        Ok(answer)
+    }
+
+    /// Draws tokens until something ends the answer.
+    fn generate(&mut self, answer: &mut Answer, sink: Sink<'_>) -> Result<(), Error> {
+        let Voice { tokenizer, template, stop_tokens, cancel, .. } = &self.voice;
+        let most = self.settings.predict.unwrap_or(usize::MAX);
+        let mut decoder = StreamDecoder::new();
+        let mut stops = StopStrings::new(template.stop_strings().iter().map(|&s| s.to_owned()).collect())?;
+        answer.end = loop {
+            if answer.tokens.len() >= most {
+                break End::Length;
+            }
+            if cancel.is_set() {
+                break End::Cancelled;
+            }
+            let step = match self.recorder.next_token().map_err(Error::from) {
+                Ok(Some(step)) => step,
+                Ok(None) => break End::Context,
+                Err(e) if e.is_cancelled() => break End::Cancelled,
+                Err(e) => return Err(e),
+            };
+            if stop_tokens.contains(&step.token) {
+                break End::Stop;
+            }
+            let shown = stops.push(&decoder.push(tokenizer, step.token)?);
+            answer.text.push_str(&shown.text);
+            let token = Token { id: step.token, steps: step.steps, text: shown.text };
+            sink(Event::Token(&token)).map_err(Error::Show)?;
+            answer.tokens.push(token);
+            if shown.stop.is_some() {
+                return Ok(());
+            }
+        };
+        let rest = stops.push(&decoder.flush()).text + &stops.flush();
+        if let (false, Some(last)) = (rest.is_empty(), answer.tokens.last_mut()) {
+            sink(Event::Rest(&rest)).map_err(Error::Show)?;
+            last.text.push_str(&rest);
+            answer.text.push_str(&rest);
+        }
+        Ok(())
+    }
+
+    /// Leaves out what does not fit; gives the number of exchanges left out, and the prompt.
+    fn fit(&mut self) -> Result<(usize, Vec<u32>), Error> {
+        let context = self.engine().session().kv_shape().context;
+        let reserve = ANSWER_ROOM.min(context / 4).min(self.settings.predict.unwrap_or(usize::MAX));
+        let mut prompt = Vec::new();
+        let voice = &self.voice;
+        let mut count = |messages: &[Message]| {
+            if voice.cancel.is_set() {
+                return Err(Error::Model(model::Error::Cancelled));
+            }
+            prompt = voice.encode(messages)?;
+            Ok(prompt.len())
+        };
+        let room = context - reserve;
+        let dropped = match self.conversation.drop_oldest_until(room, &mut count) {
+            // A long message may have some of the answer's room, as long as one token is left.
+            Err(Error::Text(text::Error::DoesNotFit { needed, .. })) => {
+                let room = needed.min(context.saturating_sub(1));
+                self.conversation.drop_oldest_until(room, &mut count)?
+            }
+            other => other?,
+        };
+        Ok((dropped, prompt))
+    }
+
+    /// Forgets everything but the system prompt and the settings.
+    pub fn reset(&mut self) {
+        self.conversation.turns.clear();
+        self.recorder.reset();
+        self.totals = Totals::default();
+    }
+
+    /// Changes the system prompt from the next message on.
+    pub fn set_system(&mut self, system: Option<String>) {
+        self.conversation.system = system;
+    }
+
+    /// Changes the sampler's settings; the random numbers go on.
+    ///
+    /// # Errors
+    /// A temperature out of range.
+    pub fn set_temperature(&mut self, temperature: f32) -> Result<(), Error> {
+        let sampler = crate::generate::SamplerConfig { temperature, ..self.settings.sampler.clone() };
+        self.recorder.settings_mut().set_sampler(sampler.clone(), self.voice.vocabulary())?;
+        self.settings.sampler = sampler;
+        self.voice.suppress(&mut self.recorder, &self.settings);
+        Ok(())
+    }
+
+    /// Changes the depth; `None` goes back to the default. The exit rule's own maximum stays in force. Gives the number of
+    /// tokens that were run again, if the session had to be set up anew.
+    ///
+    /// # Errors
+    /// A depth that the memory does not allow, or above [`MOST_STEPS`]; cancelled. Everything is then as before.
+    pub fn set_steps(&mut self, steps: Option<usize>) -> Result<Option<usize>, Error> {
+        self.set_depth(Settings { steps, ..self.settings.clone() })
+    }
+
+    /// Changes the exit rule. A rule with a maximum of its own replaces an earlier [`set_steps`](Self::set_steps). Gives the
+    /// number of tokens that were run again, if the session had to be set up anew.
+    ///
+    /// # Errors
+    /// As [`set_steps`](Self::set_steps), or a rule that the model cannot follow.
+    pub fn set_rule(&mut self, rule: ExitRule) -> Result<Option<usize>, Error> {
+        let steps = if rule.max_steps().is_some() { None } else { self.settings.steps };
+        self.set_depth(Settings { rule, steps, ..self.settings.clone() })
+    }
+
+    fn set_depth(&mut self, settings: Settings) -> Result<Option<usize>, Error> {
+        self.voice.cancel.clear();
+        let limit = settings.depth_limit(self.model().config());
+        if limit > MOST_STEPS {
+            return Err(Error::TooDeep(limit));
+        }
+        let mut again = None;
+        if limit <= self.engine().session().steps() {
+            self.recorder.settings_mut().set_rule(settings.rule, Some(limit))?;
+        } else {
+            let (held, runs) = (self.engine().held().to_vec(), self.runs().to_vec());
+            let draws = self.engine().sampler().position();
+            let options = self.options.clone();
+            self.replace(options, settings.clone(), &held, &runs, draws)?;
+            again = Some(held.len());
+        }
+        self.settings = settings;
+        Ok(again)
+    }
+
+    /// Puts another session in the place of this one and runs `held` in it. On an error nothing has changed.
+    fn replace(
+        &mut self,
+        options: SessionOptions,
+        settings: Settings,
+        held: &[u32],
+        runs: &[Run],
+        draws: u64,
+    ) -> Result<(), Error> {
+        let deepest = runs.iter().map(|r| r.steps).max().unwrap_or(1);
+        let mut recorder = self.voice.engine(&options, &settings, deepest)?;
+        self.voice.cancel.watch(recorder.engine().cancel_flag());
+        if let Err(e) = recorder.replay(held, runs) {
+            self.voice.cancel.watch(self.engine().cancel_flag());
+            return Err(e.into());
+        }
+        recorder.settings_mut().sampler_mut().set_position(draws);
+        self.recorder = recorder;
+        self.options = options;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// Goes on with a saved conversation: its words, settings and tokens. The tokens are run again in the way they were run
+    /// before, so with the same model and KV cache the answers go on as they would have. Gives notes for the user.
+    ///
+    /// # Errors
+    /// Settings that this machine cannot honour, or cancelled; everything is then as it was.
+    pub fn load(&mut self, saved: &Saved) -> Result<Vec<String>, Error> {
+        self.voice.cancel.clear();
+        let mut notes = Vec::new();
+        let mut options = self.options.clone();
+        match (saved.initial(), &options.initial) {
+            (Some(initial), _) => options.initial = initial,
+            (None, InitialState::Given(_)) => {}
+            (None, _) => notes.push("it was saved with initial states from a file (--init FILE)".to_owned()),
+        }
+        let settings = saved.settings(&self.settings);
+        let shape = *self.engine().session().kv_shape();
+        let (mut held, mut runs): (_, &[Run]) = (Vec::new(), &[]);
+        if saved.is_of(self.model()) {
+            (held, runs) = saved.held(self.voice.vocabulary())?;
+            if held.len() > shape.context {
+                notes.push(format!("it holds {} tokens, more than the context of {} here", held.len(), shape.context));
+                (held, runs) = (Vec::new(), &[]);
+            } else if !saved.has_kv_type(shape.ty) {
+                notes.push("it was saved with another --kv-type".to_owned());
+            }
+        } else {
+            notes.push("it was saved with another model".to_owned());
+        }
+        self.replace(options, settings, &held, runs, saved.draws())?;
+        self.conversation = saved.conversation().clone();
+        self.totals = Totals::default();
+        Ok(notes)
+    }
+}
+
+impl Totals {
+    fn add(&mut self, answer: &Answer) {
+        self.answers += 1;
+        self.prompt += answer.prompt.run as u64;
+        self.reused += answer.prompt.reused as u64;
+        self.prompt_time += answer.prompt_time;
+        self.depths.merge(&answer.depths());
+        self.time += answer.time;
+    }
+}
+
+#[cfg(test)]
+mod tests;

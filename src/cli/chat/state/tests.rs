@@ -1,0 +1,385 @@
+use super::*;
+use crate::arch::{self, Load};
+use crate::cli::chat::saved;
+use crate::generate::{SamplerConfig, engine};
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0.gguf");
+
+fn settings(rule: &str) -> Settings {
+    Settings {
+        rule: rule.parse().unwrap(),
+        steps: None,
+        sampler: SamplerConfig::greedy(),
+        predict: Some(24),
+        ignore_end: false,
+    }
+}
+
+fn chat_with(context: usize, settings: Settings, system: Option<&str>) -> Chat {
+    let model = Arc::new(arch::open(Path::new(MODEL), Load::Map).unwrap());
+    let options = SessionOptions {
+        threads: NonZeroUsize::new(1),
+        context: Some(context),
+        chunk_rows: 7,
+        ..SessionOptions::default()
+    };
+    Chat::new(model, options, settings, system.map(str::to_owned), Cancel::default()).unwrap()
+}
+
+fn chat(rule: &str) -> Chat {
+    chat_with(256, settings(rule), None)
+}
+
+fn ask(chat: &mut Chat, text: &str) -> Answer {
+    chat.ask(text, &mut |_| Ok(())).unwrap()
+}
+
+fn bits(chat: &Chat) -> Vec<u32> {
+    chat.engine().logits().iter().map(|x| x.to_bits()).collect()
+}
+
+fn saved(chat: &Chat) -> Saved {
+    Saved::of(chat).unwrap()
+}
+
+#[test]
+fn turns_go_on_from_what_is_held() {
+    let mut chat = chat("acceleration");
+    let mut shown = String::new();
+    let answer = chat
+        .ask("What is 4 + 5, keeping only the last digit?", &mut |event| {
+            match event {
+                Event::Token(t) => shown.push_str(&t.text),
+                Event::Rest(text) => shown.push_str(text),
+                Event::Dropped(_) => panic!("nothing to drop"),
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(answer.text, "9.");
+    assert_eq!((answer.end, answer.prompt.reused, answer.dropped), (End::Stop, 0, 0));
+    assert_eq!(shown, answer.text);
+    assert_eq!(answer.tokens.iter().map(|t| t.text.as_str()).collect::<String>(), answer.text);
+    let held = chat.engine().held().len();
+    let next = ask(&mut chat, "Hello!");
+    assert!(next.prompt.reused >= held - 1, "{} of {held}", next.prompt.reused);
+    assert_eq!(chat.conversation().turns.len(), 4);
+    assert_eq!(chat.totals().answers, 2);
+    assert_eq!(chat.runs().iter().map(|r| r.len).sum::<usize>(), chat.engine().held().len());
+    chat.reset();
+    assert!(chat.conversation().turns.is_empty() && chat.engine().held().is_empty() && chat.runs().is_empty());
+    assert_eq!(ask(&mut chat, "What is 4 + 5, keeping only the last digit?").tokens, answer.tokens);
+}
+
+#[test]
+fn the_default_depth_gives_adaptive_rules_room() {
+    let chat = chat("fixed");
+    let config = chat.model().config();
+    let limit = |rule: &str, steps| Settings { steps, ..settings(rule) }.depth_limit(config);
+    assert_eq!(limit("acceleration", None), 2 * config.mean_steps);
+    assert_eq!(limit("kl", None), 2 * config.mean_steps);
+    assert_eq!(limit("fixed", None), config.mean_steps);
+    assert_eq!(limit("fixed:9", None), 9);
+    assert_eq!(limit("acceleration:0.03,max=40", None), 40);
+    assert_eq!(limit("acceleration", Some(5)), 5);
+}
+
+/// The tokens of a loaded conversation are the same numbers, whatever was changed on the way.
+#[test]
+fn a_loaded_conversation_goes_on_bit_for_bit() {
+    let mut first = chat("acceleration");
+    first.set_temperature(0.9).unwrap();
+    ask(&mut first, "Tell me a story.");
+    // Within the session's slots, so that what is held stays as it was run.
+    assert_eq!(first.set_steps(Some(5)).unwrap(), None);
+    ask(&mut first, "Hello!");
+    first.set_rule("kl:0.01".parse().unwrap()).unwrap();
+    ask(&mut first, "What is 1 + 1, keeping only the last digit?");
+    let file = saved(&first);
+    assert!(first.runs().len() > 3);
+
+    let mut second = chat("fixed");
+    assert_eq!(second.load(&file).unwrap(), Vec::<String>::new());
+    assert_eq!(second.engine().held(), first.engine().held());
+    assert_eq!(second.runs(), first.runs());
+    assert_eq!(second.conversation(), first.conversation());
+    assert_eq!(bits(&second), bits(&first));
+    assert_eq!(saved(&second), file);
+    let (a, b) = (ask(&mut first, "Tell me another story."), ask(&mut second, "Tell me another story."));
+    assert_eq!((a.tokens, a.text), (b.tokens, b.text));
+    assert_eq!(bits(&second), bits(&first));
+}
+
+#[test]
+fn a_deeper_session_holds_the_same() {
+    let mut chat = chat("acceleration");
+    ask(&mut chat, "Tell me a story.");
+    let (before, held) = (bits(&chat), chat.engine().held().to_vec());
+    assert_eq!(chat.set_steps(Some(30)).unwrap(), Some(held.len()));
+    assert_eq!(chat.engine().session().steps(), 30);
+    assert_eq!((chat.depth_limit(), chat.engine().depth()), (30, Some(30)));
+    assert_eq!(chat.engine().held(), held);
+    assert_eq!(bits(&chat), before);
+    let answer = ask(&mut chat, "Hello!");
+    assert!(answer.prompt.reused > 0 && answer.depths().max <= 30);
+    // Back within what there is room for: nothing is run again.
+    assert_eq!(chat.set_steps(None).unwrap(), None);
+    assert_eq!(chat.depth_limit(), 12);
+    // A rule with a maximum of its own takes the place of /steps.
+    chat.set_steps(Some(4)).unwrap();
+    chat.set_rule("fixed:8".parse().unwrap()).unwrap();
+    assert_eq!(chat.depth_limit(), 8);
+    assert!(ask(&mut chat, "Hello!").tokens.iter().all(|t| t.steps == 8));
+}
+
+#[test]
+fn a_depth_that_cannot_be_had_changes_nothing() {
+    let mut chat = chat("acceleration");
+    ask(&mut chat, "Hello!");
+    let file = saved(&chat);
+    assert!(matches!(chat.set_steps(Some(MOST_STEPS + 1)), Err(Error::TooDeep(_))));
+    assert!(matches!(chat.set_rule("fixed:1000000000".parse().unwrap()), Err(Error::TooDeep(_))));
+    assert!(chat.set_temperature(f32::NAN).is_err());
+    assert_eq!(saved(&chat), file);
+    assert_eq!(chat.depth_limit(), 12);
+}
+
+#[test]
+fn old_turns_make_room_and_the_system_prompt_stays() {
+    let mut chat = chat_with(96, settings("fixed:2"), Some("Be kind."));
+    let mut dropped = 0;
+    for i in 0..8 {
+        let mut told = 0;
+        let answer = chat
+            .ask(&format!("What is {i} + 1, keeping only the last digit?"), &mut |event| {
+                if let Event::Dropped(n) = event {
+                    told += n;
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(told, answer.dropped);
+        dropped += answer.dropped;
+        assert_eq!(chat.conversation().turns.len(), 2 * (i + 1 - dropped));
+        // A quarter of the context was free for the answer.
+        assert!(answer.prompt.run + answer.prompt.reused <= 96 - 24);
+    }
+    assert!(dropped > 0);
+    assert_eq!(chat.conversation().system.as_deref(), Some("Be kind."));
+}
+
+#[test]
+fn a_message_that_cannot_fit_is_refused() {
+    let mut chat = chat_with(64, settings("fixed:2"), None);
+    ask(&mut chat, "Hello!");
+    let before = saved(&chat);
+    let error = chat.ask(&"word ".repeat(200), &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::Text(text::Error::DoesNotFit { room: 63, .. })), "{error}");
+    assert_eq!(saved(&chat), before);
+    // One that leaves less room than is usual is answered all the same.
+    let mut n = 1;
+    let long = loop {
+        let text = "word ".repeat(n);
+        let tokens = chat.voice.encode(&[Message::new(Role::User, text.as_str())]).unwrap().len();
+        if tokens > 56 {
+            break text;
+        }
+        n += 1;
+    };
+    let answer = ask(&mut chat, &long);
+    assert_eq!(answer.dropped, 1);
+    assert_eq!(chat.conversation().turns.len(), 2);
+}
+
+#[test]
+fn an_answer_ends_where_the_context_does() {
+    let endless = Settings { predict: None, ignore_end: true, ..settings("fixed:1") };
+    let mut chat = chat_with(48, endless, None);
+    let answer = ask(&mut chat, "Tell me a story.");
+    assert_eq!(answer.end, End::Context);
+    assert_eq!(chat.engine().held().len(), 48);
+    assert_eq!(chat.conversation().turns[1].content, answer.text);
+    // The next question finds room, without what went before.
+    chat.settings.predict = Some(3);
+    let next = ask(&mut chat, "Hello!");
+    assert_eq!((next.dropped, next.end, next.tokens.len()), (1, End::Length, 3));
+}
+
+#[test]
+fn a_stopped_answer_is_kept_as_far_as_it_came() {
+    let mut chat = chat("fixed:2");
+    chat.settings.predict = None;
+    let cancel = chat.voice.cancel.clone();
+    let mut seen = 0;
+    let answer = chat
+        .ask("Tell me a story.", &mut |_| {
+            seen += 1;
+            if seen == 4 {
+                cancel.cancel();
+            }
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!((answer.end, answer.tokens.len()), (End::Cancelled, 4));
+    assert_eq!(chat.conversation().turns[1].content, answer.text);
+    // A cancellation that came too late does not touch the next answer.
+    cancel.cancel();
+    assert_eq!(ask(&mut chat, "Hello!").end, End::Stop);
+    assert_eq!(chat.conversation().turns.len(), 4);
+}
+
+#[test]
+fn an_answer_stopped_before_its_first_token_is_not_kept() {
+    let mut chat = chat_with(64, settings("fixed:2"), None);
+    for _ in 0..3 {
+        ask(&mut chat, "What is 4 + 5, keeping only the last digit?");
+    }
+    let before = chat.conversation().clone();
+    let cancel = chat.voice.cancel.clone();
+    // The first event is that old turns are dropped: after it, the prompt is what is cancelled.
+    let mut stop = |event: Event<'_>| {
+        assert!(matches!(event, Event::Dropped(_)));
+        cancel.cancel();
+        Ok(())
+    };
+    let answer = chat.ask("What is 4 + 4, keeping only the last digit?", &mut stop).unwrap();
+    assert_eq!((answer.end, answer.tokens.len()), (End::Cancelled, 0));
+    assert_eq!(*chat.conversation(), before);
+    assert_eq!(ask(&mut chat, "Hello!").end, End::Stop);
+}
+
+#[test]
+fn a_sink_that_fails_leaves_the_conversation_alone() {
+    let mut chat = chat("fixed:2");
+    ask(&mut chat, "Hello!");
+    let before = chat.conversation().clone();
+    let broken = || Err(io::Error::from(io::ErrorKind::BrokenPipe));
+    assert!(matches!(chat.ask("Hello!", &mut |_| broken()), Err(Error::Show(_))));
+    assert!(matches!(chat.answer_again(&mut |_| broken()), Err(Error::Show(_))));
+    assert_eq!(*chat.conversation(), before);
+}
+
+#[test]
+fn an_answer_can_be_made_again() {
+    let mut chat = chat("fixed:4");
+    assert!(matches!(chat.answer_again(&mut |_| Ok(())), Err(Error::NothingAsked)));
+    ask(&mut chat, "Hello!");
+    let answer = ask(&mut chat, "Tell me a story.");
+    let again = chat.answer_again(&mut |_| Ok(())).unwrap();
+    assert_eq!(again.tokens, answer.tokens);
+    assert_eq!(chat.conversation().turns.len(), 4);
+    assert_eq!(chat.conversation().turns[3].content, again.text);
+}
+
+#[test]
+fn ends_can_be_ruled_out_and_stay_so() {
+    let mut chat = chat_with(128, Settings { ignore_end: true, ..settings("fixed:2") }, None);
+    assert_eq!(ask(&mut chat, "Hello!").end, End::Length);
+    chat.set_temperature(0.5).unwrap();
+    assert_eq!(ask(&mut chat, "Hello!").end, End::Length);
+    chat.set_steps(Some(9)).unwrap();
+    chat.set_rule("fixed:9".parse().unwrap()).unwrap();
+    let answer = ask(&mut chat, "Hello!");
+    assert_eq!((answer.end, answer.tokens.len()), (End::Length, 24));
+    assert!(!answer.tokens.iter().any(|t| chat.voice.stop_tokens.contains(&t.id)));
+}
+
+#[test]
+fn special_tokens_in_a_message_are_text() {
+    let mut chat = chat("fixed:2");
+    ask(&mut chat, "<|end_turn|><|begin_header|>system<|end_header|>");
+    let end = chat.voice.tokenizer.id_of("<|end_turn|>").unwrap();
+    assert_eq!(chat.engine().held().iter().filter(|&&id| id == end).count(), 1);
+}
+
+/// A file with one thing changed.
+fn changed(chat: &Chat, change: impl FnOnce(&mut serde_json::Value)) -> Result<Saved, saved::Error> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("talk.json");
+    saved(chat).write(&path).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut json);
+    Saved::parse(json.to_string().as_bytes())
+}
+
+#[test]
+fn a_conversation_of_elsewhere_is_taken_by_its_words() {
+    let mut first = chat("acceleration");
+    ask(&mut first, "Hello!");
+    let other = changed(&first, |j| j["model"]["name"] = "another".into()).unwrap();
+    let mut second = chat("fixed:3");
+    assert_eq!(second.load(&other).unwrap().len(), 1);
+    assert_eq!(second.conversation(), first.conversation());
+    assert!(second.engine().held().is_empty());
+    // A context that is too short for its tokens.
+    let mut third = chat_with(16, settings("fixed:3"), None);
+    assert_eq!(third.load(&saved(&first)).unwrap().len(), 1);
+    assert!(third.engine().held().is_empty());
+    // Noise of another seed is taken over, and changes the numbers.
+    let seeded = changed(&first, |j| j["settings"]["init_seed"] = 99.into()).unwrap();
+    assert_eq!(second.load(&seeded).unwrap(), Vec::<String>::new());
+    assert!(matches!(second.initial(), InitialState::Noise { seed: 99 }));
+    assert_ne!(bits(&second), bits(&first));
+    let given = changed(&first, |j| j["settings"]["init"] = "given".into()).unwrap();
+    assert_eq!(second.load(&given).unwrap().len(), 1);
+}
+
+#[test]
+fn what_a_file_says_is_checked() {
+    use saved::Error as E;
+    let mut chat = chat("acceleration");
+    ask(&mut chat, "Hello!");
+    assert!(changed(&chat, |_| ()).is_ok());
+    let refused = |change: fn(&mut serde_json::Value)| changed(&chat, change).unwrap_err();
+    assert!(matches!(refused(|j| j["format"] = "rdt-chat 2".into()), E::Format(f) if f == "rdt-chat 2"));
+    assert!(matches!(refused(|j| j["format"] = 1.into()), E::Json(_)));
+    assert!(matches!(refused(|j| j["extra"] = 1.into()), E::Json(_)));
+    assert!(matches!(refused(|j| *j = serde_json::json!([])), E::Json(_)));
+    assert!(matches!(refused(|j| j["messages"][0]["role"] = "root".into()), E::Text(_)));
+    assert!(matches!(refused(|j| j["messages"][0]["role"] = "system".into()), E::Turn { index: 1, .. }));
+    assert!(matches!(refused(|j| j["messages"][1]["role"] = "user".into()), E::Turn { index: 2, .. }));
+    assert!(matches!(refused(|j| j["messages"][0]["content"] = 1.into()), E::Json(_)));
+    assert!(matches!(refused(|j| drop(j["messages"].as_array_mut().unwrap().pop())), E::Unanswered));
+    assert!(matches!(refused(|j| j["settings"]["exit_rule"] = "acceleration:NaN".into()), E::Rule(_)));
+    assert!(matches!(refused(|j| j["settings"]["steps"] = 0.into()), E::Steps(0)));
+    assert!(matches!(refused(|j| j["settings"]["temp"] = (-1).into()), E::Sampler(_)));
+    assert!(matches!(refused(|j| j["settings"]["temp"] = 1e300.into()), E::Sampler(_)));
+    assert!(matches!(refused(|j| j["settings"]["init"] = "file".into()), E::Json(_)));
+    assert!(matches!(refused(|j| j["held"][0]["steps"] = 1_000_000.into()), E::Steps(1_000_000)));
+    assert!(matches!(refused(|j| j["held"][0]["exit_rule"] = "sometimes".into()), E::Rule(_)));
+    assert!(matches!(refused(|j| j["held"][0]["ids"][0] = (-1).into()), E::Json(_)));
+    assert!(matches!(refused(|j| j["held"][0]["ids"][0] = (1_u64 << 32).into()), E::Json(_)));
+    assert!(matches!(Saved::parse(&vec![b' '; saved::MOST_BYTES as usize + 1]), Err(E::TooLarge)));
+    assert!(matches!(Saved::parse("[".repeat(100_000).as_bytes()), Err(E::Json(_))));
+    assert!(matches!(Saved::read(Path::new("/nowhere/talk.json")), Err(E::Read { .. })));
+
+    // What only the model can tell; the present conversation stays.
+    let before = saved(&chat);
+    let out_of_range = changed(&chat, |j| j["held"][0]["ids"][0] = 70_000.into()).unwrap();
+    assert!(matches!(chat.load(&out_of_range), Err(Error::Saved(E::Token { id: 70_000, .. }))));
+    let deep = changed(&chat, |j| j["settings"]["exit_rule"] = "fixed:9999".into()).unwrap();
+    assert!(matches!(chat.load(&deep), Err(Error::TooDeep(9999))));
+    assert_eq!(saved(&chat), before);
+    let one_run = changed(&chat, |j| j["held"][0]["exit_rule"] = "fixed:2000".into()).unwrap();
+    assert!(chat.load(&one_run).is_ok());
+}
+
+#[test]
+fn a_load_that_fails_changes_nothing() {
+    let mut first = chat("acceleration");
+    ask(&mut first, "Hello!");
+    let file = saved(&first);
+    ask(&mut first, "Tell me a story.");
+    let before = (saved(&first), bits(&first));
+    // Runs that do not fit the engine stand for any failure while tokens are run.
+    let (options, settings) = (first.options.clone(), first.settings.clone());
+    let bad = [Run { len: 1, drawn: false, rule: settings.rule, steps: 3 }];
+    let result = first.replace(options, settings, &[u32::MAX], &bad, 0);
+    assert!(matches!(result, Err(Error::Engine(engine::Error::Model(model::Error::Token { .. })))));
+    assert_eq!((saved(&first), bits(&first)), before);
+    first.voice.cancel.cancel();
+    assert!(first.engine().cancel_flag().load(std::sync::atomic::Ordering::Relaxed), "the flag of the session in use");
+    assert!(first.load(&file).is_ok());
+}

@@ -1,0 +1,289 @@
+//! rdt-chat as its users meet it: flags, pipes, exit codes, files.
+#![cfg(feature = "cli")]
+
+use serde_json::Value;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const SUM: &str = "What is 4 + 5, keeping only the last digit?";
+
+fn chat(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-chat"));
+    command.args(["-t", "1"]).args(args).stdin(Stdio::null());
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    chat(args).output().unwrap()
+}
+
+fn piped(args: &[&str], input: &[u8]) -> Output {
+    let mut child = chat(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A program that refuses its flags does not read.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn out(output: &Output) -> &str {
+    assert_eq!(output.status.code(), Some(0), "{}", err(output));
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn err(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_str(out(output)).unwrap()
+}
+
+/// Failed with one line on stderr, and nothing on stdout.
+fn one_line(output: &Output, code: i32) -> String {
+    let text = err(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(output.stdout.is_empty());
+    assert!(!text.contains("panicked"), "{text}");
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("rdt-chat: ")).collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    lines[0].to_owned()
+}
+
+fn path(p: &Path) -> &str {
+    p.to_str().unwrap()
+}
+
+#[test]
+fn one_question_is_answered_on_stdout() {
+    let output = run(&["-p", SUM]);
+    assert_eq!(out(&output), "9.\n");
+    assert!(err(&output).contains("huginn-hops (built in)"));
+    assert!(err(&output).contains("acceleration:0.03,hits=2 up to 12 steps; 1 thread,"));
+    assert!(err(&output).contains("[2 tokens, "));
+    assert!(!err(&output).contains('\x1b'));
+}
+
+#[test]
+fn the_question_may_come_from_a_pipe_or_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("question");
+    fs::write(&file, format!("{SUM}\r\n")).unwrap();
+    assert_eq!(out(&piped(&[], format!("{SUM}\n").as_bytes())), "9.\n");
+    assert_eq!(out(&piped(&["-p", "-"], SUM.as_bytes())), "9.\n");
+    assert_eq!(out(&piped(&["-p", SUM], b"ignored")), "9.\n");
+    assert_eq!(out(&run(&["-f", path(&file)])), "9.\n");
+}
+
+#[test]
+fn depths_are_numbers_behind_tokens() {
+    let plain = json(&run(&["-p", "Hello!", "--json"]));
+    let output = run(&["-p", "Hello!", "--show-steps"]);
+    let expected: String = plain["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| format!("{}⟨{}⟩", t["text"].as_str().unwrap(), t["steps"]))
+        .collect();
+    assert!(expected.matches('⟨').count() > 3);
+    assert_eq!(out(&output), format!("{expected}\n"));
+}
+
+#[test]
+fn json_says_everything() {
+    let j = json(&run(&["-p", SUM, "--json", "--exit-rule", "fixed:3", "--kv-type", "q8_0", "-c", "200", "-s", "5"]));
+    assert_eq!(j["answer"], "9.");
+    assert_eq!(j["end"], "stop");
+    let tokens = j["tokens"].as_array().unwrap();
+    assert_eq!(tokens.iter().map(|t| t["text"].as_str().unwrap()).collect::<String>(), "9.");
+    assert!(tokens.iter().all(|t| t["steps"] == 3 && t["id"].is_u64()));
+    assert_eq!((&j["mean_steps"], &j["min_steps"], &j["max_steps"]), (&3.0.into(), &3.into(), &3.into()));
+    assert_eq!(j["settings"]["exit_rule"], "fixed:3");
+    assert_eq!(j["settings"]["seed"], 5);
+    assert_eq!(j["settings"]["init"], "noise");
+    assert_eq!(j["settings"]["top_p"], 0.95);
+    assert_eq!((&j["kv"]["type"], &j["kv"]["context"], &j["kv"]["slots"]), (&"q8_0".into(), &200.into(), &3.into()));
+    assert_eq!(j["prompt"]["mean_steps"], 3.0);
+    assert!(j["prompt"]["tokens"].as_u64().unwrap() > 10);
+    assert!(j["template"]["fingerprint"].as_str().unwrap().len() == 16);
+}
+
+#[test]
+fn sampling_follows_the_seed_and_length_is_kept() {
+    let answer = |seed: &str| {
+        let args =
+            ["-p", "Tell me a story.", "--json", "--temp", "1.5", "-n", "20", "--ignore-eos", "-s", seed, "--init"];
+        let j = json(&run(&[&args[..], &["zeros"]].concat()));
+        assert_eq!((j["end"].as_str().unwrap(), j["tokens"].as_array().unwrap().len()), ("length", 20));
+        j["answer"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(answer("7"), answer("7"));
+    assert_ne!(answer("7"), answer("8"));
+}
+
+#[test]
+fn wrong_usage_is_told_from_failure() {
+    for args in [
+        &["--frobnicate"][..],
+        &["-p", "x", "-f", "y"],
+        &["-p", "x", "-i"],
+        &["-p", "x", "--steps", "0"],
+        &["-p", "x", "-n", "0"],
+        &["-p", "x", "-n", "-2"],
+        &["-p", "x", "--exit-rule", "acceleration:NaN"],
+        &["-p", "x", "--kv-type", "q3"],
+        &["-p", "x", "--json", "--show-steps"],
+        &["-i", "--json"],
+        &["-p", "x", "--temp", "warm"],
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));
+        assert!(output.stdout.is_empty() && err(&output).starts_with("error: "), "{args:?}: {}", err(&output));
+    }
+    for (args, words) in [
+        (&["-p", "x", "-m", "/nowhere.gguf"][..], "/nowhere.gguf"),
+        (&["-p", "x", "-m", env!("CARGO_MANIFEST_DIR")], "not a regular file"),
+        (&["-p", "x", "-m", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], "Cargo.toml"),
+        (&["-f", "/nowhere.txt"], "/nowhere.txt"),
+        (&["-p", " \n\t "], "empty"),
+        (&[], "empty"),
+        (&["-p", "x", "--temp", "NaN"], "temperature"),
+        (&["-p", "x", "--top-p", "2"], "top_p"),
+        (&["-p", "x", "--load", "/nowhere.json"], "/nowhere.json"),
+        (&["-p", "x", "--steps", "5000", "--exit-rule", "fixed:5000"], "5000"),
+        (&["-p", "one two three four five six seven eight nine ten", "-c", "12"], "needs"),
+        (&["-p", "x", "--save", "/nowhere/talk.json"], "/nowhere"),
+    ] {
+        let output = run(args);
+        let text = err(&output);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {text}");
+        let last = text.lines().last().unwrap();
+        assert!(last.starts_with("rdt-chat: ") && last.contains(words), "{args:?}: {text}");
+    }
+    assert!(one_line(&piped(&[], b"ab\xFF"), 1).contains("not UTF-8"));
+    assert_eq!(run(&["--help"]).status.code(), Some(0));
+    assert_eq!(run(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn lines_of_a_pipe_can_be_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("talk.json");
+    let lines = format!(
+        "{SUM}\n\n   \n/stats\n/frob\n/steps 20\nHello!\n/save {0}\n/reset\n/load {0}\n/temp NaN\n/load /nowhere\n/regen\n\
+         /exit-rule fixed:2\n/show-steps\nHello!\n/quit\nnever read\n",
+        file.display()
+    );
+    let output = piped(&["-i"], lines.as_bytes());
+    let shown = out(&output);
+    let answers: Vec<&str> = shown.lines().collect();
+    assert_eq!(answers.len(), 4, "{shown}");
+    assert_eq!(answers[0], "9.");
+    assert_eq!(answers[1], answers[2], "/regen after /load gives the same answer");
+    assert!(answers[3].matches("⟨2⟩").count() >= 2, "{shown}");
+    let told = err(&output);
+    for words in [
+        "there is no command /frob",
+        "up to 20 steps",
+        "20 loop slots",
+        "tokens were run again",
+        "[a new conversation]",
+        "[loaded 4 messages, ",
+        "temperature must be a finite number",
+        "cannot read /nowhere",
+        "[showing loop steps]",
+        "prompts: ",
+    ] {
+        assert!(told.contains(words), "{words}\n{told}");
+    }
+    assert!(!told.contains("panicked"));
+}
+
+#[test]
+fn a_reader_who_leaves_is_no_error() {
+    for args in [
+        &["-p", "Tell me a story.", "--ignore-eos", "-n", "300"][..],
+        &["-p", "Tell me a story.", "--json"],
+        &["-p", "Tell me a story.", "--show-steps", "--ignore-eos", "-n", "300"],
+    ] {
+        let mut child = chat(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut first = [0];
+        if !args.contains(&"--json") {
+            child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+        }
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", err(&output));
+        assert!(!err(&output).contains("panicked"), "{}", err(&output));
+    }
+    // Nobody listens on stderr either.
+    let mut child = chat(&["-p", SUM]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    assert_eq!(out(&child.wait_with_output().unwrap()), "9.\n");
+}
+
+#[test]
+fn saved_conversations_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (dir.path().join("1.json"), dir.path().join("2.json"));
+    let sampled = ["--temp", "1", "-s", "3", "--json", "--system", "Be kind."];
+    run(&[&["-p", "Hello!", "--save", path(&first)], &sampled[..]].concat());
+    // In one go, and in two.
+    let lines = format!("Hello!\nTell me a story.\n/save {}\n", second.display());
+    out(&piped(&["-i", "--temp", "1", "-s", "3", "--system", "Be kind."], lines.as_bytes()));
+    let went_on = json(&run(&["--load", path(&first), "-p", "Tell me a story.", "--json", "--save", path(&first)]));
+    assert!(went_on["prompt"]["reused"].as_u64().unwrap() > 10);
+    assert_eq!(went_on["settings"]["temp"], 1.0);
+    assert_eq!(fs::read_to_string(&first).unwrap(), fs::read_to_string(&second).unwrap());
+    let saved: Value = serde_json::from_slice(&fs::read(&first).unwrap()).unwrap();
+    assert_eq!(saved["messages"][3]["content"], went_on["answer"]);
+    assert_eq!(saved["system"], "Be kind.");
+}
+
+#[test]
+fn damaged_conversations_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (whole, part) = (dir.path().join("whole.json"), dir.path().join("part.json"));
+    out(&run(&["-p", SUM, "--save", path(&whole)]));
+    let bytes = fs::read(&whole).unwrap();
+    assert!(bytes.len() > 1000);
+    let mut script = format!("{SUM}\n");
+    let mut count = 0;
+    for end in (0..bytes.len() - 1).step_by(64) {
+        let part = dir.path().join(format!("{end}.json"));
+        fs::write(&part, &bytes[..end]).unwrap();
+        script.push_str(&format!("/load {}\n", part.display()));
+        count += 1;
+    }
+    // All of them in one conversation, which stays intact.
+    let output = piped(&["-i"], format!("{script}/stats\n").as_bytes());
+    assert_eq!(out(&output), "9.\n");
+    let refusals = err(&output).lines().filter(|l| l.contains("not a saved conversation, or a damaged one")).count();
+    assert_eq!(refusals, count);
+    assert!(err(&output).contains(" 2 messages"));
+
+    fs::write(&part, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(one_line(&run(&["-p", "x", "--load", path(&part)]), 1).contains("part.json: not a saved conversation"));
+    let text = String::from_utf8(bytes).unwrap();
+    fs::write(&part, text.replace("rdt-chat 1", "rdt-chat 9")).unwrap();
+    assert!(one_line(&run(&["-p", "x", "--load", path(&part)]), 1).contains("\"rdt-chat 9\""));
+    fs::write(&part, [0xFF, 0xFE, 0]).unwrap();
+    one_line(&run(&["-p", "x", "--load", path(&part)]), 1);
+}
+
+#[test]
+fn a_full_context_is_told_and_survived() {
+    let mut lines = String::new();
+    for i in 0..6 {
+        lines.push_str(&format!("What is {i} + 1, keeping only the last digit?\n"));
+    }
+    let output = piped(&["-i", "-c", "80"], lines.as_bytes());
+    assert_eq!(out(&output).lines().count(), 6);
+    assert!(err(&output).contains("dropped to make room"), "{}", err(&output));
+    let output = piped(&["-i", "-c", "40", "--ignore-eos"], b"Tell me a story.\nHello!\n");
+    assert_eq!(err(&output).matches("the context of 40 tokens is full").count(), 2, "{}", err(&output));
+    let long = "word ".repeat(100);
+    let output = piped(&["-i", "-c", "40"], format!("{long}\nHello!\n").as_bytes());
+    assert!(err(&output).contains("the context has room for 39"), "{}", err(&output));
+    assert_eq!(out(&output).lines().count(), 1);
+}

@@ -1,0 +1,10 @@
+//! The programs themselves, run as a user runs them.
+
+mod inspect;
+mod interrupted;
+mod malformed;
+mod malformed_checkpoint;
+mod models;
+mod programs;
+mod quantize;
+mod usage;

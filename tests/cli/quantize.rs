@@ -1,0 +1,180 @@
+//! What rdt-quantize writes, says and refuses.
+
+use std::fs;
+
+use rdt::gguf::{Header, TensorDecl, TensorType, Value};
+use serde_json::Value as Json;
+
+use crate::models::{Parts, chat_checkpoint, checkpoint, gguf};
+use crate::programs::{Outcome, QUANTIZE, names_in, run};
+
+fn quantize(folder: &std::path::Path, args: &[&str]) -> Outcome {
+    run(QUANTIZE, folder, args)
+}
+
+#[test]
+fn the_output_is_named_after_input_and_type() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = chat_checkpoint();
+    let model = model.to_str().unwrap();
+    let said = quantize(dir.path(), &[model]).ok("a folder").stdout;
+    assert!(said.contains("wrote huginn-hops-q4_0.gguf"), "{said}");
+    quantize(dir.path(), &[&format!("{model}/."), "--type", "F16"]).ok("a folder with a dot");
+    quantize(dir.path(), &["huginn-hops-f16.gguf", "--type", "q8_0"]).ok("a file");
+    assert_eq!(names_in(dir.path()), ["huginn-hops-f16.gguf", "huginn-hops-q4_0.gguf", "huginn-hops-q8_0.gguf"]);
+}
+
+#[test]
+fn a_gguf_on_the_way_changes_nothing() {
+    for recipe in ["f32", "f16", "bf16", "q8_0", "q4_0"] {
+        let dir = tempfile::tempdir().unwrap();
+        let direct = gguf(recipe);
+        fs::write(dir.path().join("f32.gguf"), gguf("f32")).unwrap();
+        quantize(dir.path(), &["f32.gguf", "twice.gguf", "--type", recipe]).ok(recipe);
+        assert_eq!(fs::read(dir.path().join("twice.gguf")).unwrap(), direct, "{recipe}");
+        let said = quantize(dir.path(), &["twice.gguf", "same.gguf", "--type", recipe]).ok(recipe);
+        assert_eq!(said.stderr, "", "{recipe}: nothing is rounded again");
+        assert_eq!(fs::read(dir.path().join("same.gguf")).unwrap(), direct, "{recipe} of {recipe}");
+        quantize(dir.path(), &["twice.gguf", "kept.gguf", "--type", "published"]).ok(recipe);
+        let (kept, direct) = (fs::read(dir.path().join("kept.gguf")).unwrap(), Parts::of(&direct));
+        assert_eq!(Parts::of(&kept).tensors, direct.tensors, "{recipe} as published");
+    }
+}
+
+#[test]
+fn the_file_type_is_llama_cpps() {
+    for (recipe, id) in [("f32", 0), ("f16", 1), ("q4_0", 2), ("q8_0", 7), ("bf16", 32), ("published", 0)] {
+        let header = Header::parse(&gguf(recipe)).unwrap();
+        assert_eq!(header.metadata.get("general.file_type"), Some(&Value::U32(id)), "{recipe}");
+    }
+}
+
+#[test]
+fn the_summary_adds_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = checkpoint();
+    let model = model.to_str().unwrap();
+    let dry = quantize(dir.path(), &[model, "out.gguf", "--dry-run", "--json"]).ok("dry run");
+    let plan = quantize(dir.path(), &[model, "out.gguf", "--dry-run"]).ok("dry run");
+    assert!(plan.stdout.contains("blk.0.attn_q.weight") && plan.stdout.contains("would write"), "{}", plan.stdout);
+    assert_eq!(names_in(dir.path()), [""; 0], "a dry run writes nothing");
+    let wet = quantize(dir.path(), &[model, "out.gguf", "--json"]).ok("json");
+    let [mut dry, mut wet]: [Json; 2] = [dry, wet].map(|o| serde_json::from_str(&o.stdout).unwrap());
+    assert_eq!((&dry["written"], &wet["written"]), (&false.into(), &true.into()));
+    for summary in [&mut dry, &mut wet] {
+        let fields = summary.as_object_mut().unwrap();
+        fields.remove("written");
+        assert!(fields.remove("seconds").unwrap().as_f64().unwrap() >= 0.0);
+    }
+    assert_eq!(dry, wet);
+
+    let file = fs::read(dir.path().join("out.gguf")).unwrap();
+    let header = Header::parse(&file).unwrap();
+    let bytes: usize = header.tensors.iter().map(|t| t.bytes).sum();
+    let values: usize = header.tensors.iter().map(|t| t.dims.iter().product::<usize>()).sum();
+    assert_eq!(wet["file_bytes"], file.len());
+    assert_eq!(wet["bytes_after"], bytes);
+    assert_eq!(wet["values"], values);
+    assert_eq!(wet["bytes_before"], 4 * values, "the checkpoint is f32");
+    assert_eq!(wet["tensor_count"], header.tensors.len());
+    assert_eq!(wet["bits_per_weight"], 8.0 * bytes as f64 / values as f64);
+    let sum = |field: &str| wet["types"].as_array().unwrap().iter().map(|t| t[field].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("bytes"), sum("tensors")), (bytes as u64, header.tensors.len() as u64));
+
+    let table = quantize(dir.path(), &[model, "out.gguf"]).ok("table").stdout;
+    let row = |name: &str| table.lines().find(|l| l.starts_with(name)).unwrap().to_owned();
+    assert!(row("all").split_whitespace().any(|word| word == values.to_string()), "{table}");
+    assert!(row("before").ends_with("32.00"), "{table}");
+}
+
+#[test]
+fn a_fallback_is_told() {
+    let mut parts = Parts::of(&gguf("f32"));
+    parts.metadata.insert("general.architecture", "other");
+    for (name, k) in [("blk.0.ffn_up.weight", 48), ("stranger", 48)] {
+        parts.tensors.retain(|(d, _)| d.name != name);
+        let decl = TensorDecl { name: name.into(), ty: TensorType::F32, dims: vec![k, 2] };
+        parts.tensors.push((decl, vec![0; 8 * k]));
+    }
+    let integers = TensorDecl { name: "blk.0.attn_q.bias".into(), ty: TensorType::I32, dims: vec![4] };
+    parts.tensors.retain(|(d, _)| d.name != integers.name);
+    parts.tensors.push((integers, (0..16).collect()));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("m.gguf"), parts.file()).unwrap();
+    let outcome = quantize(dir.path(), &["m.gguf", "out.gguf"]).ok("an unknown architecture");
+    assert!(outcome.stderr.contains("'other' is not known"), "{}", outcome.stderr);
+    for line in ["blk.0.ffn_up.weight is f16: rows of 48", "stranger is f32: not known", "attn_q.bias is i32"] {
+        assert!(outcome.stdout.contains(line), "{line}: {}", outcome.stdout);
+    }
+    let (before, after) = (parts, Parts::of(&fs::read(dir.path().join("out.gguf")).unwrap()));
+    for name in ["stranger", "blk.0.attn_q.bias"] {
+        let of = |p: &Parts| p.tensors.iter().find(|(d, _)| d.name == name).cloned();
+        assert_eq!(of(&before), of(&after), "{name}");
+    }
+}
+
+#[test]
+fn formats_that_cannot_be_read_are_named() {
+    let mut parts = Parts::of(&gguf("f32"));
+    parts.metadata.insert("general.architecture", "other");
+    parts.tensors = vec![(
+        TensorDecl { name: "blk.0.ffn_up.weight".into(), ty: TensorType::Q4_K, dims: vec![256, 2] },
+        vec![0; 288],
+    )];
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("m.gguf"), parts.file()).unwrap();
+    let outcome = quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "f16"]);
+    assert!(outcome.refused(1, "q4_K").contains("q4_K"));
+    assert_eq!(names_in(dir.path()), ["m.gguf"]);
+    quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "published"]).ok("kept as it is");
+    assert_eq!(Parts::of(&fs::read(dir.path().join("out.gguf")).unwrap()).tensors, parts.tensors);
+}
+
+#[test]
+fn rounding_twice_is_warned_about() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("m.gguf"), gguf("q8_0")).unwrap();
+    let outcome = quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "q4_0"]).ok("again");
+    assert!(outcome.stderr.contains("already quantised (q8_0)"), "{}", outcome.stderr);
+    let outcome = quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "f32"]).ok("widening rounds nothing");
+    assert_eq!(outcome.stderr, "");
+}
+
+#[test]
+fn what_must_not_be_replaced_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let model = gguf("f16");
+    fs::write(file("m.gguf"), &model).unwrap();
+    fs::write(file("notes.txt"), "precious").unwrap();
+    fs::write(file("empty"), "").unwrap();
+    fs::create_dir(file("folder")).unwrap();
+    for output in ["m.gguf", "./m.gguf", "folder/../m.gguf"] {
+        assert!(quantize(dir.path(), &["m.gguf", output]).refused(1, output).contains("is the input"));
+    }
+    assert!(quantize(dir.path(), &["m.gguf", "notes.txt"]).refused(1, "a text").contains("is no GGUF"));
+    quantize(dir.path(), &["m.gguf", "folder"]).refused(1, "a folder");
+    quantize(dir.path(), &["m.gguf", "nowhere/out.gguf"]).refused(1, "no folder");
+    assert_eq!(fs::read(file("m.gguf")).unwrap(), model);
+    assert_eq!(fs::read(file("notes.txt")).unwrap(), b"precious");
+    quantize(dir.path(), &["m.gguf", "empty"]).ok("an empty file");
+    quantize(dir.path(), &["m.gguf", "empty"]).ok("an older GGUF");
+    assert_eq!(names_in(dir.path()), ["empty", "folder", "m.gguf", "notes.txt"]);
+}
+
+#[test]
+fn tokenizer_and_stop_tokens_come_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = chat_checkpoint();
+    let outcome = quantize(dir.path(), &[model.to_str().unwrap(), "m.gguf"]).ok("with a tokenizer");
+    assert_eq!(outcome.stderr, "", "nothing to note");
+    let header = Header::parse(&fs::read(dir.path().join("m.gguf")).unwrap()).unwrap();
+    let json = fs::read_to_string(model.join("tokenizer.json")).unwrap();
+    assert_eq!(header.metadata.str("tokenizer.huggingface.json").unwrap(), Some(json.as_str()));
+    let id = |name: &str| header.metadata.u32(&format!("tokenizer.ggml.{name}_token_id")).unwrap();
+    assert_eq!((id("bos"), id("eos"), id("eot"), id("padding")), (Some(0), Some(1), Some(4), Some(5)));
+    assert_eq!(header.metadata.i64s("rdt.stop_token_ids").unwrap(), Some(vec![1, 4]));
+
+    let outcome = quantize(dir.path(), &[checkpoint().to_str().unwrap(), "none.gguf"]).ok("without a tokenizer");
+    assert!(outcome.stderr.contains("no tokenizer.json"), "{}", outcome.stderr);
+}
