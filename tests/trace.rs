@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Golden, HUGINN, Tensors, bits, gguf, model};
+use common::{Golden, HUGINN, RULE, Tensors, bits, gguf, model};
 use rdt::model::InitialState;
 use rdt::quant::Recipe;
 use safetensors::Dtype;
@@ -84,8 +84,6 @@ fn tokens(golden: &Golden) -> String {
 fn golden_file() -> String {
     common::data(HUGINN).join("golden.safetensors").to_str().unwrap().to_owned()
 }
-
-const RULE: &str = "acceleration:1.5,hits=2,max=16";
 
 /// The program gives what the reference computed: a golden file serves as `--init`, and the trace has its tensors.
 #[test]

@@ -24,6 +24,9 @@ pub(crate) const HUGINN: &str = "huginn";
 pub(crate) const ALL: [&str; 5] =
     [HUGINN, "huginn-shapes/deep", "huginn-shapes/untied", "huginn-shapes/tied-twice", "huginn-shapes/wide-head"];
 
+/// A rule that the random weights of `huginn` pass after 4 to 9 of 16 steps, depending on the token.
+pub(crate) const RULE: &str = "acceleration:1.5,hits=2,max=16";
+
 /// A folder of `tests/data`.
 pub(crate) fn data(folder: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(folder)
