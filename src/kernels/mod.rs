@@ -15,6 +15,8 @@ mod simd;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(all(test, target_os = "linux"))]
+mod guard;
 #[cfg(test)]
 mod tests;
 
