@@ -59,7 +59,7 @@ fn one_question_is_answered_on_stdout() {
     let output = run(&["-p", SUM]);
     assert_eq!(out(&output), "9.\n");
     assert!(err(&output).contains("huginn-hops (built in)"));
-    assert!(err(&output).contains("acceleration:0.03,hits=2 up to 12 steps; 1 thread,"));
+    assert!(err(&output).contains("acceleration:0.05,hits=2 up to 12 steps; 1 thread,"));
     assert!(err(&output).contains("[2 tokens, "));
     assert!(!err(&output).contains('\x1b'));
 }

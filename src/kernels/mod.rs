@@ -16,6 +16,8 @@ mod simd;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 // The lanes are loaded as they lie in memory, which is little-endian everywhere that matters.
+#[cfg(all(test, target_os = "linux"))]
+mod guard;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

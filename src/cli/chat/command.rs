@@ -10,7 +10,7 @@ pub const COMMANDS: [(&str, &str, &str); 13] = [
     ("/regen", "", "take the last answer back and make another one"),
     ("/system", "[TEXT]", "change the system prompt; without TEXT remove it"),
     ("/steps", "N|default", "loop steps at most"),
-    ("/exit-rule", "RULE", "when a token leaves the loop, such as acceleration:0.03,hits=2 or fixed:8"),
+    ("/exit-rule", "RULE", "when a token leaves the loop, such as acceleration:0.05,hits=2 or fixed:8"),
     ("/temp", "T", "temperature; 0 takes the most likely token every time"),
     ("/show-steps", "[on|off]", "show how deep each token went"),
     ("/stats", "", "settings in force, and what the answers took"),

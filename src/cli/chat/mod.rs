@@ -59,7 +59,7 @@ Examples:
   rdt-chat
   rdt-chat -p 'What is 4 + 5, keeping only the last digit?' --show-steps
   echo 'What is 4 + 5, keeping only the last digit?' | rdt-chat
-  rdt-chat -m model.gguf --temp 0.8 --seed 7 --steps 32 --exit-rule acceleration:0.03,hits=2
+  rdt-chat -m model.gguf --temp 0.8 --seed 7 --steps 32 --exit-rule acceleration:0.05,hits=2
   rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
 )]
 pub struct Flags {

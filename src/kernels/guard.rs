@@ -1,0 +1,58 @@
+//! Weights that end where memory ends: a kernel that reads behind its last row, or before its first, dies of it.
+//!
+//! Pages of a mapping that lie wholly behind the end of its file cannot be touched (SIGBUS), which makes a guard page without
+//! any call beyond the mapping itself. Only weights are read through pointers; everything else is indexed.
+
+use super::{Acts, Isa, Kernels, Q8_BLOCK};
+use crate::gguf::TensorType;
+use std::io::Write;
+
+/// A multiple of every page size in use.
+const PAGE: usize = 1 << 16;
+
+/// Maps `bytes` so that the byte behind the last one is beyond the end of the file, and gives the mapping and the place.
+fn guarded(bytes: &[u8]) -> (memmap2::Mmap, std::ops::Range<usize>) {
+    let size = bytes.len().next_multiple_of(PAGE);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&vec![0; size - bytes.len()]).unwrap();
+    file.write_all(bytes).unwrap();
+    // SAFETY: the file has no name, so nobody else can change it.
+    let map = unsafe { memmap2::MmapOptions::new().len(size + PAGE).map(&file).unwrap() };
+    (map, size - bytes.len()..size)
+}
+
+#[test]
+fn products_stay_inside_the_weights() {
+    for isa in Isa::ALL {
+        let Ok(kernels) = Kernels::of(isa) else {
+            eprintln!("SKIPPED: this machine has no {isa}");
+            continue;
+        };
+        for ty in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0, TensorType::Q4_0] {
+            let multiply = kernels.matmul(ty).unwrap();
+            for k in [32, 64, 96, 160, 1024].into_iter().chain((ty.block_len() == 1).then_some(41)) {
+                for rows in [1, 2, 7, 8, 9, 33] {
+                    let plain = vec![1; rows * ty.row_bytes(k).unwrap()];
+                    let (map, at) = guarded(&plain);
+                    for columns in [1, 3, 8] {
+                        let (n, blocks) = (columns * k, columns * k / Q8_BLOCK);
+                        let acts = Acts {
+                            rows: columns,
+                            k,
+                            f: &vec![0.5; n],
+                            q: &vec![3; n],
+                            d: &vec![0.1; blocks],
+                            sum: &vec![96; blocks],
+                            wide: &vec![300; n],
+                            wide_d: &vec![0.1; blocks],
+                        };
+                        let (mut found, mut expected) = (vec![f32::NAN; rows * columns], vec![0.0; rows * columns]);
+                        multiply(&map[at.clone()], rows, acts, &mut found);
+                        multiply(&plain, rows, acts, &mut expected);
+                        assert_eq!(found, expected, "{isa}, {ty}, {rows} rows of {k}, {columns} columns");
+                    }
+                }
+            }
+        }
+    }
+}
