@@ -1,5 +1,6 @@
 //! What can be wrong with a checkpoint.
 
+use crate::files;
 use safetensors::{Dtype, SafeTensorError};
 use std::{io, path::PathBuf};
 
@@ -17,6 +18,9 @@ pub enum Error {
         /// What it said.
         source: io::Error,
     },
+    /// A file could not be mapped.
+    #[error(transparent)]
+    File(#[from] files::Error),
     /// A checkpoint is a folder.
     #[error("{} is not a folder; give the folder that holds config.json and the weights", path.display())]
     NotAFolder {

@@ -4,8 +4,8 @@ use super::{
     Error, TensorView,
     error::{shape_text, shorten},
     json::{self, Keys},
-    map::Map,
 };
+use crate::files::Bytes;
 use safetensors::{
     SafeTensorError,
     tensor::{Metadata, TensorInfo},
@@ -25,7 +25,7 @@ const LENGTH_BYTES: usize = 8;
 /// A mapped file whose header has been checked.
 pub(super) struct Shard {
     path: PathBuf,
-    map: Map,
+    map: Bytes,
     metadata: Metadata,
     /// Where the tensors' bytes begin in the file.
     data_start: usize,
@@ -38,8 +38,9 @@ impl Shard {
     /// # Safety
     /// The file must not be changed while the shard lives.
     pub(super) unsafe fn open(path: PathBuf) -> Result<Self, Error> {
+        super::require_regular_file(&path)?;
         // SAFETY: handed on to the caller.
-        let map = unsafe { Map::open(&path)? };
+        let map = unsafe { Bytes::map(&path)? };
         let (metadata, data_start) = parse_header(&path, &map)?;
         Ok(Self { path, map, metadata, data_start })
     }

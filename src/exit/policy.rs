@@ -36,13 +36,15 @@ impl RulePolicy {
         Ok(Self { max_steps: Self::depth_limit(&rule, steps, config), rule, memories })
     }
 
-    /// The deepest loop under a rule: its own `max` and `steps` where given (the smaller, if both are), else the model's mean.
+    /// The deepest loop under a rule: its own `max` and `steps` where given (the smaller, if both are), else the model's mean;
+    /// never deeper than the model supports.
     pub fn depth_limit(rule: &ExitRule, steps: Option<usize>, config: &Config) -> usize {
-        match (rule.max_steps(), steps) {
+        let asked = match (rule.max_steps(), steps) {
             (Some(a), Some(b)) => a.min(b),
             (Some(n), None) | (None, Some(n)) => n,
             (None, None) => config.mean_steps,
-        }
+        };
+        config.max_steps.map_or(asked, |most| asked.min(most))
     }
 
     /// The rule.

@@ -185,7 +185,7 @@ impl Engine {
     /// Read-out rules do not act on a prompt ([`crate::model::Verdict::ReadOut`]); latent rules do.
     ///
     /// # Errors
-    /// As [`Session::run`]. After an error nothing is lost but time: what was run is held.
+    /// As [`Session::run`]. What was run before the error is held; what the old text had beyond the common start is not.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<PromptStats, Error> {
         let reused = self.reusable(tokens);
         self.forget_from(reused);

@@ -7,7 +7,7 @@
 use super::generic::{exp, quantize_block};
 use super::simd::{LANES, Simd, load_tail, store_tail};
 use super::{AttendScratch, Q8_BLOCK};
-use half::f16;
+use crate::float16::{f16_to_f32, f32_to_f16};
 
 /// Keys per block of the softmax.
 pub(super) const KEY_BLOCK: usize = 256;
@@ -91,7 +91,7 @@ impl Stored for KvQ8 {
     #[inline(always)]
     fn load<S: Simd>(s: S, row: &[u8], i: usize) -> S::V {
         let block = &row[i / Q8_BLOCK * Q8_BYTES..][..Q8_BYTES];
-        let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
+        let d = f16_to_f32(u16::from_le_bytes([block[0], block[1]]));
         match block[2 + i % Q8_BLOCK..].first_chunk() {
             Some(p) => s.mul(s.splat(d), s.load_i8(p)),
             None => unreachable!(),
@@ -102,7 +102,7 @@ impl Stored for KvQ8 {
         for (x, row) in x.chunks_exact(Q8_BLOCK).zip(row.chunks_exact_mut(Q8_BYTES)) {
             let mut q = [0; Q8_BLOCK];
             let d = quantize_block(s, x, &mut q);
-            row[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+            row[..2].copy_from_slice(&f32_to_f16(d).to_le_bytes());
             for (p, q) in row[2..].iter_mut().zip(q) {
                 *p = q.cast_unsigned();
             }

@@ -78,8 +78,8 @@ pub enum Error {
     Option(String),
     /// The KV cache does not fit its memory budget, even at its smallest.
     #[error(
-        "a KV cache for {context} positions needs {needed} bytes even with one slot per core layer, more than the budget of \
-         {budget}; ask for a shorter context (-c) or a smaller --kv-type"
+        "a KV cache for {context} positions needs at least {needed} bytes, more than the budget of {budget}; ask for a shorter \
+         context (-c), fewer loop steps with slots (--kv-steps), a smaller --kv-type, or raise --kv-memory"
     )]
     KvMemory {
         /// Positions asked for.

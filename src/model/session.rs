@@ -107,7 +107,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// A running model: KV cache, latent states, scratch, threads. Nothing is allocated per token.
+/// A running model: KV cache, latent states, scratch, threads. All of it is allocated at the start; a token costs a few small
+/// lists of row numbers.
 pub struct Session {
     model: Arc<Model>,
     team: Team,
