@@ -45,7 +45,7 @@ export CARGO_PROFILE_DEV_DEBUG=0
 fast=(--config 'profile.dev.package."*".opt-level=0')
 say "$("$RUSTC" --version), $(qemu-aarch64-static --version | head -n 1)"
 
-# The tests of invariance take hundreds of passes, which emulation makes into an hour; parity takes a dozen.
+# The tests of invariance take hundreds of passes, which take minutes under emulation; parity takes half of one.
 tests=(--lib --test parity)
 run() { cargo test --locked --quiet --no-default-features --target "$target" "${fast[@]}" "$@"; }
 

@@ -89,7 +89,7 @@ pub(super) trait Simd: Copy {
         (m[0] + m[2]) + (m[1] + m[3])
     }
 
-    /// Largest lane, in the same tree as [`Simd::sum`].
+    /// Largest lane.
     #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
         let mut l = [0.0; LANES];

@@ -6,7 +6,7 @@
 //! ```
 //! Without importance the value of largest magnitude is laid on `q = 0`, which is the side with one more level; so the
 //! opposite extreme can be off by a whole `d`, everything else by half of it. With importance the scale is searched for
-//! (see [`search`](super::search)), each value weighing `importance * sqrt(mean square of the row + x²)`.
+//! (see [`search`]), each value weighing `importance * sqrt(mean square of the row + x²)`.
 //!
 //! A non-finite value in a block makes the whole block meaningless. Values so small that `d` is zero in f16 are read
 //! back as zero.
