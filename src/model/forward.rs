@@ -88,27 +88,27 @@ impl<'a> Source<'a> {
 impl Pass<'_, '_> {
     /// The whole pass, as one worker. A failure is left in [`Control::error`].
     pub(super) fn run(&self, w: &Worker<'_>) {
-        let all: Vec<usize> = (0..self.rows.len()).collect();
+        let all = &self.scratch.indices[..self.rows.len()];
         self.rotation(w);
         if self.task == Task::Full {
             self.embed(w);
         }
         w.barrier();
         if self.task == Task::Full {
-            let end = self.prelude(w, &all);
-            self.inject_constant(w, end, &all);
+            let end = self.prelude(w, all);
+            self.inject_constant(w, end, all);
             self.start(w);
             while self.keep_looping(w) {
-                // SAFETY: worker 0 writes `control` only between the barriers inside `decide`.
-                let active = unsafe { &self.control.read(0..1)[0].active }.clone();
-                self.core_step(w, &active);
+                // SAFETY: worker 0 writes `control` only inside `decide`, behind the barrier; the list is given back before it.
+                self.core_step(w, unsafe { &self.control.read(0..1)[0].active });
+                w.barrier();
                 self.decide(w);
             }
         }
         // SAFETY: as above; the last decision was followed by a barrier.
         let control = unsafe { &self.control.read(0..1)[0] };
         if control.error.is_none() && !control.logits_fresh {
-            self.read_out(w, &all, self.wanted);
+            self.read_out(w, all, self.wanted);
         }
     }
 
@@ -205,7 +205,7 @@ impl Pass<'_, '_> {
         control.error.is_none() && !control.active.is_empty()
     }
 
-    /// Inject, then all core blocks: one loop step of the active rows, which may stand at different steps.
+    /// Inject, then all core blocks: one loop step of the active rows, which may stand at different steps. A barrier must follow.
     fn core_step(&self, w: &Worker<'_>, active: &[usize]) {
         let (s, d) = (self.scratch, self.model.config().width);
         let adapter = self.model.adapter();
@@ -242,7 +242,6 @@ impl Pass<'_, '_> {
                     (kernels.latent_sums)(new, s.state.write(to.clone()), s.delta.write(to));
             }
         }
-        w.barrier();
     }
 
     /// Worker 0 asks the policy about every active row; rows that leave fill their KV slots forward.

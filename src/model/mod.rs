@@ -17,6 +17,7 @@ mod plan;
 mod policy;
 mod scratch;
 mod session;
+mod vector;
 
 pub use error::Error;
 pub use init::InitialState;
@@ -24,6 +25,7 @@ pub use kv::KvShape;
 pub use plan::{Adapter, Block, Config, LoopPlan, Matrix};
 pub use policy::{DepthPolicy, FixedDepth, LatentStats, Verdict};
 pub use session::{Batch, ClearOnDrop, Logits, Output, Row, Session, SessionOptions};
+pub use vector::Vector;
 
 use crate::files::Bytes;
 use crate::gguf::{Header, Metadata, TensorType};
@@ -56,9 +58,9 @@ pub struct Parts {
     /// `[V, D]`; the token embedding itself where the head is tied.
     pub head: Matrix,
     /// `[D]`, before the head.
-    pub output_norm: Vec<f32>,
+    pub output_norm: Vector,
     /// `[D]`, between the loop and the coda, if there is one.
-    pub readout_norm: Option<Vec<f32>>,
+    pub readout_norm: Option<Vector>,
 }
 
 impl Model {
@@ -195,8 +197,8 @@ impl<'a> Tensors<'a> {
             .map_err(|source| Error::MatrixType { name: name.to_owned(), source })
     }
 
-    /// A vector, copied out and converted to f32.
-    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
+    /// A vector of `len` values.
+    pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vector, Error> {
         let info = self.header.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;
         if info.dims != [len] {
             return Err(Error::Shape { name: name.to_owned(), found: info.dims.clone(), expected: vec![len] });
@@ -206,15 +208,12 @@ impl<'a> Tensors<'a> {
             return Err(wrong());
         }
         self.taken.insert(&info.name);
-        let mut out = vec![0.0; len];
-        quant::format(info.ty)
-            .ok_or_else(wrong)?
-            .dequantize(&self.bytes[info.offset..info.offset + info.bytes], &mut out);
-        Ok(out)
+        let format = quant::format(info.ty).ok_or_else(wrong)?;
+        Ok(Vector::new(self.bytes.clone(), info.offset..info.offset + info.bytes, len, format))
     }
 
     /// A vector that only some models have. Where it is there unannounced, [`Tensors::finish`] refuses the file.
-    pub(crate) fn vector_if(&mut self, there: bool, name: &str, len: usize) -> Result<Option<Vec<f32>>, Error> {
+    pub(crate) fn vector_if(&mut self, there: bool, name: &str, len: usize) -> Result<Option<Vector>, Error> {
         there.then(|| self.vector(name, len)).transpose()
     }
 

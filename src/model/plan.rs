@@ -1,5 +1,6 @@
 //! What a looped model is made of, whatever family it comes from.
 
+use super::Vector;
 use crate::gguf::TensorType;
 use crate::kernels::{self, Form, Kernels, MatMul};
 use std::ops::Range;
@@ -106,7 +107,7 @@ pub struct Block {
     /// Key and value heads; `heads` is a multiple of it.
     pub kv_heads: usize,
     /// `[D]`.
-    pub attn_norm: Vec<f32>,
+    pub attn_norm: Vector,
     /// `[heads · head_dim, D]`.
     pub q: Matrix,
     /// `[kv_heads · head_dim, D]`.
@@ -114,15 +115,15 @@ pub struct Block {
     /// `[kv_heads · head_dim, D]`.
     pub v: Matrix,
     /// `[heads · head_dim]`, added before the rotation.
-    pub q_bias: Option<Vec<f32>>,
+    pub q_bias: Option<Vector>,
     /// `[kv_heads · head_dim]`, added before the rotation.
-    pub k_bias: Option<Vec<f32>>,
+    pub k_bias: Option<Vector>,
     /// `[D, heads · head_dim]`.
     pub attn_output: Matrix,
     /// `[D]`.
-    pub post_attn_norm: Vec<f32>,
+    pub post_attn_norm: Vector,
     /// `[D]`.
-    pub ffn_norm: Vec<f32>,
+    pub ffn_norm: Vector,
     /// `[F, D]`.
     pub gate: Matrix,
     /// `[F, D]`.
@@ -130,7 +131,7 @@ pub struct Block {
     /// `[D, F]`.
     pub down: Matrix,
     /// `[D]`.
-    pub post_ffn_norm: Vec<f32>,
+    pub post_ffn_norm: Vector,
 }
 
 /// How the prelude's output e enters each loop step: `x = W_s·s + (W_e·e + b)`.
@@ -143,5 +144,5 @@ pub struct Adapter {
     /// `[D, D]`, multiplies the prelude's output.
     pub input: Matrix,
     /// `[D]`.
-    pub bias: Option<Vec<f32>>,
+    pub bias: Option<Vector>,
 }

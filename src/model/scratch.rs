@@ -126,6 +126,8 @@ pub(super) struct Scratch {
     /// `[rows wanted][V]`.
     pub logits: Buffer<f32>,
     pub own: Vec<Own>,
+    /// `0..rows`: the active rows outside the loop.
+    pub indices: Vec<usize>,
 }
 
 impl Scratch {
@@ -159,6 +161,7 @@ impl Scratch {
             sin: Buffer::new(rows * head_dim / 2),
             logits: Buffer::new(vocab),
             own: std::iter::repeat_with(own).take(workers).collect(),
+            indices: (0..rows).collect(),
         }
     }
 }

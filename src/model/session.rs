@@ -107,8 +107,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// A running model: KV cache, latent states, scratch, threads. All of it is allocated at the start; a token costs a few small
-/// lists of row numbers.
+/// A running model: KV cache, latent states, scratch, threads. All of it is allocated at the start; a pass
+/// allocates nothing but the box with its decisions.
 pub struct Session {
     model: Arc<Model>,
     team: Team,
