@@ -138,11 +138,15 @@ fn wrong_usage_is_told_from_failure() {
     ] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", err(&output));
-        assert!(output.stdout.is_empty() && err(&output).starts_with("error: "), "{args:?}: {}", err(&output));
+        assert!(
+            output.stdout.is_empty() && err(&output).starts_with("rdt-chat: ") && err(&output).lines().count() == 1,
+            "{args:?}: {}",
+            err(&output)
+        );
     }
     for (args, words) in [
         (&["-p", "x", "-m", "/nowhere.gguf"][..], "/nowhere.gguf"),
-        (&["-p", "x", "-m", env!("CARGO_MANIFEST_DIR")], "not a regular file"),
+        (&["-p", "x", "-m", concat!(env!("CARGO_MANIFEST_DIR"), "/src")], "config.json"),
         (&["-p", "x", "-m", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")], "Cargo.toml"),
         (&["-f", "/nowhere.txt"], "/nowhere.txt"),
         (&["-p", " \n\t "], "empty"),

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
     after_help = "\
 Types: f32, f16, bf16, q8_0, q4_0, or published (each tensor as it is in the input). Norms,
 biases and other small tensors are always f32; q4_0 keeps the embedding, the head and the
-loop's adapter at q8_0.
+loop's adapter at q8_0; q8_0 keeps the adapter and the value projections at f16.
 
 The output appears under its name when it is complete and not before; an older GGUF of that
 name is replaced then.

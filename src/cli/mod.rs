@@ -49,6 +49,17 @@ impl LoadFlags {
     pub fn load(&self) -> Load {
         if self.no_mmap { Load::Read } else { Load::Map }
     }
+
+    /// Opens a model file, or the folder of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`arch::open`], or as converting the checkpoint.
+    pub fn open(&self, path: &Path) -> anyhow::Result<Arc<Model>> {
+        if path.is_dir() {
+            return Ok(Arc::new(open_checkpoint(path)?));
+        }
+        Ok(Arc::new(arch::open(path, self.load())?))
+    }
 }
 
 impl ModelFlags {
@@ -57,10 +68,7 @@ impl ModelFlags {
     /// # Errors
     /// As [`arch::open`].
     pub fn open(&self) -> anyhow::Result<Arc<Model>> {
-        if self.model.is_dir() {
-            return Ok(Arc::new(open_checkpoint(&self.model)?));
-        }
-        Ok(Arc::new(arch::open(&self.model, self.load.load())?))
+        self.load.open(&self.model)
     }
 }
 

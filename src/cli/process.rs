@@ -54,13 +54,17 @@ fn usage_error(text: &str) -> String {
 /// Exit code of a program that the user interrupted, as shells give it: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// Ends a program: an error becomes one line on stderr and exit code 1 (130 if the user stopped it); a reader who has gone
+/// Ends a program: an error becomes one line on stderr and exit code 1 (2 if flags do not go together, 130 if the user stopped it); a reader who has gone
 /// away (`| head`) is no error.
 pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     let io_kinds = error.chain().filter_map(|c| c.downcast_ref::<io::Error>()).map(io::Error::kind);
     if io_kinds.into_iter().any(|kind| kind == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
+    }
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        say(program, &usage_error(&usage.to_string()));
+        return ExitCode::from(2);
     }
     say(program, &whole_message(error.as_ref()));
     match error.downcast_ref() {

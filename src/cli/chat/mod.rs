@@ -15,7 +15,7 @@ pub mod screen;
 pub mod settings;
 pub mod state;
 
-use super::{DepthFlags, LoadFlags, SamplerFlags, SessionFlags, exit, positive};
+use super::{DepthFlags, LoadFlags, SamplerFlags, SessionFlags, positive};
 use crate::arch;
 use crate::exit::ExitRule;
 use crate::files::Bytes;
@@ -63,7 +63,7 @@ Examples:
   rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
 )]
 pub struct Flags {
-    /// Model file (GGUF) [default: the small model that is built in]
+    /// Model file (GGUF), or the folder of a published checkpoint [default: the small model that is built in]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -117,15 +117,14 @@ fn predict(s: &str) -> Result<usize, String> {
 /// The whole program. `built_in` is the model that is used if no other is asked for; it must be aligned as a GGUF file is,
 /// to 64 bytes.
 pub fn main(built_in: &'static [u8]) -> ExitCode {
-    let flags = Flags::parse();
-    exit("rdt-chat", run(&flags, built_in))
+    super::run("rdt-chat", |flags: &Flags| run(flags, built_in))
 }
 
 fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     let question = question(flags)?;
     if question.is_none() && flags.json {
         let message = "--json answers one question: it needs -p, -f or a pipe on stdin";
-        Flags::command().error(ErrorKind::MissingRequiredArgument, message).exit();
+        return Err(Flags::command().error(ErrorKind::MissingRequiredArgument, message).into());
     }
     let saved = flags.load.as_deref().map(Saved::read).transpose()?;
     let (model, origin) = open(flags, built_in)?;
@@ -183,7 +182,7 @@ fn question(flags: &Flags) -> anyhow::Result<Option<String>> {
 /// The model, and where it came from in words.
 fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, String)> {
     Ok(match &flags.model {
-        Some(path) => (Arc::new(arch::open(path, flags.load_flags.load())?), path.display().to_string()),
+        Some(path) => (flags.load_flags.open(path)?, path.display().to_string()),
         None => (Arc::new(arch::from_bytes(Bytes::from_static(built_in))?), "built in".to_owned()),
     })
 }
