@@ -9,6 +9,7 @@
 //! ([`KvShape::slots`]); with fewer, a position that has left the loop shows later rows its last value for the slot, while
 //! positions that run together show the current one, and the cut into chunks becomes visible.
 
+mod block;
 mod error;
 mod forward;
 mod init;
@@ -19,10 +20,13 @@ mod scratch;
 mod session;
 mod vector;
 
+pub use block::{
+    Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, Rope, RopeStyle, ValueEmbedding,
+};
 pub use error::Error;
 pub use init::InitialState;
-pub use kv::KvShape;
-pub use plan::{Adapter, Block, Config, LoopPlan, Matrix};
+pub use kv::{KvLayout, KvShape};
+pub use plan::{Config, Depth, ExitGate, Injection, LoopPlan, Looped, Rates, Segment, StackPass, Start};
 pub use policy::{DepthPolicy, FixedDepth, LatentStats, Verdict};
 pub use session::{Batch, ClearOnDrop, Logits, Output, Row, Session, SessionOptions};
 pub use vector::Vector;
@@ -47,20 +51,20 @@ pub struct Model {
 pub struct Parts {
     /// Sizes and constants.
     pub config: Config,
-    /// What is looped.
+    /// The way through the blocks.
     pub plan: LoopPlan,
-    /// Physical blocks: prelude, core, coda.
+    /// Physical blocks, in the order of the file.
     pub blocks: Vec<Block>,
-    /// How the prelude enters the loop.
-    pub adapter: Adapter,
+    /// Rotary position embedding, if the model has one.
+    pub rope: Option<Rope>,
+    /// `[positions, D]`: learned position embeddings, if the model has them.
+    pub positions: Option<Matrix>,
     /// `[V, D]`.
     pub token_embedding: Matrix,
     /// `[V, D]`; the token embedding itself where the head is tied.
     pub head: Matrix,
-    /// `[D]`, before the head.
-    pub output_norm: Vector,
-    /// `[D]`, between the loop and the coda, if there is one.
-    pub readout_norm: Option<Vector>,
+    /// Norm before the head, unless the loop ends with it.
+    pub output_norm: Option<Norm>,
 }
 
 impl Model {

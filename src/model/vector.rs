@@ -9,17 +9,28 @@ use std::sync::OnceLock;
 /// model touches no page but its header's.
 #[derive(Clone)]
 pub struct Vector {
+    stored: Option<Stored>,
+    len: usize,
+    values: OnceLock<Box<[f32]>>,
+}
+
+/// Where the values of a vector are.
+#[derive(Clone)]
+struct Stored {
     bytes: Bytes,
     data: Range<usize>,
-    len: usize,
     format: &'static dyn BlockFormat,
-    values: OnceLock<Box<[f32]>>,
 }
 
 impl Vector {
     /// `len` values stored in `format` at `data`, which is inside `bytes` and has the size that the format needs.
     pub(super) fn new(bytes: Bytes, data: Range<usize>, len: usize, format: &'static dyn BlockFormat) -> Self {
-        Self { bytes, data, len, format, values: OnceLock::new() }
+        Self { stored: Some(Stored { bytes, data, format }), len, values: OnceLock::new() }
+    }
+
+    /// `len` ones that are in no file.
+    pub(crate) fn ones(len: usize) -> Self {
+        Self { stored: None, len, values: OnceLock::new() }
     }
 }
 
@@ -28,8 +39,10 @@ impl Deref for Vector {
 
     fn deref(&self) -> &[f32] {
         self.values.get_or_init(|| {
-            let mut values = vec![0.0; self.len].into_boxed_slice();
-            self.format.dequantize(&self.bytes[self.data.clone()], &mut values);
+            let mut values = vec![1.0; self.len].into_boxed_slice();
+            if let Some(Stored { bytes, data, format }) = &self.stored {
+                format.dequantize(&bytes[data.clone()], &mut values);
+            }
             values
         })
     }

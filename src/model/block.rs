@@ -1,0 +1,203 @@
+//! What a transformer block is made of, whatever family it comes from.
+
+use super::Vector;
+use crate::gguf::TensorType;
+use crate::kernels::{self, Form, Kernels, MatMul};
+use std::ops::Range;
+
+/// A weight matrix in place: `rows` rows of `cols` values, multiplied as `y = W·x`.
+#[derive(Clone)]
+pub struct Matrix {
+    /// Storage format.
+    pub ty: TensorType,
+    /// Output size.
+    pub rows: usize,
+    /// Input size.
+    pub cols: usize,
+    pub(super) row_bytes: usize,
+    pub(super) data: Range<usize>,
+    pub(super) multiply: MatMul,
+}
+
+impl Matrix {
+    /// The form of activations that it multiplies.
+    pub(super) fn form(&self) -> Form {
+        Form::of(self.ty)
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> u64 {
+        self.data.len() as u64
+    }
+
+    pub(super) fn new(
+        kernels: &Kernels,
+        ty: TensorType,
+        rows: usize,
+        cols: usize,
+        data: Range<usize>,
+    ) -> Result<Self, kernels::Error> {
+        let multiply = kernels.matmul(ty)?;
+        Ok(Self { ty, rows, cols, row_bytes: data.len() / rows, data, multiply })
+    }
+}
+
+/// A matrix with an optional bias `[rows]`.
+#[derive(Clone)]
+pub struct Linear {
+    /// The matrix.
+    pub weight: Matrix,
+    /// Added to its product.
+    pub bias: Option<Vector>,
+}
+
+impl From<Matrix> for Linear {
+    fn from(weight: Matrix) -> Self {
+        Self { weight, bias: None }
+    }
+}
+
+/// A norm over a row.
+#[derive(Clone)]
+pub struct Norm {
+    /// `x / sqrt(mean(x²) + eps) · weight`, or, with a bias, LayerNorm: `(x − mean) / sqrt(var + eps) · weight + bias`.
+    pub weight: Vector,
+    /// Makes it a LayerNorm.
+    pub bias: Option<Vector>,
+    /// Inside the root.
+    pub eps: f32,
+}
+
+impl Norm {
+    /// An RMS norm.
+    pub fn rms(weight: Vector, eps: f32) -> Self {
+        Self { weight, bias: None, eps }
+    }
+
+    /// An RMS norm over `len` values without weights.
+    pub fn weightless(len: usize, eps: f32) -> Self {
+        // Times one is exact, so this is no approximation of "no weights".
+        Self::rms(Vector::ones(len), eps)
+    }
+}
+
+/// What follows a half of a block, f: attention or MLP.
+#[derive(Clone)]
+pub enum PostNorm {
+    /// `x + f(x)`.
+    None,
+    /// `norm(x + f(x))`, the sandwich of Huginn.
+    Sum(Norm),
+    /// `x + norm(f(x))`, as in Ouro.
+    Branch(Norm),
+}
+
+/// One transformer block: `x = post_attn(attn(attn_norm x))`, `x = post_ffn(mlp(ffn_norm x))`, each with its residual as
+/// [`PostNorm`] says.
+pub struct Block {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; `heads` is a multiple of it.
+    pub kv_heads: usize,
+    /// `[D]`.
+    pub attn_norm: Norm,
+    /// `[heads · head_dim, D]`; the bias comes before the rotation.
+    pub q: Linear,
+    /// `[kv_heads · head_dim, D]`; the bias comes before the rotation.
+    pub k: Linear,
+    /// `[kv_heads · head_dim, D]`.
+    pub v: Linear,
+    /// Epsilon of a weightless RMS norm over every query and key head, after the rotation.
+    pub qk_norm: Option<f32>,
+    /// What is added to the values of a token whatever its place.
+    pub value_embedding: Option<ValueEmbedding>,
+    /// `[heads · head_dim, D]`: attention outputs are multiplied with the sigmoid of its product with the normed input.
+    pub attn_gate: Option<Matrix>,
+    /// `[D, heads · head_dim]`.
+    pub attn_output: Linear,
+    /// After attention.
+    pub post_attn: PostNorm,
+    /// `[D]`.
+    pub ffn_norm: Norm,
+    /// The second half.
+    pub mlp: Mlp,
+    /// After the MLP.
+    pub post_ffn: PostNorm,
+}
+
+impl Block {
+    /// D: width of the stream that it reads and writes.
+    pub fn width(&self) -> usize {
+        self.q.weight.cols
+    }
+
+    /// All its matrices that are multiplied.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let mlp = [self.mlp.gate.as_ref(), Some(&self.mlp.up), Some(&self.mlp.down)];
+        let attention = [&self.q, &self.k, &self.v, &self.attn_output];
+        let linear = attention.into_iter().chain(mlp.into_iter().flatten()).map(|l| &l.weight);
+        linear.chain(&self.attn_gate)
+    }
+}
+
+/// `down(act(gate x) · up x)`, or without a gate `down(act(up x))`.
+pub struct Mlp {
+    /// `[F, D]`.
+    pub gate: Option<Linear>,
+    /// `[F, D]`.
+    pub up: Linear,
+    /// `[D, F]`.
+    pub down: Linear,
+    /// The activation; with a gate it is always SiLU.
+    pub activation: Activation,
+}
+
+/// An activation function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`, of a gate.
+    Silu,
+    /// `0.5 · max(x, 0)²`.
+    HalfReluSquared,
+    /// GELU by its tanh approximation, as GPT-2 has it.
+    GeluTanh,
+}
+
+/// Values by token id: `v += 2·sigmoid(W·x[..32])·table[id]`, per value head, x the normed input of attention.
+pub struct ValueEmbedding {
+    /// `[V, kv_heads · head_dim]`: gathered, never multiplied.
+    pub table: Matrix,
+    /// `[kv_heads, 32]`: W.
+    pub gate: Vector,
+}
+
+impl ValueEmbedding {
+    /// Leading values of the input that the gate sees.
+    pub const GATE_INPUTS: usize = 32;
+}
+
+/// Rotary position embedding over whole heads.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    /// Which values form a pair.
+    pub style: RopeStyle,
+    /// `[head_dim / 2]`: angle per position of every pair.
+    pub frequencies: Vec<f32>,
+}
+
+/// Which two values of a head are rotated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeStyle {
+    /// `x[2i]` and `x[2i + 1]`.
+    Interleaved,
+    /// `x[i]` and `x[i + head_dim / 2]` ("rotate half").
+    Halves,
+}
+
+impl Rope {
+    /// The plain frequencies `base^(−2i / head_dim)`: powers and quotients in f32, as the references compute them.
+    pub fn new(style: RopeStyle, base: f32, head_dim: usize) -> Self {
+        let frequency = |i: usize| 1.0 / libm::powf(base, (2 * i) as f32 / head_dim as f32);
+        Self { style, frequencies: (0..head_dim / 2).map(frequency).collect() }
+    }
+}
