@@ -5,25 +5,38 @@
 //! e = prelude(embedding · scale); s_0 truncated normal; s ← core(W_a·[s, e]); logits = head(ln_f(coda(ln_f(s)))). A block is a
 //! sandwich: `x = norm_2(attn(norm_1 x) + x)`, `x = norm_4(mlp(norm_3 x) + x)`. Rotary angles act on interleaved pairs.
 
+use super::Family;
+use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_HEADS, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
 use super::convert::{Conversion, Error, Planner};
-use super::{Keys, Tensors};
+use super::keys::Keys;
+use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
-use crate::gguf::{Metadata, Value};
-use crate::model::{self, Adapter, Block, Config, LoopPlan, Parts};
+use crate::gguf::Metadata;
+use crate::model::{
+    self, Activation, Block, Config, Injection, Linear, LoopPlan, Looped, Mlp, Norm, Parts, PostNorm, Rope, RopeStyle,
+    Start, Tensors,
+};
 
 /// `general.architecture`.
-pub(super) const NAME: &str = "huginn";
+const NAME: &str = "huginn";
 
-/// Bounds on sizes from files: far above any real model, far below what overflows or exhausts memory.
-const MOST_BLOCKS: usize = 4096;
-const MOST_WIDTH: usize = 1 << 20;
-const MOST_HEADS: usize = 1 << 16;
-const MOST_STEPS: usize = 1 << 16;
-const MOST_TOKENS: usize = 1 << 26;
-const MOST_CONTEXT: usize = 1 << 30;
+pub(super) static FAMILY: Family = Family {
+    name: NAME,
+    checkpoints: "model_type huginn_raven with four norms per block (tomg-group-umd/huginn-0125)",
+    notes: "rdt's own keys",
+    recognise,
+    convert,
+    load,
+};
+
+/// Retrofitted models share the model type, but have two norms per block.
+fn recognise(checkpoint: &Checkpoint) -> Result<bool, Error> {
+    let named = checkpoint.config().str("model_type")? == Some("huginn_raven");
+    Ok(named && checkpoint.contains("transformer.core_block.0.norm_3.weight"))
+}
 
 /// The parts of a model, from its GGUF.
-pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::Error> {
+fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::Error> {
     let keys = Keys { metadata, prefix: NAME };
     keys.only("loop.injection", "linear")?;
     keys.only("loop.state_init", "like-init")?;
@@ -31,70 +44,32 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
     keys.only("loop.activation", "silu")?;
     keys.only("loop.rope_style", "interleaved")?;
     let prelude = keys.count("loop.prelude_count", MOST_BLOCKS)?;
-    let core = keys.size("loop.core_count", MOST_BLOCKS)?;
-    let coda = keys.count("loop.coda_count", MOST_BLOCKS)?;
-    let plan = LoopPlan::new(prelude, core, coda);
+    let core = prelude + keys.size("loop.core_count", MOST_BLOCKS)?;
+    let all = core + keys.count("loop.coda_count", MOST_BLOCKS)?;
     let count = keys.size("block_count", 3 * MOST_BLOCKS)?;
-    let wrong = |name: &str, found: usize, expected: String| model::Error::Key {
-        key: keys.key(name),
-        found: found.to_string(),
-        expected,
-    };
-    if count != plan.blocks() {
-        return Err(wrong("block_count", count, format!("{} (prelude + core + coda)", plan.blocks())));
+    if count != all {
+        return Err(keys.wrong("block_count", count, format!("{all} (prelude + core + coda)")));
     }
-    let width = keys.size("embedding_length", MOST_WIDTH)?;
-    let head_dim = keys.size("attention.key_length", MOST_WIDTH)?;
-    for name in ["attention.value_length", "rope.dimension_count"] {
-        let found = keys.size(name, MOST_WIDTH)?;
-        if found != head_dim {
-            return Err(wrong(name, found, format!("{head_dim}, the head size")));
-        }
-    }
-    let state = keys.size("loop.state_length", MOST_WIDTH)?;
-    if state != width {
-        return Err(wrong("loop.state_length", state, format!("{width}, the embedding length")));
-    }
-    let vocab = keys.size("vocab_size", MOST_TOKENS)?;
-    let heads = metadata.require_usize_per_block(&keys.key("attention.head_count"), count)?;
-    let kv_heads = metadata.require_usize_per_block(&keys.key("attention.head_count_kv"), count)?;
-    let hidden = metadata.require_usize_per_block(&keys.key("feed_forward_length"), count)?;
-    for b in 0..count {
-        if heads[b] == 0 || heads[b] > MOST_HEADS {
-            return Err(wrong("attention.head_count", heads[b], format!("1 to {MOST_HEADS}")));
-        }
-        if kv_heads[b] == 0 || !heads[b].is_multiple_of(kv_heads[b]) {
-            return Err(wrong("attention.head_count_kv", kv_heads[b], format!("a divisor of {}", heads[b])));
-        }
-        if hidden[b] == 0 || hidden[b] > MOST_WIDTH {
-            return Err(wrong("feed_forward_length", hidden[b], format!("1 to {MOST_WIDTH}")));
-        }
-    }
+    let sizes = keys.sizes(count)?;
+    let (width, vocab, head_dim) = (sizes.width, sizes.vocab, sizes.head_dim);
+    keys.equal("loop.state_length", width, "the embedding length")?;
+    let eps = keys.positive("attention.layer_norm_rms_epsilon")?;
     let state_std = metadata.require_f32(&keys.key("loop.state_std"))?;
     if !(state_std.is_finite() && state_std >= 0.0) {
-        return Err(model::Error::Key {
-            key: keys.key("loop.state_std"),
-            found: state_std.to_string(),
-            expected: "a number not below 0".into(),
-        });
+        return Err(keys.wrong("loop.state_std", state_std, "a number not below 0"));
     }
-    let max_steps = match metadata.usize(&keys.key("loop.max_steps"))? {
-        None => None,
-        Some(_) => Some(keys.size("loop.max_steps", MOST_STEPS)?),
-    };
     let config = Config {
         architecture: NAME.to_owned(),
-        name: metadata.str("general.name")?.unwrap_or_default().to_owned(),
+        name: keys.name()?,
         width,
+        state_width: width,
         vocab,
-        context: keys.size("context_length", MOST_CONTEXT)?,
+        context: sizes.context,
         head_dim,
-        norm_eps: keys.positive("attention.layer_norm_rms_epsilon")?,
-        rope_base: keys.positive("rope.freq_base")?,
         embedding_scale: keys.positive("embedding_scale")?,
-        mean_steps: keys.size("loop.mean_steps", MOST_STEPS)?,
-        max_steps,
+        loops: vec![keys.depth()?],
         state_std,
+        prefix_lm: false,
     };
     // What is optional is announced, so that a file which has lost a tensor is not another model in silence.
     let (qk_bias, adapter_bias) = (keys.flag("loop.qk_bias")?, keys.flag("loop.adapter_bias")?);
@@ -102,23 +77,36 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
     for b in 0..count {
         let name = |part: &str| format!("blk.{b}.{part}");
         // Bounded above, so the products cannot overflow.
-        let (q, kv, f) = (heads[b] * head_dim, kv_heads[b] * head_dim, hidden[b]);
+        let (q, kv, f) = (sizes.heads[b] * head_dim, sizes.kv_heads[b] * head_dim, sizes.hidden[b]);
+        let mut norm = |part: &str| Ok::<_, model::Error>(Norm::rms(tensors.vector(&name(part), width)?, eps));
+        let (attn_norm, post_attn) = (norm("attn_norm.weight")?, norm("post_attention_norm.weight")?);
+        let (ffn_norm, post_ffn) = (norm("ffn_norm.weight")?, norm("post_ffw_norm.weight")?);
         blocks.push(Block {
-            heads: heads[b],
-            kv_heads: kv_heads[b],
-            attn_norm: tensors.vector(&name("attn_norm.weight"), width)?,
-            q: tensors.matrix(&name("attn_q.weight"), q, width)?,
-            k: tensors.matrix(&name("attn_k.weight"), kv, width)?,
-            v: tensors.matrix(&name("attn_v.weight"), kv, width)?,
-            q_bias: tensors.vector_if(qk_bias, &name("attn_q.bias"), q)?,
-            k_bias: tensors.vector_if(qk_bias, &name("attn_k.bias"), kv)?,
-            attn_output: tensors.matrix(&name("attn_output.weight"), width, q)?,
-            post_attn_norm: tensors.vector(&name("post_attention_norm.weight"), width)?,
-            ffn_norm: tensors.vector(&name("ffn_norm.weight"), width)?,
-            gate: tensors.matrix(&name("ffn_gate.weight"), f, width)?,
-            up: tensors.matrix(&name("ffn_up.weight"), f, width)?,
-            down: tensors.matrix(&name("ffn_down.weight"), width, f)?,
-            post_ffn_norm: tensors.vector(&name("post_ffw_norm.weight"), width)?,
+            heads: sizes.heads[b],
+            kv_heads: sizes.kv_heads[b],
+            attn_norm,
+            q: Linear {
+                weight: tensors.matrix(&name("attn_q.weight"), q, width)?,
+                bias: tensors.vector_if(qk_bias, &name("attn_q.bias"), q)?,
+            },
+            k: Linear {
+                weight: tensors.matrix(&name("attn_k.weight"), kv, width)?,
+                bias: tensors.vector_if(qk_bias, &name("attn_k.bias"), kv)?,
+            },
+            v: tensors.matrix(&name("attn_v.weight"), kv, width)?.into(),
+            qk_norm: None,
+            value_embedding: None,
+            attn_gate: None,
+            attn_output: tensors.matrix(&name("attn_output.weight"), width, q)?.into(),
+            post_attn: PostNorm::Sum(post_attn),
+            ffn_norm,
+            mlp: Mlp {
+                gate: Some(tensors.matrix(&name("ffn_gate.weight"), f, width)?.into()),
+                up: tensors.matrix(&name("ffn_up.weight"), f, width)?.into(),
+                down: tensors.matrix(&name("ffn_down.weight"), width, f)?.into(),
+                activation: Activation::Silu,
+            },
+            post_ffn: PostNorm::Sum(post_ffn),
         });
     }
     let token_embedding = tensors.matrix("token_embd.weight", vocab, width)?;
@@ -126,92 +114,73 @@ pub(super) fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Par
         false => tensors.matrix("output.weight", vocab, width)?,
         true => token_embedding.clone(),
     };
-    let output_norm = tensors.vector("output_norm.weight", width)?;
-    let readout_norm = keys.flag("loop.readout_norm")?.then(|| output_norm.clone());
-    Ok(Parts {
-        adapter: Adapter {
-            state: tensors.matrix("loop.adapter_state.weight", width, width)?,
-            input: tensors.matrix("loop.adapter_input.weight", width, width)?,
+    let output_norm = Norm::rms(tensors.vector("output_norm.weight", width)?, eps);
+    let injection = Injection::Linear {
+        state: tensors.matrix("loop.adapter_state.weight", width, width)?,
+        input: Linear {
+            weight: tensors.matrix("loop.adapter_input.weight", width, width)?,
             bias: tensors.vector_if(adapter_bias, "loop.adapter.bias", width)?,
         },
+    };
+    let looped = Looped {
+        start: Start::Initial,
+        injection,
+        readout_norm: keys.flag("loop.readout_norm")?.then(|| output_norm.clone()),
+        ..Looped::plain(prelude..core)
+    };
+    Ok(Parts {
         config,
-        plan,
+        plan: LoopPlan::around(0..prelude, looped, core..all),
         blocks,
+        rope: Some(Rope::new(RopeStyle::Interleaved, keys.positive("rope.freq_base")?, head_dim)),
+        positions: None,
         token_embedding,
         head,
-        output_norm,
-        readout_norm,
+        output_norm: Some(output_norm),
     })
 }
 
 /// Keys and tensors of our GGUF, from a published checkpoint.
-pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
+fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     let config = checkpoint.config();
-    let only = |key: &str, supported: &str, otherwise: &str| -> Result<(), Error> {
-        let found = config.str(key)?.unwrap_or(otherwise);
-        if found == supported {
-            return Ok(());
-        }
-        let found = format!("'{}'", found.chars().take(80).collect::<String>());
-        Err(Error::Setting { key: key.to_owned(), found, supported: format!("'{supported}'") })
-    };
-    if !checkpoint.contains("transformer.core_block.0.norm_3.weight") {
-        return Err(Error::Family {
-            found: "model_type 'huginn_raven' without norm_3 (a retrofitted model)".into(),
-            known: "huginn_raven with four norms per block".into(),
-        });
-    }
-    only("injection_type", "linear", "linear")?;
-    only("state_init", "like-init", "like-init")?;
-    only("nonlin_name", "SiLU", "SiLU")?;
-    only("mlp_class_name", "GatedMLP", "GatedMLP")?;
-    only("norm_class_name", "RMSNorm_llama", "RMSNorm_llama")?;
-    only("block_class_name", "SandwichBlock", "SandwichBlock")?;
+    let settings = Settings(config);
+    settings.only("injection_type", "linear", "linear")?;
+    settings.only("state_init", "like-init", "like-init")?;
+    settings.only("nonlin_name", "SiLU", "SiLU")?;
+    settings.only("mlp_class_name", "GatedMLP", "GatedMLP")?;
+    settings.only("norm_class_name", "RMSNorm_llama", "RMSNorm_llama")?;
+    settings.only("block_class_name", "SandwichBlock", "SandwichBlock")?;
 
-    let setting = |key: &str, found: &dyn std::fmt::Display, supported: String| Error::Setting {
-        key: key.into(),
-        found: found.to_string(),
-        supported,
-    };
-    let within = |key: &str, n: usize, least: usize, most: usize| {
-        if (least..=most).contains(&n) { Ok(n) } else { Err(setting(key, &n, format!("{least} to {most}"))) }
-    };
-    let size = |key: &str, most: usize| within(key, config.require_usize(key)?, 1, most);
-    let number = |key: &str| {
-        let x = config.require_f32(key)?;
-        if x > 0.0 { Ok(x) } else { Err(setting(key, &x, "a number above 0".to_owned())) }
-    };
-
-    let width = size("n_embd", MOST_WIDTH)?;
+    let width = settings.size("n_embd", MOST_WIDTH)?;
     let heads = match config.usize("n_heads")? {
         Some(n) => n,
         None => config.require_usize("num_attention_heads")?,
     };
     let kv_heads = config.usize("num_key_value_heads")?.unwrap_or(heads);
     if heads == 0 || heads > MOST_HEADS || !width.is_multiple_of(2 * heads) {
-        return Err(setting("n_heads", &heads, format!("a divisor of half of n_embd, {width}")));
+        return Err(settings.unsupported("n_heads", &heads, format!("a divisor of half of n_embd, {width}")));
     }
     if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(setting("num_key_value_heads", &kv_heads, format!("a divisor of n_heads, {heads}")));
+        return Err(settings.unsupported("num_key_value_heads", &kv_heads, format!("a divisor of n_heads, {heads}")));
     }
     let head_dim = width / heads;
-    let hidden = size("intermediate_size", MOST_WIDTH)?;
+    let hidden = settings.size("intermediate_size", MOST_WIDTH)?;
     let vocab = match config.usize("padded_vocab_size")? {
-        Some(n) => within("padded_vocab_size", n, 1, MOST_TOKENS)?,
-        None => size("vocab_size", MOST_TOKENS)?,
+        Some(n) => settings.within("padded_vocab_size", n, 1, MOST_TOKENS)?,
+        None => settings.size("vocab_size", MOST_TOKENS)?,
     };
-    let context = within("block_size", config.usize("block_size")?.unwrap_or(4096), 1, MOST_CONTEXT)?;
-    let blocks = |key: &str, least: usize| within(key, config.require_usize(key)?, least, MOST_BLOCKS);
+    let context = settings.within("block_size", config.usize("block_size")?.unwrap_or(4096), 1, MOST_CONTEXT)?;
+    let blocks = |key: &str, least: usize| settings.within(key, config.require_usize(key)?, least, MOST_BLOCKS);
     let prelude = blocks("n_layers_in_prelude", 0)?;
     let core = blocks("n_layers_in_recurrent_block", 1)?;
     let coda = blocks("n_layers_in_coda", 0)?;
-    let plan = LoopPlan::new(prelude, core, coda);
-    let mean_steps = size("mean_recurrence", MOST_STEPS)?;
-    let scale = number("init_values.embed_scale")?;
+    let count = prelude + core + coda;
+    let mean_steps = settings.size("mean_recurrence", MOST_STEPS)?;
+    let scale = settings.number("init_values.embed_scale")?;
     // The reference scales the state as it scales embeddings.
     let std = (config.require_f64("init_values.std")? * config.require_f64("init_values.embed_scale")?) as f32;
     if !(std.is_finite() && std >= 0.0) {
-        return Err(setting("init_values.std", &std, "a number not below 0".to_owned()));
+        return Err(settings.unsupported("init_values.std", &std, "a number not below 0"));
     }
 
     let tied = match config.bool("tie_word_embeddings")? {
@@ -221,45 +190,35 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     let qk_bias = config.bool("qk_bias")?.unwrap_or(false);
     let adapter_bias = checkpoint.contains("transformer.adapter.bias");
 
-    let mut metadata = Metadata::new();
-    let folder = checkpoint.folder().canonicalize().unwrap_or_else(|_| checkpoint.folder().to_owned());
-    let name = folder.file_name().map_or_else(|| NAME.into(), |n| n.to_string_lossy());
-    metadata.insert("general.architecture", NAME);
-    metadata.insert("general.name", name.as_ref());
-    metadata.insert("general.quantization_version", 2u32);
-    let mut set = |name: &str, value: Value| {
-        metadata.insert(format!("{NAME}.{name}"), value);
-    };
-    // All are bounded above.
-    let number_of = |n: usize| Value::U32(n as u32);
-    set("block_count", number_of(plan.blocks()));
-    set("context_length", number_of(context));
-    set("vocab_size", number_of(vocab));
-    set("embedding_length", number_of(width));
-    set("feed_forward_length", number_of(hidden));
-    set("attention.head_count", number_of(heads));
-    set("attention.head_count_kv", number_of(kv_heads));
-    set("attention.key_length", number_of(head_dim));
-    set("attention.value_length", number_of(head_dim));
-    set("attention.layer_norm_rms_epsilon", Value::F32(number("norm_eps")?));
-    set("rope.freq_base", Value::F32(number("rope_base")?));
-    set("rope.dimension_count", number_of(head_dim));
-    set("embedding_scale", Value::F32(scale));
-    set("loop.prelude_count", number_of(prelude));
-    set("loop.core_count", number_of(core));
-    set("loop.coda_count", number_of(coda));
-    set("loop.mean_steps", number_of(mean_steps));
-    set("loop.injection", "linear".into());
-    set("loop.state_init", "like-init".into());
-    set("loop.state_std", Value::F32(std));
-    set("loop.state_length", number_of(width));
-    set("loop.readout_norm", Value::Bool(true));
-    set("loop.qk_bias", Value::Bool(qk_bias));
-    set("loop.adapter_bias", Value::Bool(adapter_bias));
-    set("loop.tied_head", Value::Bool(tied));
-    set("loop.block_kind", "sandwich".into());
-    set("loop.activation", "silu".into());
-    set("loop.rope_style", "interleaved".into());
+    let mut keys = KeyWriter::new(NAME, checkpoint);
+    keys.size("block_count", count);
+    keys.size("context_length", context);
+    keys.size("vocab_size", vocab);
+    keys.size("embedding_length", width);
+    keys.size("feed_forward_length", hidden);
+    keys.size("attention.head_count", heads);
+    keys.size("attention.head_count_kv", kv_heads);
+    keys.size("attention.key_length", head_dim);
+    keys.size("attention.value_length", head_dim);
+    keys.set("attention.layer_norm_rms_epsilon", settings.number("norm_eps")?);
+    keys.set("rope.freq_base", settings.number("rope_base")?);
+    keys.size("rope.dimension_count", head_dim);
+    keys.set("embedding_scale", scale);
+    keys.size("loop.prelude_count", prelude);
+    keys.size("loop.core_count", core);
+    keys.size("loop.coda_count", coda);
+    keys.size("loop.mean_steps", mean_steps);
+    keys.set("loop.injection", "linear");
+    keys.set("loop.state_init", "like-init");
+    keys.set("loop.state_std", std);
+    keys.size("loop.state_length", width);
+    keys.set("loop.readout_norm", true);
+    keys.set("loop.qk_bias", qk_bias);
+    keys.set("loop.adapter_bias", adapter_bias);
+    keys.set("loop.tied_head", tied);
+    keys.set("loop.block_kind", "sandwich");
+    keys.set("loop.activation", "silu");
+    keys.set("loop.rope_style", "interleaved");
 
     let mut p = Planner::new(checkpoint);
     p.know("freqs_cis"); // the rotation table, computed here
@@ -278,13 +237,13 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         p.vector("loop.adapter.bias".into(), "transformer.adapter.bias", width)?;
     }
     let kv = kv_heads * head_dim;
-    for b in 0..plan.blocks() {
-        let place = if plan.prelude.contains(&b) {
+    for b in 0..count {
+        let place = if b < prelude {
             format!("prelude.{b}")
-        } else if plan.core.contains(&b) {
-            format!("core_block.{}", b - plan.core.start)
+        } else if b < prelude + core {
+            format!("core_block.{}", b - prelude)
         } else {
-            format!("coda.{}", b - plan.coda.start)
+            format!("coda.{}", b - prelude - core)
         };
         let from = |part: &str| format!("transformer.{place}.{part}");
         let to = |part: &str| format!("blk.{b}.{part}");
@@ -309,5 +268,5 @@ pub(super) fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         p.matrix(to("ffn_down.weight"), &from("mlp.proj.weight"), width, hidden)?;
         p.vector(to("post_ffw_norm.weight"), &from("norm_4.weight"), width)?;
     }
-    Ok(Conversion { metadata, tensors: p.finish()? })
+    Ok(Conversion { metadata: keys.metadata, tensors: p.finish()? })
 }

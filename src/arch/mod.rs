@@ -4,8 +4,11 @@
 //! choose its format), and a GGUF into what the model room runs ([`open`]).
 
 mod anatomy;
+mod bounds;
 mod convert;
 mod huginn;
+mod keys;
+mod settings;
 
 pub use anatomy::{Anatomy, Part, Share};
 pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary};
@@ -14,12 +17,36 @@ use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bytes};
 use crate::gguf::{Header, Metadata};
 use crate::kernels::Kernels;
-use crate::model::{self, Model, Tensors};
+use crate::model::{self, Model, Parts, Tensors};
 use crate::quant::Role;
 use std::path::Path;
 
-/// Names of the families that can be run, as in `general.architecture`.
-pub const FAMILIES: [&str; 1] = [huginn::NAME];
+/// A model family: what it is called, and how its files are read.
+pub struct Family {
+    /// `general.architecture` of its GGUF files.
+    pub name: &'static str,
+    /// Published checkpoints that it takes, in words.
+    pub checkpoints: &'static str,
+    /// Who reads its GGUF files besides this library, and what is not supported; in words.
+    pub notes: &'static str,
+    /// Is this checkpoint of the family?
+    recognise: fn(&Checkpoint) -> Result<bool, Error>,
+    convert: fn(&Checkpoint) -> Result<Conversion, Error>,
+    load: fn(&Metadata, &mut Tensors<'_>) -> Result<Parts, model::Error>,
+}
+
+/// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
+static ALL: [&Family; 1] = [&huginn::FAMILY];
+
+/// The families that can be converted and run.
+pub fn families() -> &'static [&'static Family] {
+    &ALL
+}
+
+/// Their names, for messages.
+fn names() -> String {
+    ALL.map(|f| f.name).join(", ")
+}
 
 /// How the bytes of a model file come into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,12 +95,9 @@ pub fn from_bytes(bytes: Bytes) -> Result<Model, model::Error> {
     let kernels = Kernels::detect()?;
     let architecture = header.metadata.require_str("general.architecture")?;
     let mut tensors = Tensors::new(&bytes, &header, kernels);
-    let parts = match architecture {
-        huginn::NAME => huginn::load(&header.metadata, &mut tensors)?,
-        other => {
-            return Err(model::Error::Architecture { found: other.to_owned(), known: FAMILIES.join(", ") });
-        }
-    };
+    let family = ALL.iter().find(|f| f.name == architecture);
+    let family = family.ok_or_else(|| model::Error::Architecture { found: architecture.to_owned(), known: names() })?;
+    let parts = (family.load)(&header.metadata, &mut tensors)?;
     tensors.finish()?;
     Model::new(bytes, header, kernels, parts)
 }
@@ -83,14 +107,16 @@ pub fn from_bytes(bytes: Bytes) -> Result<Model, model::Error> {
 /// # Errors
 /// A family or a variant of one that is not supported, by name; a tensor too many or too few.
 pub fn conversion(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
-    let config = checkpoint.config();
-    match config.str("model_type")? {
-        Some("huginn_raven") => huginn::convert(checkpoint),
-        found => Err(Error::Family {
-            found: found.map_or_else(|| "no model_type".to_owned(), |m| format!("model_type '{m}'")),
-            known: "huginn_raven".to_owned(),
-        }),
+    for family in ALL {
+        if (family.recognise)(checkpoint)? {
+            return (family.convert)(checkpoint);
+        }
     }
+    let found = match checkpoint.config().str("model_type")? {
+        Some(name) => format!("model_type '{}'", name.chars().take(80).collect::<String>()),
+        None => "no model_type".to_owned(),
+    };
+    Err(Error::Family { found, known: names() })
 }
 
 /// The role of a tensor of ours, by its name in the file; what is not known is [`Role::Other`].
@@ -117,63 +143,5 @@ pub fn role(name: &str) -> Role {
             Some("ffn_down") => Role::FfnDown,
             _ => Role::Other,
         },
-    }
-}
-
-/// Checks of metadata values that every family makes.
-struct Keys<'a> {
-    metadata: &'a Metadata,
-    prefix: &'a str,
-}
-
-impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.prefix)
-    }
-
-    /// A count or size in 1..=`most`.
-    fn size(&self, name: &str, most: usize) -> Result<usize, model::Error> {
-        let key = self.key(name);
-        let found = self.metadata.require_usize(&key)?;
-        if found == 0 || found > most {
-            return Err(model::Error::Key { key, found: found.to_string(), expected: format!("1 to {most}") });
-        }
-        Ok(found)
-    }
-
-    /// A count in 0..=`most`.
-    fn count(&self, name: &str, most: usize) -> Result<usize, model::Error> {
-        let key = self.key(name);
-        let found = self.metadata.require_usize(&key)?;
-        if found > most {
-            return Err(model::Error::Key { key, found: found.to_string(), expected: format!("0 to {most}") });
-        }
-        Ok(found)
-    }
-
-    /// A finite number above zero.
-    fn positive(&self, name: &str) -> Result<f32, model::Error> {
-        let key = self.key(name);
-        let found = self.metadata.require_f32(&key)?;
-        if !(found.is_finite() && found > 0.0) {
-            return Err(model::Error::Key { key, found: found.to_string(), expected: "a number above 0".into() });
-        }
-        Ok(found)
-    }
-
-    /// A required yes or no.
-    fn flag(&self, name: &str) -> Result<bool, model::Error> {
-        Ok(self.metadata.require_bool(&self.key(name))?)
-    }
-
-    /// A name that must be the one that is implemented.
-    fn only(&self, name: &str, value: &str) -> Result<(), model::Error> {
-        let key = self.key(name);
-        let found = self.metadata.require_str(&key)?;
-        if found != value {
-            let found = format!("'{}'", found.chars().take(80).collect::<String>());
-            return Err(model::Error::Key { key, found, expected: format!("'{value}'") });
-        }
-        Ok(())
     }
 }

@@ -20,9 +20,7 @@ mod scratch;
 mod session;
 mod vector;
 
-pub use block::{
-    Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, Rope, RopeStyle, ValueEmbedding,
-};
+pub use block::{Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, Rope, RopeStyle, ValueEmbedding};
 pub use error::Error;
 pub use init::InitialState;
 pub use kv::{KvLayout, KvShape};

@@ -1,0 +1,96 @@
+//! Checked reading of a published config.json, and writing of the keys that follow from it.
+
+use super::convert::Error;
+use crate::checkpoint::{Checkpoint, Config};
+use crate::gguf::{Metadata, Value};
+use std::fmt::Display;
+
+/// A published configuration.
+pub(super) struct Settings<'a>(pub &'a Config);
+
+impl Settings<'_> {
+    /// The error of a setting that is not supported.
+    pub(super) fn unsupported(&self, key: &str, found: &dyn Display, supported: impl Into<String>) -> Error {
+        Error::Setting { key: key.to_owned(), found: found.to_string(), supported: supported.into() }
+    }
+
+    /// A name that must be the one that is implemented.
+    pub(super) fn only(&self, key: &str, supported: &str, otherwise: &str) -> Result<(), Error> {
+        let found = self.0.str(key)?.unwrap_or(otherwise);
+        if found == supported {
+            return Ok(());
+        }
+        let found = format!("'{}'", found.chars().take(80).collect::<String>());
+        Err(self.unsupported(key, &found, format!("'{supported}'")))
+    }
+
+    /// A yes or no that must be what is implemented; a missing one counts as that.
+    pub(super) fn only_bool(&self, key: &str, supported: bool) -> Result<(), Error> {
+        match self.0.bool(key)? {
+            Some(found) if found != supported => Err(self.unsupported(key, &found, supported.to_string())),
+            _ => Ok(()),
+        }
+    }
+
+    /// A number within bounds.
+    pub(super) fn within(&self, key: &str, n: usize, least: usize, most: usize) -> Result<usize, Error> {
+        if (least..=most).contains(&n) { Ok(n) } else { Err(self.unsupported(key, &n, format!("{least} to {most}"))) }
+    }
+
+    /// A required size in 1..=`most`.
+    pub(super) fn size(&self, key: &str, most: usize) -> Result<usize, Error> {
+        self.within(key, self.0.require_usize(key)?, 1, most)
+    }
+
+    /// As [`size`](Self::size), where the file may be silent.
+    pub(super) fn size_or(&self, key: &str, most: usize, otherwise: usize) -> Result<usize, Error> {
+        self.within(key, self.0.usize(key)?.unwrap_or(otherwise), 1, most)
+    }
+
+    /// A required number above zero.
+    pub(super) fn number(&self, key: &str) -> Result<f32, Error> {
+        let x = self.0.require_f32(key)?;
+        if x > 0.0 { Ok(x) } else { Err(self.unsupported(key, &x, "a number above 0")) }
+    }
+}
+
+/// The keys of a GGUF to be written, under an architecture's name.
+pub(super) struct KeyWriter {
+    architecture: &'static str,
+    pub metadata: Metadata,
+}
+
+impl KeyWriter {
+    /// Starts with the `general.*` keys; the name is the folder's.
+    pub(super) fn new(architecture: &'static str, checkpoint: &Checkpoint) -> Self {
+        let mut metadata = Metadata::new();
+        let folder = checkpoint.folder().canonicalize().unwrap_or_else(|_| checkpoint.folder().to_owned());
+        let name = folder.file_name().map_or_else(|| architecture.into(), |n| n.to_string_lossy());
+        metadata.insert("general.architecture", architecture);
+        metadata.insert("general.name", name.as_ref());
+        metadata.insert("general.quantization_version", 2u32);
+        Self { architecture, metadata }
+    }
+
+    /// Sets `{architecture}.{name}`.
+    pub(super) fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.metadata.insert(format!("{}.{name}", self.architecture), value);
+    }
+
+    /// Sets a count or size. All of them are bounded far below 2^32.
+    pub(super) fn size(&mut self, name: &str, n: usize) {
+        self.set(name, n as u32);
+    }
+
+    /// Sets a list of counts, one per block; a single number where they are all equal.
+    pub(super) fn per_block(&mut self, name: &str, list: &[usize]) {
+        match list.first() {
+            Some(&first) if list.iter().any(|&n| n != first) => {
+                let list: Vec<u32> = list.iter().map(|&n| n as u32).collect();
+                self.set(name, Value::from(list));
+            }
+            Some(&first) => self.size(name, first),
+            None => {}
+        }
+    }
+}
