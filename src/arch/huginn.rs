@@ -70,6 +70,7 @@ fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::
         loops: vec![keys.depth()?],
         state_std,
         prefix_lm: false,
+        exit_gate: false,
     };
     // What is optional is announced, so that a file which has lost a tensor is not another model in silence.
     let (qk_bias, adapter_bias) = (keys.flag("loop.qk_bias")?, keys.flag("loop.adapter_bias")?);

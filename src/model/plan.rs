@@ -226,6 +226,8 @@ pub struct Config {
     pub state_std: f32,
     /// Was the model trained with prompts whose tokens see each other in both directions?
     pub prefix_lm: bool,
+    /// Does a loop have a learned exit gate?
+    pub exit_gate: bool,
 }
 
 impl Config {
