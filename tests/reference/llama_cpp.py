@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """GGUFs of looped families as other tools write them, and what llama.cpp computes from them: tests/data/llama-cpp.
 
-Needs torch, safetensors, sentencepiece, the tokenizers library, the `gguf` package (0.19) and a build of llama.cpp
+Needs torch, safetensors, sentencepiece, tokenizers, transformers 5.23, the `gguf` package (0.19) and a build of llama.cpp
 that knows both families (here: the sources in the crate llama-cpp-sys-2 0.1.161, ggml 0.26.0), CPU only:
 
   g++ -O1 -std=c++17 tests/reference/llama_cpp.cpp -o TOOL \\
@@ -28,7 +28,6 @@ import nanbeige
 import numpy as np
 import sentencepiece
 import tiny
-import tokenizers
 import torch
 
 TOKENS = 32
@@ -193,19 +192,18 @@ def logits(binary, path, tokens, cache="f32"):
 TEXTS = (
     "", " ", "The loop is run again and again.", "  two spaces,  and\ttabs\n\nand\r\nlines ", "1234567890 steps: 3.14",
     "don't can't WE'LL it's", "naïve café – “quoted” 𝛑 🦀👩‍👩‍👧", "日本語とखिचड़ी и по-русски", "a\u0301 e\u0301\ufeff\u200b",
-    "<|im_start|>user\nHi<|im_end|>\n", "<think>\nso\n</think> <s> </s><unk>", "\x00\x01\x7f", "<0x41> ▁ Ġ ĊĠ",
+    "<|im_start|>user\nHi<|im_end|>\n", "<think>\nso\n</think> <s> </s><unk>", "\x01\x7f", "<0x41> ▁ Ġ ĊĠ",
     "a" * 40, "    indented\n        more", "<|im_start", "<|im_start|> <|im_end|>x", " leading", "trailing   ",
 )  # fmt: skip
 
 
 def tokenized(binary, path):
-    given = "".join(text + "\0" for text in TEXTS if "\0" not in text)
+    given = "".join(text + "\0" for text in TEXTS)
     lines = tool(binary, "tokenize", path, input=given.encode(), stdout=subprocess.PIPE).stdout.decode().split("\n")
-    texts = [text for text in TEXTS if "\0" not in text]
-    ids = [[int(i) for i in line.split()] for line in lines[: 3 * len(texts)]]
+    ids = [[int(i) for i in line.split()] for line in lines[: 3 * len(TEXTS)]]
     return [
         dict(text=text, plain=plain, special=special, bos=bos)
-        for text, plain, special, bos in zip(texts, ids[0::3], ids[1::3], ids[2::3])
+        for text, plain, special, bos in zip(TEXTS, ids[0::3], ids[1::3], ids[2::3])
     ]
 
 
