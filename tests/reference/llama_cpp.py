@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """GGUFs of looped families as other tools write them, and what llama.cpp computes from them: tests/data/llama-cpp.
 
-Needs torch, safetensors, sentencepiece, tokenizers, transformers 5.23, the `gguf` package (0.19) and a build of llama.cpp
-that knows the families, CPU only. Here: the sources in the crate llama-cpp-sys-2 0.1.161 (ggml 0.26.0), and for
+Needs torch, safetensors, sentencepiece, tokenizers, transformers 5.23, the `gguf` package (0.19) and a build of
+llama.cpp that knows the families, CPU only. Here: the sources in the crate llama-cpp-sys-2 0.1.161 (ggml 0.26.0), and for
 `ouro`, which no release of it reads yet, with the graph that ggml-org/llama.cpp#29823 proposes.
 
   g++ -O1 -std=c++17 tests/reference/llama_cpp.cpp -o TOOL \\
