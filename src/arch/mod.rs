@@ -13,9 +13,11 @@ mod raven;
 mod retrofit;
 mod rope;
 mod settings;
+mod words;
 
-pub use anatomy::{Anatomy, Part, Share};
+pub use anatomy::{Anatomy, Part, Share, StepShare};
 pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary};
+pub use words::plan_in_words;
 
 use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bytes};

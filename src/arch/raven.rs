@@ -7,8 +7,7 @@ use super::keys::{Keys, Sizes, Stacks};
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::model::{
-    self, Activation, Block, Config, Injection, Linear, LoopPlan, Looped, Matrix, Mlp, Norm, Parts, PostNorm, Rope,
-    Start, Tensors,
+    self, Block, Config, Injection, Linear, LoopPlan, Looped, Matrix, Mlp, Norm, Parts, PostNorm, Rope, Start, Tensors,
 };
 
 /// `model_type` of the checkpoints.
@@ -155,12 +154,11 @@ impl<'a> Stored<'a> {
             attn_output: matrix(tensors, "attn_output.weight", width, q)?.into(),
             post_attn: post(tensors, "post_attention_norm.weight")?,
             ffn_norm: norm(tensors, "ffn_norm.weight")?,
-            mlp: Mlp {
-                gate: Some(matrix(tensors, "ffn_gate.weight", f, width)?.into()),
-                up: matrix(tensors, "ffn_up.weight", f, width)?.into(),
-                down: matrix(tensors, "ffn_down.weight", width, f)?.into(),
-                activation: Activation::Silu,
-            },
+            mlp: Mlp::gated(
+                matrix(tensors, "ffn_gate.weight", f, width)?,
+                matrix(tensors, "ffn_up.weight", f, width)?,
+                matrix(tensors, "ffn_down.weight", width, f)?,
+            ),
             post_ffn: post(tensors, "post_ffw_norm.weight")?,
         })
     }

@@ -8,10 +8,9 @@ use std::ops::Range;
 /// `embedding -> blocks 0-1 once -> [inject: linear -> blocks 2-5] x 32 -> norm -> blocks 6-7 once -> norm -> head (tied)`.
 /// The number behind a loop is its default depth.
 pub fn plan_in_words(model: &Model) -> String {
-    let parts = model.parts();
-    let mut way = vec![if parts.positions.is_some() { "embedding + positions" } else { "embedding" }.to_owned()];
-    let mut depths = parts.config.loops.iter();
-    for segment in &parts.plan.segments {
+    let mut way = vec![if model.positions().is_some() { "embedding + positions" } else { "embedding" }.to_owned()];
+    let mut depths = model.config().loops.iter();
+    for segment in &model.plan().segments {
         match segment {
             Segment::Once(blocks) => way.push(format!("{} once", range(blocks))),
             Segment::Looped(l) => {
@@ -22,7 +21,7 @@ pub fn plan_in_words(model: &Model) -> String {
             }
         }
     }
-    way.extend(parts.output_norm.iter().map(|_| "norm".to_owned()));
+    way.extend(model.output_norm().iter().map(|_| "norm".to_owned()));
     way.push(if is_tied(model) { "head (tied)" } else { "head" }.to_owned());
     way.join(" -> ")
 }
