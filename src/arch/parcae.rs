@@ -1,4 +1,4 @@
-//! Parcae (config.json with `_class_name` "ParcaeConfig"): Prairie et al., "Parcae: Scaling Laws For Stable Looped Language
+//! Parcae (config.json with `_class_name` "ParcaeConfig", or `model_class_name` "Parcae"): Prairie et al., "Parcae: Scaling Laws For Stable Looped Language
 //! Models", arXiv 2604.12946. Reference implementation: sandyresearch/parcae, `parcae_lm/models/parcae/parcae.py`.
 //!
 //! e = norm(prelude(embedding)), the norm optional; s_0 truncated normal; s ← core(s ⊙ exp(−dt·A) + dt ⊙ (B·e)) with
@@ -35,8 +35,13 @@ pub(super) static FAMILY: Family = Family {
     load,
 };
 
+/// One of the reference's two ways of saving a model leaves `_class_name` out.
 fn recognise(checkpoint: &Checkpoint) -> Result<bool, Error> {
-    Ok(checkpoint.config().str("_class_name")? == Some("ParcaeConfig"))
+    let config = checkpoint.config();
+    Ok(match config.str("_class_name")? {
+        Some(name) => name == "ParcaeConfig",
+        None => config.get("model_type").is_none() && config.str("model_class_name")? == Some("Parcae"),
+    })
 }
 
 /// The parts of a model, from its GGUF.
@@ -47,6 +52,9 @@ fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::
     keys.only("loop.block_kind", "pre-norm")?;
     keys.only("loop.activation", "half-relu-squared")?;
     keys.only("loop.rope_style", "interleaved")?;
+    if keys.flag("loop.readout_norm")? {
+        return Err(keys.wrong("loop.readout_norm", true, "false"));
+    }
     let stacks = keys.stacks()?;
     let sizes = keys.sizes(stacks.count)?;
     let (width, vocab, head_dim) = (sizes.width, sizes.vocab, sizes.head_dim);
