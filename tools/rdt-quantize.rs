@@ -40,7 +40,7 @@ Examples:
   rdt-quantize --list-families"
 )]
 struct Flags {
-    /// Folder of a checkpoint (config.json, model.safetensors, tokenizer.json), or a GGUF file
+    /// Folder of a checkpoint (config.json, model.safetensors or model.pt, tokenizer.json), or a GGUF file
     #[arg(required_unless_present = "list_families")]
     input: Option<PathBuf>,
     /// File to write (default: NAME-TYPE.gguf in the current folder)
