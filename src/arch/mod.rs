@@ -8,10 +8,16 @@ mod bounds;
 mod convert;
 mod huginn;
 mod keys;
+mod parcae;
+mod raven;
+mod retrofit;
+mod rope;
 mod settings;
+mod words;
 
-pub use anatomy::{Anatomy, Part, Share};
+pub use anatomy::{Anatomy, Part, Share, StepShare};
 pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary};
+pub use words::plan_in_words;
 
 use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bytes};
@@ -36,7 +42,7 @@ pub struct Family {
 }
 
 /// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
-static ALL: [&Family; 1] = [&huginn::FAMILY];
+static ALL: [&Family; 3] = [&huginn::FAMILY, &retrofit::FAMILY, &parcae::FAMILY];
 
 /// The families that can be converted and run.
 pub fn families() -> &'static [&'static Family] {
@@ -133,11 +139,15 @@ pub fn role(name: &str) -> Role {
         "output" => Role::Output,
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,
+        "loop.readout" => Role::Readout,
+        "loop.a_log" | "loop.dt_bias" => Role::State,
         _ => match stem.rsplit('.').next() {
             Some("attn_q") => Role::AttnQ,
             Some("attn_k") => Role::AttnK,
             Some("attn_v") => Role::AttnV,
             Some("attn_output") => Role::AttnOutput,
+            Some("value_embd") => Role::ValueEmbedding,
+            Some("value_gate") => Role::Gate,
             Some("ffn_gate") => Role::FfnGate,
             Some("ffn_up") => Role::FfnUp,
             Some("ffn_down") => Role::FfnDown,
