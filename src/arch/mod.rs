@@ -6,8 +6,10 @@
 mod anatomy;
 mod bounds;
 mod convert;
+mod hrm_text;
 mod huginn;
 mod keys;
+mod looped_gpt2;
 mod settings;
 
 pub use anatomy::{Anatomy, Part, Share};
@@ -36,7 +38,7 @@ pub struct Family {
 }
 
 /// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
-static ALL: [&Family; 1] = [&huginn::FAMILY];
+static ALL: [&Family; 3] = [&huginn::FAMILY, &hrm_text::FAMILY, &looped_gpt2::FAMILY];
 
 /// The families that can be converted and run.
 pub fn families() -> &'static [&'static Family] {
@@ -133,10 +135,12 @@ pub fn role(name: &str) -> Role {
         "output" => Role::Output,
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,
+        "hrm.z_l_init" => Role::State,
         _ => match stem.rsplit('.').next() {
             Some("attn_q") => Role::AttnQ,
             Some("attn_k") => Role::AttnK,
             Some("attn_v") => Role::AttnV,
+            Some("attn_gate") => Role::AttnGate,
             Some("attn_output") => Role::AttnOutput,
             Some("ffn_gate") => Role::FfnGate,
             Some("ffn_up") => Role::FfnUp,
