@@ -17,8 +17,8 @@ use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::gguf::Metadata;
 use crate::model::{
-    self, Activation, Block, Config, Depth, Injection, LoopPlan, Looped, Mlp, Norm, Parts, PostNorm, Rope, RopeStyle,
-    StackPass, Tensors,
+    self, Block, Config, Depth, Injection, LoopPlan, Looped, Mlp, Norm, Parts, PostNorm, Rope, RopeStyle, StackPass,
+    Tensors,
 };
 
 /// `general.architecture`.
@@ -103,12 +103,11 @@ fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::
             attn_output: tensors.matrix(&name("attn_output"), width, q)?.into(),
             post_attn: PostNorm::None,
             ffn_norm: norm(),
-            mlp: Mlp {
-                gate: Some(tensors.matrix(&name("ffn_gate"), hidden, width)?.into()),
-                up: tensors.matrix(&name("ffn_up"), hidden, width)?.into(),
-                down: tensors.matrix(&name("ffn_down"), width, hidden)?.into(),
-                activation: Activation::Silu,
-            },
+            mlp: Mlp::gated(
+                tensors.matrix(&name("ffn_gate"), hidden, width)?,
+                tensors.matrix(&name("ffn_up"), hidden, width)?,
+                tensors.matrix(&name("ffn_down"), width, hidden)?,
+            ),
             post_ffn: PostNorm::None,
         });
     }

@@ -189,6 +189,7 @@ impl Engine {
         &self.both_ways
     }
 
+    /// Forgets the text from token `n` on, or from an earlier one ([`Session::truncate`]).
     fn forget_from(&mut self, n: usize) {
         let n = self.session.truncate(0, n);
         self.held.truncate(n);

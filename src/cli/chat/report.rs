@@ -41,7 +41,10 @@ pub fn prefix_line(chat: &Chat) -> Option<String> {
              published for single questions: how a system prompt or a second question is put to it is not defined; here the \
              one becomes part of the first question, and the other a prefix of its own behind the answers before it]"
         ),
-        None => "[a prefix model: each prompt is read in both directions, a later one also all that was said before it]".into(),
+        None => {
+            "[a prefix model: each prompt is read in both directions, a later one also all that was said before it]"
+                .into()
+        }
     })
 }
 
