@@ -2,6 +2,7 @@
 //! bit for bit.
 
 mod lanes;
+mod rows;
 
 use super::*;
 use half::{bf16, f16};
@@ -420,6 +421,8 @@ macro_rules! suite {
             fn poison() { on(poison_suite) }
             #[test]
             fn rows() { on(rows_suite) }
+            #[test]
+            fn rows_of_some_families() { on(rows::suite) }
             #[test]
             fn exp() { on(exp_suite) }
             #[test]
