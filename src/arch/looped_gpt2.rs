@@ -173,7 +173,9 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     let head_dim = width / heads;
     let hidden = settings.size_or("n_inner", MOST_WIDTH, (4 * width).min(MOST_WIDTH))?;
     let vocab = settings.size("vocab_size", MOST_TOKENS)?;
-    let context = settings.size("block_size", MOST_CONTEXT)?;
+    // The first is GPT-2's name, the second nanoGPT's.
+    let context = if config.get("n_positions").is_some() { "n_positions" } else { "block_size" };
+    let context = settings.size(context, MOST_CONTEXT)?;
     let count = settings.size("n_layer", MOST_BLOCKS)?;
     let tied = config.bool("tie_word_embeddings")?.unwrap_or(true);
     let eps = match config.f32("layer_norm_epsilon")? {
