@@ -39,7 +39,7 @@ Examples:
   rdt-quantize huginn-0125 --dry-run"
 )]
 struct Flags {
-    /// Folder of a checkpoint (config.json, model.safetensors, tokenizer.json), or a GGUF file
+    /// Folder of a checkpoint (config.json, model.safetensors or model.pt, tokenizer.json), or a GGUF file
     input: PathBuf,
     /// File to write (default: NAME-TYPE.gguf in the current folder)
     output: Option<PathBuf>,

@@ -26,6 +26,7 @@ mod q8_0;
 pub mod recipe;
 mod search;
 
+pub(crate) use iq4::VALUES as IQ4_VALUES;
 pub use recipe::{Choice, Recipe, Role};
 
 use crate::float16::{f16_to_f32, f32_to_f16};

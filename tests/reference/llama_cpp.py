@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """GGUFs of looped families as other tools write them, and what llama.cpp computes from them: tests/data/llama-cpp.
 
-Needs torch, safetensors, sentencepiece, tokenizers, transformers 5.23, the `gguf` package (0.19) and a build of llama.cpp
-that knows both families (here: the sources in the crate llama-cpp-sys-2 0.1.161, ggml 0.26.0), CPU only:
+Needs torch, safetensors, sentencepiece, tokenizers, transformers 5.23, the `gguf` package (0.19) and a build of
+llama.cpp that knows the families, CPU only. Here: the sources in the crate llama-cpp-sys-2 0.1.161 (ggml 0.26.0), and for
+`ouro`, which no release of it reads yet, with the graph that ggml-org/llama.cpp#29823 proposes.
 
   g++ -O1 -std=c++17 tests/reference/llama_cpp.cpp -o TOOL \\
       -ILLAMA/include -ILLAMA/ggml/include -LLLAMA/build/bin -lllama -lggml -lggml-base -Wl,-rpath,LLAMA/build/bin
@@ -31,6 +32,7 @@ import tiny
 import torch
 
 TOKENS = 32
+FAMILIES = ("nanbeige", "hrm_text", "ouro")
 KIND = gguf.TokenType
 
 
@@ -54,13 +56,13 @@ def standard(writer, config, blocks):
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
 
 
-def add_bpe(writer, config):
+def add_bpe(writer, config, pre="qwen2"):
     """The vocabulary of hrm_text.py, as the converter writes a gpt2-type one."""
     bpe = json.loads(hrm_text.tokenizer().to_str())
     special = {token["content"] for token in bpe["added_tokens"]}
     tokens = sorted(bpe["model"]["vocab"], key=bpe["model"]["vocab"].get)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([KIND.CONTROL if token in special else KIND.NORMAL for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in bpe["model"]["merges"]])
@@ -111,6 +113,11 @@ NAMES = {
     "input_layernorm": "attn_norm",
     "post_attention_layernorm": "ffn_norm",
 }
+OURO_NAMES = NAMES | {
+    "input_layernorm_2": "post_attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "post_attention_layernorm_2": "post_ffw_norm",
+}
 OUTER = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -119,11 +126,20 @@ OUTER = {
 }
 
 
-def add_tensors(writer, weights):
-    """`weights` by our names of them: outer names, or (block, name in a layer)."""
-    for key, weight in weights.items():
-        name = OUTER[key] if isinstance(key, str) else f"blk.{key[0]}.{NAMES[key[1]]}.weight"
-        writer.add_tensor(name, weight.numpy())
+def llama_blocks(config, weights, names):
+    """The tensors of a checkpoint with one stack, for interleaved RoPE."""
+    tensors = {}
+    for name, weight in weights.items():
+        if name in OUTER:
+            tensors[OUTER[name]] = weight
+        elif name.startswith("model.layers."):
+            block, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
+            if part == "self_attn.q_proj":
+                weight = interleaved(weight, config["num_attention_heads"])
+            if part == "self_attn.k_proj":
+                weight = interleaved(weight, config["num_key_value_heads"])
+            tensors[f"blk.{block}.{names[part]}.weight"] = weight
+    return tensors
 
 
 def write_nanbeige(path, config, weights, model, rope_factors=None):
@@ -134,18 +150,7 @@ def write_nanbeige(path, config, weights, model, rope_factors=None):
     add_sentencepiece(writer, model)
     if rope_factors is not None:
         writer.add_tensor("rope_freqs.weight", rope_factors.numpy())
-    tensors = {}
-    for name, weight in weights.items():
-        if not name.startswith("model.layers."):
-            tensors[name] = weight
-            continue
-        block, part = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
-        if part == "self_attn.q_proj":
-            weight = interleaved(weight, config["num_attention_heads"])
-        if part == "self_attn.k_proj":
-            weight = interleaved(weight, config["num_key_value_heads"])
-        tensors[int(block), part] = weight
-    finish(writer, tensors)
+    finish(writer, llama_blocks(config, weights, NAMES))
 
 
 def write_hrm_text(path, config, weights):
@@ -161,16 +166,29 @@ def write_hrm_text(path, config, weights):
     add_bpe(writer, config)
     tensors = {}
     for name, weight in weights.items():
-        if "_module." not in name:
-            tensors[name] = weight
+        if name in OUTER:
+            tensors[OUTER[name]] = weight
             continue
         stack, _, block, part = name.removeprefix("model.").removesuffix(".weight").split(".", 3)
-        tensors[int(block) + (per_stack if stack == "H_module" else 0), part] = weight
+        block = int(block) + (per_stack if stack == "H_module" else 0)
+        tensors[f"blk.{block}.{NAMES[part]}.weight"] = weight
     finish(writer, tensors)
 
 
+def write_ouro(path, config, weights):
+    """As proposed in ggml-org/llama.cpp#29823: the gate is dropped, which is exact at the published threshold of 1."""
+    config = config | {"head_dim": config["hidden_size"] // config["num_attention_heads"]}
+    writer = gguf.GGUFWriter(path, "ouro")
+    standard(writer, config, config["num_hidden_layers"])
+    writer.add_uint32("ouro.num_loops", config["total_ut_steps"])
+    writer.add_bool("ouro.skip_loop_final_norm", False)
+    add_bpe(writer, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}, "smollm")
+    finish(writer, llama_blocks(config, weights, OURO_NAMES))
+
+
 def finish(writer, tensors):
-    add_tensors(writer, tensors)
+    for name, weight in tensors.items():
+        writer.add_tensor(name, weight.numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -236,9 +254,9 @@ def quantise(binary, source, target, kind):
 
 def make(binary, data):
     out = data / "llama-cpp"
-    for family in ("nanbeige", "hrm_text"):
-        (out / family).mkdir(parents=True, exist_ok=True)
-    nb, hrm = out / "nanbeige", out / "hrm_text"
+    nb, hrm, ouro = (out / family for family in FAMILIES)
+    for family in nb, hrm, ouro:
+        family.mkdir(parents=True, exist_ok=True)
     model = data / "nanbeige/every-pass/tokenizer.model"
     with tempfile.TemporaryDirectory() as scratch:
         wide = pathlib.Path(scratch) / "wide.gguf"
@@ -259,7 +277,10 @@ def make(binary, data):
             quantise(binary, wide, hrm / f"wide-{kind.lower()}.gguf", kind)
         write_hrm_text(wide, *k_quant_hrm_text())
         quantise(binary, wide, hrm / "k-q4_k_m.gguf", "Q4_K_M")
-    for family in (nb, hrm):
+        config, weights, _ = tiny.load(data / "ouro-shapes/gqa")
+        write_ouro(ouro / "gqa-f32.gguf", config, weights)
+        quantise(binary, ouro / "gqa-f32.gguf", ouro / "gqa-q8_0.gguf", "Q8_0")
+    for family in nb, hrm, ouro:
         files = sorted(family.glob("*.gguf"))
         tokens = tiny.tokens_of(torch.Generator().manual_seed(11), 320, TOKENS)
         golden = {"tokens": tokens.int()} | {f"logits.{f.stem}": logits(binary, f, tokens) for f in files}
@@ -271,7 +292,7 @@ def make(binary, data):
 
 def check(binary, data):
     out = data / "llama-cpp"
-    for family in sorted(out.iterdir()):
+    for family in (out / family for family in FAMILIES):
         golden = tiny.load_file(family / "golden.safetensors")
         for path in sorted(family.glob("*.gguf")):
             expected = golden[f"logits.{path.stem}"]
@@ -285,10 +306,15 @@ def check(binary, data):
             assert tiny.relative(again, expected) < 1e-5
         assert json.loads((family / "tokens.json").read_text()) == tokenized(binary, sorted(family.glob("*.gguf"))[0])
     # llama.cpp and the checkpoints' references agree.
-    for path, folder in (("nanbeige/every-pass-f32", "nanbeige/every-pass"), ("hrm_text/split-f32", "hrm_text-shapes/split")):
+    for path, folder in {
+        "nanbeige/every-pass-f32": "nanbeige/every-pass",
+        "hrm_text/split-f32": "hrm_text-shapes/split",
+        "ouro/gqa-f32": "ouro-shapes/gqa",
+    }.items():
         golden = tiny.load_file(data / folder / "golden.safetensors")
-        found = logits(binary, out / f"{path}.gguf", golden["tokens"])
-        compare(path, found, golden["logits"][-1])
+        error = tiny.relative(logits(binary, out / f"{path}.gguf", golden["tokens"]), golden["logits"][-1])
+        print(f"{path}: {error:.1e} from the checkpoint's reference")
+        assert error < 1e-4
     config, weights, golden = tiny.load(data / "nanbeige/last-norm")
     path = out / "nanbeige/last-norm-rope-freqs-f32.gguf"
     for factors in (ROPE_FACTORS, None):
@@ -296,12 +322,6 @@ def check(binary, data):
         error = tiny.relative(logits(binary, path, golden["tokens"]), expected)
         print(path.stem, "with" if factors is not None else "without", f"its factors: {error:.1e}")
         assert (error < 1e-4) == (factors is not None)
-
-
-def compare(path, found, expected):
-    error = tiny.relative(found, expected)
-    print(f"{path}: {error:.1e} from the checkpoint's reference")
-    assert error < 1e-4
 
 
 def main():

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The GPT-2-style model with several loops of "Two-Scale Latent Dynamics" (arXiv 2509.23314), for tests/data/looped-gpt2.
+"""The GPT-2-style model with several loops of "Two-Scale Latent Dynamics" (arXiv 2509.23314): tests/data/looped-gpt2.
 
 No code of it is public, so the model is here: the layers are GPT2Block of transformers (4.54 and 5.23 agree), run as
 the paper says. A segment [a, b) of the stack is applied to the stream loop_steps times, with no injection and no

@@ -8,8 +8,8 @@ ouro_rl/modeling/modeling_ouro.py and its configuration are run, in float32 on a
   ouro.py CHECKOUT check FOLDER... compute each folder's golden again and compare
 
 A golden holds tokens i32 [T], latents f32 [R,T,D] (after model.norm), gate f32 [R,T] (the gate's logit) and logits
-f32 [R,T,V]; and what the reference picks, after computing every step, at each of thresholds f32 [N]: exit_step i32
-[N,T] (1 is the first step) and picked f32 [N,T,V].
+f32 [R,T,V]; and, for each of thresholds f32 [N], exit_step i32 [N,T]: the step (1 is the first) whose logits the
+reference picks after computing every step. What it gives is bit for bit that row of `logits`.
 """
 
 import argparse
@@ -62,10 +62,10 @@ def run(config, weights, tokens):
         "gate": torch.cat(gates).squeeze(-1),
         "logits": torch.cat([model(tokens, use_cache=False, exit_at_step=k).logits for k in steps]),
         "thresholds": torch.tensor(THRESHOLDS),
-        "picked": torch.cat([model(tokens, use_cache=False, exit_threshold=t).logits for t in THRESHOLDS]),
     }
-    # Which step's logits they are: no two steps of a token have the same.
-    same = (found["picked"][:, None] == found["logits"][None]).all(dim=-1)
+    # Which step's logits it picks: no two steps of a token have the same.
+    picked = torch.cat([model(tokens, use_cache=False, exit_threshold=t).logits for t in THRESHOLDS])
+    same = (picked[:, None] == found["logits"][None]).all(dim=-1)
     assert (same.sum(dim=1) == 1).all()
     found["exit_step"] = same.int().argmax(dim=1).int() + 1
     return found
@@ -127,7 +127,7 @@ SHAPES = {
     # Four query heads to a key head; four steps.
     "gqa": dict(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=8, num_key_value_heads=2,
-        total_ut_steps=4,
+        total_ut_steps=4, vocab_size=320,
     ),
     # Three heads, three layers, three steps, a tied head, another epsilon and base of RoPE.
     "tied": dict(

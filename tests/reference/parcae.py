@@ -92,8 +92,8 @@ def make_config(name, values):
     return dict(
         name=name, block_size=64, vocab_size=100, padding_multiple=64, block_class_name="TransformerPreNormBlock",
         norm_class_name="RMSNorm", norm_eps=1e-5, mlp_class_name="BaseMLP", nonlin_name="ReLU2", qk_norm=True,
-        init_strategy="scaled-zero", init_orthogonal=True, injection_type="diagonal", state_init="like-init", mean_recurrence=STEPS,
-        mean_backprop_depth=4, recurrent_iteration_method="per-sequence",
+        init_strategy="scaled-zero", init_orthogonal=True, injection_type="diagonal", state_init="like-init",
+        mean_recurrence=STEPS, mean_backprop_depth=4, recurrent_iteration_method="per-sequence",
     ) | values  # fmt: skip
 
 

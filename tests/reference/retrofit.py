@@ -128,7 +128,8 @@ def make(out):
 def check(folders):
     for folder in folders:
         config, weights, golden = tiny.load(folder)
-        tiny.compare(folder, run(make_model(make_config(config), weights), golden["tokens"], golden["init_state"]), golden)
+        model = make_model(make_config(config), weights)
+        tiny.compare(folder, run(model, golden["tokens"], golden["init_state"]), golden)
 
 
 def main():

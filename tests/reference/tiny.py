@@ -37,6 +37,7 @@ def tokens_of(generator, vocab, count):
 def save_tensors(path, tensors):
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, path, {"format": "pt"})
+    path.chmod(0o644)
 
 
 def save_json(path, value):
