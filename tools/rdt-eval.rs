@@ -140,7 +140,7 @@ fn read_questions(flags: &Flags) -> anyhow::Result<Vec<Question>> {
 }
 
 fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: ExitRule) -> anyhow::Result<Outcome> {
-    let tokenizer = Tokenizer::from_gguf(model.metadata())?;
+    let tokenizer = cli::tokenizer("rdt-eval", model)?;
     let template = match text::template_source(model.metadata())? {
         Some(source) => Template::new(source)?,
         None => Template::fallback(&tokenizer)?,

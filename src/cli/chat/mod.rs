@@ -198,7 +198,9 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
     };
     let initial = flags.depth.initial(model.config().width)?;
     let options = flags.session.options(settings.depth_limit(model.config()), initial, KvType::F16);
-    Ok(Chat::new(model, options, settings, flags.system.clone(), cancel)?)
+    let chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
+    super::warn("rdt-chat", chat.tokenizer().warnings());
+    Ok(chat)
 }
 
 /// Answers one question.
