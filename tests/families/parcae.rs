@@ -25,9 +25,9 @@ fn f32_is_the_reference() {
 
 #[test]
 fn bits() {
-    bits_are_independent_of_company(SAME, "step-norm:0.3,max=12");
-    bits_are_independent_of_company(NARROW, "step-norm:0.3,max=12");
-    bits_are_independent_of_company(WIDE, "step-norm:0.3,max=12");
+    for folder in [SAME, NARROW, WIDE] {
+        bits_are_independent_of_company(folder);
+    }
 }
 
 /// What the reference leaves unused is left out, and said.
