@@ -20,11 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The model is immutable and may serve any number of sessions.
     let model = Arc::new(arch::open(Path::new(path), Load::Map)?);
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
-    let template = match text::template_source(model.metadata())? {
-        Some(source) => Template::new(source)?,
-        None => Template::fallback(&tokenizer)?,
-    };
-    let stops = text::stop_tokens(model.metadata())?;
+    let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
+    let mut stops = text::stop_tokens(model.metadata())?;
+    stops.extend(template.stop_token(&tokenizer));
 
     // A token leaves the loop when its latent state has settled, at the latest after 16 steps.
     let rule: ExitRule = "acceleration:0.05,hits=2,max=16".parse()?;

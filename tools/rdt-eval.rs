@@ -141,11 +141,9 @@ fn read_questions(flags: &Flags) -> anyhow::Result<Vec<Question>> {
 
 fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: ExitRule) -> anyhow::Result<Outcome> {
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
-    let template = match text::template_source(model.metadata())? {
-        Some(source) => Template::new(source)?,
-        None => Template::fallback(&tokenizer)?,
-    };
-    let stops = text::stop_tokens(model.metadata())?;
+    let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
+    let mut stops = text::stop_tokens(model.metadata())?;
+    stops.extend(template.stop_token(&tokenizer));
     let steps = RulePolicy::depth_limit(&rule, flags.depth.steps, model.config());
     let initial = flags.depth.initial(model.config().width)?;
     let session = flags.session.session(model, steps, initial, KvType::F32)?;

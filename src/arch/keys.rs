@@ -161,6 +161,27 @@ impl Keys<'_> {
         Err(self.wrong("loop.state_std", std, "a number not below 0"))
     }
 
+    /// A required list of at most `most` counts.
+    pub(super) fn counts(&self, name: &str, most: usize) -> Result<Vec<usize>, Error> {
+        let key = self.key(name);
+        let Some(list) = self.metadata.i64s(&key)? else {
+            return Err(crate::gguf::Error::MissingKey { key }.into());
+        };
+        if list.len() > most {
+            return Err(self.wrong(name, format!("{} numbers", list.len()), format!("at most {most}")));
+        }
+        let count = |n: i64| usize::try_from(n).map_err(|_| self.wrong(name, n, "counts"));
+        list.into_iter().map(count).collect()
+    }
+
+    /// Refuses rotary angles that are scaled for longer contexts.
+    pub(super) fn plain_rope(&self) -> Result<(), Error> {
+        match self.metadata.get(&self.key("rope.scaling.type")) {
+            Some(_) => self.only("rope.scaling.type", "none"),
+            None => Ok(()),
+        }
+    }
+
     /// Depth of the only loop, from `loop.mean_steps` and `loop.max_steps`.
     pub(super) fn depth(&self) -> Result<Depth, Error> {
         let max_steps = match self.metadata.usize(&self.key("loop.max_steps"))? {

@@ -6,8 +6,10 @@
 mod anatomy;
 mod bounds;
 mod convert;
+mod hrm_text;
 mod huginn;
 mod keys;
+mod looped_gpt2;
 mod parcae;
 mod raven;
 mod retrofit;
@@ -42,7 +44,8 @@ pub struct Family {
 }
 
 /// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
-static ALL: [&Family; 3] = [&huginn::FAMILY, &retrofit::FAMILY, &parcae::FAMILY];
+static ALL: [&Family; 5] =
+    [&huginn::FAMILY, &retrofit::FAMILY, &hrm_text::FAMILY, &parcae::FAMILY, &looped_gpt2::FAMILY];
 
 /// The families that can be converted and run.
 pub fn families() -> &'static [&'static Family] {
@@ -141,10 +144,12 @@ pub fn role(name: &str) -> Role {
         "loop.adapter_input" => Role::AdapterInput,
         "loop.readout" => Role::Readout,
         "loop.a_log" | "loop.dt_bias" => Role::State,
+        "hrm.z_l_init" => Role::State,
         _ => match stem.rsplit('.').next() {
             Some("attn_q") => Role::AttnQ,
             Some("attn_k") => Role::AttnK,
             Some("attn_v") => Role::AttnV,
+            Some("attn_gate") => Role::AttnGate,
             Some("attn_output") => Role::AttnOutput,
             Some("value_embd") => Role::ValueEmbedding,
             Some("value_gate") => Role::Gate,

@@ -79,6 +79,16 @@ impl Settings<'_> {
         Err(self.unsupported(key, &kv_heads, format!("a divisor of the number of heads, {heads}")))
     }
 
+    /// Base of rotary angles that are not scaled: `rope_parameters.rope_theta`, where version 5 of transformers puts it, or
+    /// `rope_theta`.
+    pub(super) fn plain_rope_base(&self) -> Result<f32, Error> {
+        for key in ["rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"] {
+            self.only(key, "default", "default")?;
+        }
+        let key = "rope_parameters.rope_theta";
+        self.number(if self.0.get(key).is_some() { key } else { "rope_theta" })
+    }
+
     /// A required number above zero.
     pub(super) fn number(&self, key: &str) -> Result<f32, Error> {
         let x = self.0.require_f32(key)?;

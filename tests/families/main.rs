@@ -4,6 +4,9 @@
 mod common;
 
 mod edited;
+mod hrm_text;
+mod looped_gpt2;
+mod malformed;
 mod parcae;
 mod retrofit;
 

@@ -81,6 +81,10 @@ pub struct Flags {
     /// System prompt
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// What kind of answer a prefix model without a chat template is asked for: direct, cot, noisy, synth, or several with
+    /// commas between [default: synth,cot]
+    #[arg(long, value_name = "NAMES")]
+    pub condition: Option<String>,
     /// Go on with a saved conversation, with its settings of depth, sampling and initial state
     #[arg(long, value_name = "FILE", conflicts_with = "system")]
     pub load: Option<PathBuf>,
@@ -136,6 +140,7 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     };
     let mut screen = Screen::new(flags.show_steps);
     screen.note(&report::headline(&chat, &origin));
+    report::prefix_line(&chat).iter().for_each(|line| screen.note(line));
     if let Some(notes) = &notes {
         repl::loaded(&chat, &screen, notes);
     }
@@ -198,7 +203,11 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
     };
     let initial = flags.depth.initial(model.config().width)?;
     let options = flags.session.options(settings.depth_limit(model.config()), initial, KvType::F16);
-    Ok(Chat::new(model, options, settings, flags.system.clone(), cancel)?)
+    let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
+    if let Some(condition) = &flags.condition {
+        chat.set_condition(condition)?;
+    }
+    Ok(chat)
 }
 
 /// Answers one question.
