@@ -3,7 +3,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 
-mod edited;
 mod hrm_text;
 mod looped_gpt2;
 mod malformed;
