@@ -1,10 +1,7 @@
 //! Llama blocks in Huginn's loop.
 
-use crate::common::model;
 use crate::{bits_are_independent_of_company, is_the_reference, malformed};
-use rdt::arch;
 use rdt::gguf::Value as Key;
-use rdt::quant::Recipe;
 use serde_json::json;
 
 const NAME: &str = "huginn-retrofit";
@@ -27,23 +24,6 @@ fn bits() {
     for folder in [LLAMA3, SHORT, TIED] {
         bits_are_independent_of_company(folder);
     }
-}
-
-#[test]
-fn the_plan_in_words() {
-    let words = |folder| arch::plan_in_words(&model(folder, Recipe::F32));
-    assert_eq!(
-        words(LLAMA3),
-        "embedding -> block 0 once -> [inject: linear -> blocks 1-2] x 5 -> block 3 once -> norm -> head"
-    );
-    assert_eq!(
-        words(TIED),
-        "embedding -> blocks 0-1 once -> [inject: linear -> block 2] x 4 -> blocks 3-4 once -> norm -> head (tied)"
-    );
-    assert_eq!(
-        words("huginn"),
-        "embedding -> block 0 once -> [inject: linear -> blocks 1-2] x 5 -> norm -> block 3 once -> norm -> head (tied)"
-    );
 }
 
 #[test]
