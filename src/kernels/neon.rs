@@ -103,16 +103,16 @@ unsafe fn transposed(p: [*const u8; 4]) -> [uint32x4_t; 4] {
     }
 }
 
-/// Those bits of 16 bytes that stand `shift` bits up under `mask`.
+/// Sixteen bytes shifted down (up, if negative), under `mask`.
 ///
 /// # Safety
 /// 16 bytes must be readable.
 #[inline(always)]
-unsafe fn bits_of(p: *const u8, shift: u32, mask: u8) -> int8x16_t {
+unsafe fn bits_of(p: *const u8, down: i32, mask: u8) -> int8x16_t {
     // SAFETY: the caller promises the bytes, and is reached through a token, which proves NEON.
     unsafe {
-        let down = vshlq_u8(vld1q_u8(p), vdupq_n_s8(-(shift as i8)));
-        vreinterpretq_s8_u8(vandq_u8(down, vdupq_n_u8(mask)))
+        let shifted = vshlq_u8(vld1q_u8(p), vdupq_n_s8(-down as i8));
+        vreinterpretq_s8_u8(vandq_u8(shifted, vdupq_n_u8(mask)))
     }
 }
 
@@ -319,7 +319,7 @@ impl<D: Dot> Simd for Neon<D> {
         let mut out = [unsafe { (vdupq_n_s8(0), vdupq_n_s8(0)) }; LANES];
         for (o, p) in out.iter_mut().zip(p) {
             // SAFETY: the token proves NEON; the caller promises 32 readable bytes behind every pointer.
-            *o = unsafe { (bits_of(p, shift, 15), bits_of(p.add(16), shift, 15)) };
+            *o = unsafe { (bits_of(p, shift as i32, 15), bits_of(p.add(16), shift as i32, 15)) };
         }
         out
     }
@@ -328,8 +328,9 @@ impl<D: Dot> Simd for Neon<D> {
         for (w, p) in w.iter_mut().zip(p) {
             // SAFETY: the token proves NEON; the caller promises 32 readable bytes behind every pointer.
             unsafe {
-                let (lo, hi) = (bits_of(p, shift, mask), bits_of(p.add(16), shift, mask));
-                *w = (vorrq_s8(w.0, vshlq_n_s8::<4>(lo)), vorrq_s8(w.1, vshlq_n_s8::<4>(hi)));
+                let down = shift as i32 - 4;
+                let (lo, hi) = (bits_of(p, down, mask << 4), bits_of(p.add(16), down, mask << 4));
+                *w = (vorrq_s8(w.0, lo), vorrq_s8(w.1, hi));
             }
         }
         w
