@@ -6,7 +6,7 @@ use rdt::arch::{self, Load};
 use rdt::exit::ExitRule;
 use rdt::generate::{Engine, SamplerConfig};
 use rdt::model::{InitialState, Session, SessionOptions};
-use rdt::text::{self, Message, Role, StreamDecoder, Template, TemplateInputs, Tokenizer};
+use rdt::text::{self, Message, Role, StreamDecoder, Template, Tokenizer};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
     let template = match text::template_source(model.metadata())? {
         Some(source) => Template::new(source)?,
-        None => Template::fallback(&tokenizer)?,
+        None => Template::continuation()?,
     };
-    let stops = text::stop_tokens(model.metadata())?;
+    let stops = text::stop_tokens(model.metadata(), &tokenizer)?;
 
     // A token leaves the loop when its latent state has settled, at the latest after 16 steps.
     let rule: ExitRule = "acceleration:0.05,hits=2,max=16".parse()?;
@@ -33,9 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = Engine::new(session, rule, None, SamplerConfig::greedy(), tokenizer.vocabulary())?;
 
     let messages = [Message::new(Role::User, question.as_str())];
-    let inputs = TemplateInputs { messages: &messages, add_generation_prompt: true, extra: &serde_json::Map::new() };
-    let rendered = template.render(&tokenizer, &inputs)?;
-    engine.prompt(&tokenizer.with_bos(tokenizer.encode_rendered(&rendered)?))?;
+    engine.prompt(&template.prompt(&tokenizer, &messages, None)?)?;
 
     let mut decoder = StreamDecoder::new();
     let mut depths = Vec::new();

@@ -7,7 +7,7 @@ use rdt::exit::{ExitRule, RulePolicy};
 use rdt::generate::{Engine, SamplerConfig};
 use rdt::kernels::KvType;
 use rdt::model::Model;
-use rdt::text::{self, Message, Role, StopStrings, StreamDecoder, Template, TemplateInputs, Tokenizer};
+use rdt::text::{self, Message, Role, StopStrings, StreamDecoder, Template, Tokenizer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -143,9 +143,9 @@ fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: Exit
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
     let template = match text::template_source(model.metadata())? {
         Some(source) => Template::new(source)?,
-        None => Template::fallback(&tokenizer)?,
+        None => Template::continuation()?,
     };
-    let stops = text::stop_tokens(model.metadata())?;
+    let stops = text::stop_tokens(model.metadata(), &tokenizer)?;
     let steps = RulePolicy::depth_limit(&rule, flags.depth.steps, model.config());
     let initial = flags.depth.initial(model.config().width)?;
     let session = flags.session.session(model, steps, initial, KvType::F32)?;
@@ -170,10 +170,8 @@ fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: Exit
     let (mut same, mut compared) = (0, 0);
     let start = Instant::now();
     for q in questions {
-        let extra = serde_json::Map::new();
         let messages = [Message::new(Role::User, q.question.as_str())];
-        let inputs = TemplateInputs { messages: &messages, add_generation_prompt: true, extra: &extra };
-        let prompt = tokenizer.with_bos(tokenizer.encode_rendered(&template.render(&tokenizer, &inputs)?)?);
+        let prompt = template.prompt(&tokenizer, &messages, None)?;
         engine.reset();
         let stats = engine.prompt(&prompt)?;
         all_steps += stats.steps;

@@ -8,6 +8,10 @@ mod bounds;
 mod convert;
 mod huginn;
 mod keys;
+mod llama;
+mod nanbeige;
+mod ouro;
+mod pairs;
 mod settings;
 
 pub use anatomy::{Anatomy, Part, Share};
@@ -36,7 +40,7 @@ pub struct Family {
 }
 
 /// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
-static ALL: [&Family; 1] = [&huginn::FAMILY];
+static ALL: [&Family; 3] = [&huginn::FAMILY, &ouro::FAMILY, &nanbeige::FAMILY];
 
 /// The families that can be converted and run.
 pub fn families() -> &'static [&'static Family] {
@@ -133,6 +137,7 @@ pub fn role(name: &str) -> Role {
         "output" => Role::Output,
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,
+        "loop.exit_gate" => Role::Gate,
         _ => match stem.rsplit('.').next() {
             Some("attn_q") => Role::AttnQ,
             Some("attn_k") => Role::AttnK,

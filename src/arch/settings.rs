@@ -3,6 +3,7 @@
 use super::convert::Error;
 use crate::checkpoint::{Checkpoint, Config};
 use crate::gguf::{Metadata, Value};
+use serde_json::Value as Json;
 use std::fmt::Display;
 
 /// A published configuration.
@@ -32,6 +33,43 @@ impl Settings<'_> {
         }
     }
 
+    /// A setting for something that is not supported: it must be missing, false, zero or empty.
+    pub(super) fn unset(&self, key: &str) -> Result<(), Error> {
+        let Some(value) = self.0.get(key) else { return Ok(()) };
+        let off = match value {
+            Json::Bool(on) => !on,
+            Json::Number(n) => n.as_f64() == Some(0.0),
+            Json::Array(list) => list.is_empty(),
+            Json::String(text) => text.is_empty(),
+            _ => false,
+        };
+        if off { Ok(()) } else { Err(self.unsupported(key, &short(value), "not set")) }
+    }
+
+    /// The base of a rotation that is not scaled, under the names that transformers has had for it.
+    pub(super) fn plain_rope(&self) -> Result<f32, Error> {
+        for key in ["rope_scaling", "rope_parameters"] {
+            for kind in ["rope_type", "type"] {
+                self.only(&format!("{key}.{kind}"), "default", "default")?;
+            }
+            if let Some(factor) = self.0.f32(&format!("{key}.factor"))?.filter(|&x| x != 1.0) {
+                return Err(self.unsupported(&format!("{key}.factor"), &factor, "1"));
+            }
+        }
+        self.number(if self.0.get("rope_theta").is_some() { "rope_theta" } else { "rope_parameters.rope_theta" })
+    }
+
+    /// Every layer must attend to all positions before it.
+    pub(super) fn full_attention(&self) -> Result<(), Error> {
+        const KEY: &str = "layer_types";
+        let other = match self.0.get(KEY) {
+            None => None,
+            Some(Json::Array(list)) => list.iter().find(|kind| kind.as_str() != Some("full_attention")),
+            Some(other) => Some(other),
+        };
+        other.map_or(Ok(()), |found| Err(self.unsupported(KEY, &short(found), "'full_attention' for every layer")))
+    }
+
     /// A number within bounds.
     pub(super) fn within(&self, key: &str, n: usize, least: usize, most: usize) -> Result<usize, Error> {
         if (least..=most).contains(&n) { Ok(n) } else { Err(self.unsupported(key, &n, format!("{least} to {most}"))) }
@@ -51,6 +89,15 @@ impl Settings<'_> {
     pub(super) fn number(&self, key: &str) -> Result<f32, Error> {
         let x = self.0.require_f32(key)?;
         if x > 0.0 { Ok(x) } else { Err(self.unsupported(key, &x, "a number above 0")) }
+    }
+}
+
+/// A value in a few words.
+fn short(value: &Json) -> String {
+    match value {
+        Json::Array(_) => "a list".to_owned(),
+        Json::Object(_) => "an object".to_owned(),
+        simple => simple.to_string().chars().take(80).collect(),
     }
 }
 

@@ -103,7 +103,7 @@ impl FromStr for ExitRule {
         let settings = Settings::parse(settings)?;
         match rule.statistic {
             Statistic::Nothing => fixed(rule, argument, &settings),
-            Statistic::Latent(_) | Statistic::Readout(_) => adaptive(rule, argument, &settings),
+            Statistic::Latent(_) | Statistic::Readout(_) | Statistic::Gate(_) => adaptive(rule, argument, &settings),
         }
     }
 }
@@ -333,7 +333,10 @@ mod tests {
     #[test]
     fn messages_say_what_would_have_been_right() {
         let table = [
-            ("speed", "unknown exit rule `speed`; known rules: acceleration, acceleration-raw, step-norm, kl, fixed"),
+            (
+                "speed",
+                "unknown exit rule `speed`; known rules: acceleration, acceleration-raw, step-norm, kl, gate, fixed",
+            ),
             ("kl,hit=1", "unknown key `hit` in an exit rule; known keys: hits, min, max"),
             ("acceleration:NaN", "the threshold of `acceleration` must be a positive, finite number, not `NaN`"),
             (

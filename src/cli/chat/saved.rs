@@ -150,12 +150,15 @@ pub struct WrittenSettings {
     repeat_last_n: Option<usize>,
     seed: u64,
     kv_type: String,
+    /// Left out where the template decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reasoning: Option<bool>,
 }
 
 impl WrittenSettings {
     /// Of a conversation.
     pub fn of(chat: &Chat) -> Self {
-        let Settings { rule, steps, sampler, .. } = chat.settings();
+        let Settings { rule, steps, sampler, reasoning, .. } = chat.settings();
         let (init, init_seed) = match chat.initial() {
             InitialState::Zeros => (Init::Zeros, 0),
             InitialState::Noise { seed } => (Init::Noise, *seed),
@@ -174,6 +177,7 @@ impl WrittenSettings {
             repeat_last_n: (sampler.repeat_last_n != usize::MAX).then_some(sampler.repeat_last_n),
             seed: sampler.seed,
             kv_type: chat.engine().session().kv_shape().ty.to_string(),
+            reasoning: *reasoning,
         }
     }
 
@@ -345,6 +349,7 @@ impl Saved {
             rule: self.rule,
             steps: self.written.settings.steps,
             sampler: self.written.settings.sampler(),
+            reasoning: self.written.settings.reasoning.or(now.reasoning),
             ..now.clone()
         }
     }

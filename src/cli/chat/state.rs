@@ -9,7 +9,7 @@ use super::settings::{MOST_STEPS, Settings};
 use crate::exit::ExitRule;
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
-use crate::text::{self, Conversation, Message, Role, StopStrings, StreamDecoder, Template, TemplateInputs, Tokenizer};
+use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, Tokenizer};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,14 +58,6 @@ struct Voice {
 }
 
 impl Voice {
-    /// The tokens of a prompt that ends where the model's answer begins.
-    fn encode(&self, messages: &[Message]) -> Result<Vec<u32>, Error> {
-        let extra = serde_json::Map::new();
-        let inputs = TemplateInputs { messages, add_generation_prompt: true, extra: &extra };
-        let rendered = self.template.render(&self.tokenizer, &inputs)?;
-        Ok(self.tokenizer.encode_rendered(&rendered)?)
-    }
-
     /// Tokens that can be chosen and written.
     fn vocabulary(&self) -> usize {
         self.tokenizer.vocabulary().min(self.model.config().vocab)
@@ -118,9 +110,9 @@ impl Chat {
         let tokenizer = Tokenizer::from_gguf(model.metadata())?;
         let template = match text::template_source(model.metadata())? {
             Some(source) => Template::new(source)?,
-            None => Template::fallback(&tokenizer)?,
+            None => Template::continuation()?,
         };
-        let stop_tokens = text::stop_tokens(model.metadata())?;
+        let stop_tokens = text::stop_tokens(model.metadata(), &tokenizer)?;
         let voice = Voice { model, tokenizer, template, stop_tokens, cancel };
         let recorder = voice.engine(&options, &settings, 1)?;
         voice.cancel.watch(recorder.engine().cancel_flag());
@@ -136,6 +128,11 @@ impl Chat {
     /// The chat template in use.
     pub fn template(&self) -> &Template {
         &self.voice.template
+    }
+
+    /// Uses another template, from the next message on.
+    pub fn set_template(&mut self, template: Template) {
+        self.voice.template = template;
     }
 
     /// The engine, with the session and what it holds.
@@ -187,7 +184,7 @@ impl Chat {
         let result = self.answer(sink);
         match &result {
             Ok(answer) if answer.end != End::Cancelled || !answer.tokens.is_empty() => {
-                self.conversation.push(Role::Assistant, answer.text.as_str());
+                self.conversation.push(Role::Assistant, self.voice.template.kept(&answer.text));
                 self.totals.add(answer);
             }
             _ => self.conversation = before,
@@ -255,10 +252,9 @@ impl Chat {
 
     /// Draws tokens until something ends the answer.
     fn generate(&mut self, answer: &mut Answer, sink: Sink<'_>) -> Result<(), Error> {
-        let Voice { tokenizer, template, stop_tokens, cancel, .. } = &self.voice;
+        let Voice { tokenizer, stop_tokens, cancel, .. } = &self.voice;
         let most = self.settings.predict.unwrap_or(usize::MAX);
         let mut decoder = StreamDecoder::new();
-        let mut stops = StopStrings::new(template.stop_strings().iter().map(|&s| s.to_owned()).collect())?;
         answer.end = loop {
             if answer.tokens.len() >= most {
                 break End::Length;
@@ -275,16 +271,13 @@ impl Chat {
             if stop_tokens.contains(&step.token) {
                 break End::Stop;
             }
-            let shown = stops.push(&decoder.push(tokenizer, step.token)?);
-            answer.text.push_str(&shown.text);
-            let token = Token { id: step.token, steps: step.steps, text: shown.text };
+            let text = decoder.push(tokenizer, step.token)?;
+            answer.text.push_str(&text);
+            let token = Token { id: step.token, steps: step.steps, text };
             sink(Event::Token(&token)).map_err(Error::Show)?;
             answer.tokens.push(token);
-            if shown.stop.is_some() {
-                return Ok(());
-            }
         };
-        let rest = stops.push(&decoder.flush()).text + &stops.flush();
+        let rest = decoder.flush();
         if let (false, Some(last)) = (rest.is_empty(), answer.tokens.last_mut()) {
             sink(Event::Rest(&rest)).map_err(Error::Show)?;
             last.text.push_str(&rest);
@@ -298,12 +291,12 @@ impl Chat {
         let context = self.engine().session().kv_shape().context;
         let reserve = ANSWER_ROOM.min(context / 4).min(self.settings.predict.unwrap_or(usize::MAX));
         let mut prompt = Vec::new();
-        let voice = &self.voice;
+        let (voice, thinking) = (&self.voice, self.settings.reasoning);
         let mut count = |messages: &[Message]| {
             if voice.cancel.is_set() {
                 return Err(Error::Model(model::Error::Cancelled));
             }
-            prompt = voice.encode(messages)?;
+            prompt = voice.template.prompt(&voice.tokenizer, messages, thinking)?;
             Ok(prompt.len())
         };
         let room = context - reserve;
@@ -340,6 +333,11 @@ impl Chat {
         self.settings.sampler = sampler;
         self.voice.suppress(&mut self.recorder, &self.settings);
         Ok(())
+    }
+
+    /// Turns thinking before the answer on or off, from the next message on; `None` leaves it to the template.
+    pub fn set_reasoning(&mut self, reasoning: Option<bool>) {
+        self.settings.reasoning = reasoning;
     }
 
     /// Changes the depth; `None` goes back to the default. The exit rule's own maximum stays in force. Gives the number of

@@ -14,6 +14,7 @@ fn settings(rule: &str) -> Settings {
         sampler: SamplerConfig::greedy(),
         predict: Some(24),
         ignore_end: false,
+        reasoning: None,
     }
 }
 
