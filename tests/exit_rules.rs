@@ -25,6 +25,8 @@ fn recorded_statistics_lead_to_the_recorded_exits() {
             let statistics = values.as_array().unwrap().iter().map(|x| x.as_f64().unwrap_or(f64::NAN) as f32);
             let found = (1..).zip(statistics).find(|&(step, statistic)| {
                 let stats = LatentStats {
+                    segment: 0,
+                    gate: f32::NAN,
                     step,
                     state_norm: 1.0,
                     step_norm: statistic,

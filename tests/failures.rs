@@ -25,11 +25,11 @@ struct CancelAt {
 }
 
 impl DepthPolicy for CancelAt {
-    fn max_steps(&self) -> usize {
-        self.inner.max_steps()
+    fn max_steps(&self, segment: usize) -> usize {
+        self.inner.max_steps(segment)
     }
-    fn begin(&mut self, index: usize, row: &Row, prelude: &[f32], initial: &[f32]) {
-        self.inner.begin(index, row, prelude, initial);
+    fn begin(&mut self, index: usize, row: &Row, segment: usize, prelude: &[f32], initial: &[f32]) {
+        self.inner.begin(index, row, segment, prelude, initial);
     }
     fn after_step(&mut self, index: usize, row: &Row, stats: &LatentStats, latent: &[f32]) -> Verdict {
         if (row.position, stats.step) == (self.position, self.step) {
@@ -53,7 +53,7 @@ fn a_cancelled_run_can_be_continued() {
             session.truncate(0, 0);
             let inner = setup.recorder(model.config());
             let mut policy = CancelAt { inner, flag: Arc::clone(&flag), position, step };
-            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::All, readout_exits: false };
+            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::All, readout_exits: false, both_ways: false };
             let error = session.run(batch, &mut policy).unwrap_err();
             assert!(matches!(error, Error::Cancelled), "{error}");
             let held = position / 6 * 6;
@@ -142,7 +142,7 @@ fn damaged_weights_are_named() {
                 let what = format!("{recipe}, KV {kv_type}, chunks of {chunk}");
                 let mut session = setup.session(&broken);
                 let mut recorder = setup.recorder(broken.config());
-                let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false };
+                let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false, both_ways: false };
                 match session.run(batch, &mut recorder).unwrap_err() {
                     Error::NotFinite { position, step } => assert_eq!((position, step), (place, 1), "{what}"),
                     other => panic!("{what}: {other}"),
@@ -159,7 +159,7 @@ fn damaged_weights_are_named() {
         }
         // A weight that every token meets.
         let setup = Setup::fixed(4, &golden.initial);
-        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::Last, readout_exits: false };
+        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::Last, readout_exits: false, both_ways: false };
         let in_loop = [
             "blk.0.attn_q.weight",
             "blk.0.attn_v.weight",
@@ -201,7 +201,7 @@ fn a_bad_initial_state_is_named() {
         let mut states = states.to_vec();
         states[7 * 128 + 100] = bad;
         let setup = Setup { chunk, ..Setup::fixed(3, &InitialState::Given(states.into())) };
-        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false };
+        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false, both_ways: false };
         match setup.session(&model).run(batch, &mut FixedDepth(3)).map(|_| ()) {
             Err(Error::NotFinite { position: 7, step: 1 }) => {}
             // The largest number is one: a norm makes it small.
@@ -219,7 +219,7 @@ fn bad_calls_are_refused() {
     let setup = Setup { context: 8, ..Setup::fixed(2, &golden.initial) };
     let mut session = setup.session(&model);
     let mut refuse = |tokens: &[u32]| {
-        let batch = Batch { sequence: 0, tokens, logits: Logits::Last, readout_exits: false };
+        let batch = Batch { sequence: 0, tokens, logits: Logits::Last, readout_exits: false, both_ways: false };
         let error = session.run(batch, &mut FixedDepth(2)).map(|_| ()).unwrap_err();
         assert_eq!(session.len(0), 0);
         error
@@ -238,7 +238,7 @@ fn bad_calls_are_refused() {
     assert!(matches!(options(&|o| o.steps = Some(0)), Error::Option(_)));
     assert!(matches!(options(&|o| o.kv_slots = Some(0)), Error::Option(_)));
     assert!(matches!(options(&|o| o.sequences = 0), Error::Option(_)));
-    assert!(matches!(options(&|o| o.chunk_rows = 0), Error::Option(_)));
+    assert!(matches!(options(&|o| o.chunk_rows = Some(0)), Error::Option(_)));
     assert!(matches!(options(&|o| o.kv_budget = 0), Error::KvMemory { .. }));
     assert!(matches!(options(&|o| o.context = Some(usize::MAX)), Error::KvMemory { .. }));
     assert!(matches!(options(&|o| o.sequences = usize::MAX), Error::KvMemory { .. }));

@@ -174,7 +174,7 @@ fn a_full_context_ends_the_text() {
     let mut session = setup(20).session(&model);
     let mut recorder = setup(20).recorder(model.config());
     run(&mut session, &mut recorder, 0, &golden.tokens);
-    let batch = Batch { sequence: 0, tokens: &[1], logits: Logits::Last, readout_exits: false };
+    let batch = Batch { sequence: 0, tokens: &[1], logits: Logits::Last, readout_exits: false, both_ways: false };
     let error = session.run(batch, &mut recorder).unwrap_err();
     assert!(matches!(error, Error::ContextFull { used: 20, context: 20, asked: 1 }), "{error}");
     assert_eq!(session.len(0), 20);
@@ -232,7 +232,7 @@ fn truncating_leaves_no_trace() {
         if keep > 0 {
             run(&mut session, &mut recorder, 0, &golden.tokens[..keep]);
         }
-        let batch = Batch { sequence: 0, tokens: &other, logits: Logits::None, readout_exits: false };
+        let batch = Batch { sequence: 0, tokens: &other, logits: Logits::None, readout_exits: false, both_ways: false };
         session.run(batch, &mut FixedDepth(16)).unwrap();
         session.truncate(0, 1000);
         assert_eq!(session.len(0), keep + 20);
@@ -323,7 +323,7 @@ fn wanting_logits_changes_nothing() {
         let all = setup.run(&model, &golden.tokens);
         for (logits, expected) in [(Logits::None, 0), (Logits::Last, vocab), (Logits::All, 20 * vocab)] {
             let mut session = setup.session(&model);
-            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits, readout_exits: false };
+            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits, readout_exits: false, both_ways: false };
             let output = session.run(batch, &mut setup.recorder(model.config())).unwrap();
             assert_eq!(output.steps, all.steps);
             assert!(bits(output.logits) == bits(&all.logits[20 * vocab - expected..]));
@@ -351,7 +351,7 @@ fn readout_rules_run_token_by_token() {
         let mut policy = RulePolicy::new(rule, Some(12), model.config(), chunk).unwrap();
         let (mut steps, mut found, mut at) = (Vec::new(), Vec::new(), 0);
         for &n in calls {
-            let batch = Batch { sequence: 0, tokens: &golden.tokens[at..at + n], logits, readout_exits: true };
+            let batch = Batch { sequence: 0, tokens: &golden.tokens[at..at + n], logits, readout_exits: true, both_ways: false };
             let output = session.run(batch, &mut policy).unwrap();
             steps.extend_from_slice(output.steps);
             found.extend_from_slice(output.logits);

@@ -121,7 +121,7 @@ impl Source {
         }
         let bytes = arch::read(path, Load::Map)?;
         let header = Header::parse(&bytes).with_context(|| path.display().to_string())?;
-        if arch::FAMILIES.contains(&architecture(&header)) {
+        if arch::families().iter().any(|f| f.name == architecture(&header)) {
             // A file that is no whole model would become another that is none.
             arch::open(path, Load::Map)?;
         }
@@ -134,7 +134,7 @@ impl Source {
             Self::Gguf(_, header) => {
                 let name = architecture(header);
                 let unknown = format!("architecture '{name}' is not known here; tensors went by their names alone");
-                let notes = if arch::FAMILIES.contains(&name) { Vec::new() } else { vec![unknown] };
+                let notes = if arch::families().iter().any(|f| f.name == name) { Vec::new() } else { vec![unknown] };
                 Ok((Conversion::of_gguf(header), notes))
             }
             Self::Checkpoint(checkpoint) => {

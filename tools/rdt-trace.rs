@@ -108,6 +108,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         logits: if flags.all_logits { Logits::None } else { Logits::All },
         // Read-out rules need finished coda keys of all earlier tokens: they are traced token by token.
         readout_exits: rule.signal() == Signal::Readout,
+        both_ways: false,
     };
     let output = session.run(batch, &mut recorder)?;
     let exit_step: Vec<i32> = output.steps.iter().map(|&n| n as i32).collect();
@@ -192,15 +193,15 @@ impl Recorder {
 }
 
 impl DepthPolicy for Recorder {
-    fn max_steps(&self) -> usize {
-        self.policy.max_steps()
+    fn max_steps(&self, segment: usize) -> usize {
+        self.policy.max_steps(segment)
     }
 
-    fn begin(&mut self, index: usize, row: &Row, prelude: &[f32], initial: &[f32]) {
+    fn begin(&mut self, index: usize, row: &Row, segment: usize, prelude: &[f32], initial: &[f32]) {
         let at = row.position * self.width..(row.position + 1) * self.width;
         self.prelude[at.clone()].copy_from_slice(prelude);
         self.initial[at].copy_from_slice(initial);
-        self.policy.begin(index, row, prelude, initial);
+        self.policy.begin(index, row, segment, prelude, initial);
     }
 
     fn after_step(&mut self, index: usize, row: &Row, stats: &LatentStats, latent: &[f32]) -> Verdict {

@@ -13,8 +13,8 @@ use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::gguf::Metadata;
 use crate::model::{
-    self, Activation, Block, Config, Injection, Linear, LoopPlan, Looped, Mlp, Norm, Parts, PostNorm, Rope, RopeStyle,
-    Start, Tensors,
+    self, Block, Config, Injection, Linear, LoopPlan, Looped, Mlp, Norm, Parts, PostNorm, Rope, RopeStyle, Start,
+    Tensors,
 };
 
 /// `general.architecture`.
@@ -101,12 +101,11 @@ fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::
             attn_output: tensors.matrix(&name("attn_output.weight"), width, q)?.into(),
             post_attn: PostNorm::Sum(post_attn),
             ffn_norm,
-            mlp: Mlp {
-                gate: Some(tensors.matrix(&name("ffn_gate.weight"), f, width)?.into()),
-                up: tensors.matrix(&name("ffn_up.weight"), f, width)?.into(),
-                down: tensors.matrix(&name("ffn_down.weight"), width, f)?.into(),
-                activation: Activation::Silu,
-            },
+            mlp: Mlp::gated(
+                tensors.matrix(&name("ffn_gate.weight"), f, width)?,
+                tensors.matrix(&name("ffn_up.weight"), f, width)?,
+                tensors.matrix(&name("ffn_down.weight"), width, f)?,
+            ),
             post_ffn: PostNorm::Sum(post_ffn),
         });
     }

@@ -12,7 +12,6 @@ pub(super) struct Keys<'a> {
 
 /// The sizes that a transformer of any family has.
 pub(super) struct Sizes {
-    pub blocks: usize,
     pub width: usize,
     pub head_dim: usize,
     pub vocab: usize,
@@ -133,7 +132,7 @@ impl Keys<'_> {
         let tokens = self.metadata.strings("tokenizer.ggml.tokens")?.map_or(0, <[String]>::len);
         let vocab = self.size_or("vocab_size", MOST_TOKENS, tokens)?;
         let context = self.size("context_length", MOST_CONTEXT)?;
-        Ok(Sizes { blocks, width, head_dim, vocab, context, heads, kv_heads, hidden })
+        Ok(Sizes { width, head_dim, vocab, context, heads, kv_heads, hidden })
     }
 
     /// Depth of the only loop, from `loop.mean_steps` and `loop.max_steps`.

@@ -155,9 +155,10 @@ pub struct SessionFlags {
     /// Positions in the KV cache (default: what the model was trained for, if it fits the memory budget)
     #[arg(short, long, value_name = "N", value_parser = positive)]
     pub ctx_size: Option<usize>,
-    /// Tokens that go through the model together; results do not depend on it
-    #[arg(short, long, value_name = "N", value_parser = positive, default_value_t = 64)]
-    pub batch_size: usize,
+    /// Tokens that go through the model together; results do not depend on it (default: 64; all of a prompt for models that
+    /// read prompts in both directions)
+    #[arg(short, long, value_name = "N", value_parser = positive)]
+    pub batch_size: Option<usize>,
     /// KV cache storage: f32, f16 or q8_0
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<KvType>,

@@ -16,12 +16,14 @@ fn stats<const D: usize>(states: &[[f32; D]]) -> Vec<LatentStats> {
             let step = minus(states[k], states[k - 1]);
             let previous = (k > 1).then(|| minus(states[k - 1], states[k - 2]));
             LatentStats {
+                segment: 0,
                 step: k,
                 state_norm: norm(states[k]),
                 step_norm: norm(step),
                 acceleration: previous.map_or(f32::NAN, |p| norm(minus(step, p))),
                 step_cosine: previous.map_or(f32::NAN, |p| cosine(step, p)),
                 state_cosine: cosine(states[k], states[k - 1]),
+                gate: f32::NAN,
             }
         })
         .collect()
@@ -38,12 +40,14 @@ fn exit_of(text: &str, statistics: &[f32]) -> Option<usize> {
     let stats: Vec<_> = (1..)
         .zip(statistics)
         .map(|(step, &x)| LatentStats {
+            segment: 0,
             step,
             state_norm: 1.0,
             step_norm: x,
             acceleration: x,
             step_cosine: f32::NAN,
             state_cosine: f32::NAN,
+            gate: f32::NAN,
         })
         .collect();
     latent_exit(&rule(text), &stats)
@@ -104,12 +108,14 @@ fn memory_can_be_used_for_the_next_row() {
     let two = rule("step-norm:0.5,hits=2");
     let mut memory = two.memory(0);
     let at = |step| LatentStats {
+        segment: 0,
         step,
         state_norm: 1.0,
         step_norm: 0.1,
         acceleration: 0.1,
         step_cosine: 1.0,
         state_cosine: 1.0,
+        gate: f32::NAN,
     };
     assert!(!two.check_latent(&mut memory, &at(1)));
     memory.reset();

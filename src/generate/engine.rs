@@ -2,7 +2,7 @@
 
 use super::sampler::{self, Sampler, SamplerConfig};
 use crate::exit::{ExitRule, NoGate, RulePolicy, Signal};
-use crate::model::{self, Batch, Logits, Session};
+use crate::model::{self, Batch, Session};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -167,9 +167,10 @@ impl Engine {
         self.sampler.reset();
     }
 
+    /// Forgets the text from token `n` on, or from an earlier one ([`Session::truncate`]).
     fn forget_from(&mut self, n: usize) {
+        let n = self.session.truncate(0, n);
         self.held.truncate(n);
-        self.session.truncate(0, n);
         self.pending = None;
         self.logits.clear();
     }
@@ -193,7 +194,7 @@ impl Engine {
         for &token in tokens {
             self.sampler.accept(token);
         }
-        let batch = Batch { sequence: 0, tokens: &tokens[reused..], logits: Logits::Last, readout_exits: false };
+        let batch = Batch::next(&tokens[reused..]);
         let stats = self.run(batch)?;
         Ok(PromptStats { run: tokens.len() - reused, reused, steps: stats })
     }
@@ -206,7 +207,7 @@ impl Engine {
     pub fn extend(&mut self, tokens: &[u32], drawn: bool) -> Result<(), Error> {
         self.pending = None;
         let readout_exits = drawn && self.policy.rule().signal() == Signal::Readout;
-        self.run(Batch { sequence: 0, tokens, logits: Logits::Last, readout_exits })?;
+        self.run(Batch { readout_exits, ..Batch::next(tokens) })?;
         Ok(())
     }
 
@@ -239,7 +240,7 @@ impl Engine {
                 return Ok(None);
             }
             let readout_exits = self.policy.rule().signal() == Signal::Readout;
-            self.run(Batch { sequence: 0, tokens: &[token], logits: Logits::Last, readout_exits })?;
+            self.run(Batch { readout_exits, ..Batch::next(&[token]) })?;
             self.pending = None;
         }
         assert!(!self.logits.is_empty(), "a prompt comes first");

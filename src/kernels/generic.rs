@@ -27,6 +27,41 @@ pub(super) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: 
     }
 }
 
+/// `out = (x − mean(x)) / sqrt(mean((x − mean(x))²) + eps) · weight + bias`.
+#[inline(always)]
+pub(super) fn layer_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == bias.len() && x.len() == out.len());
+    let n = x.len() as f32;
+    let mut sum = s.splat(0.0);
+    for i in (0..x.len()).step_by(LANES) {
+        sum = s.add(sum, load_tail(s, x, i));
+    }
+    let mean = s.splat(s.sum(sum) / n);
+    for i in (0..x.len()).step_by(LANES) {
+        store_tail(s, s.sub(load_tail(s, x, i), mean), out, i);
+    }
+    // The centred values are in `out` now: its tail loads zeros, which `x − mean` would not be.
+    let scale = s.splat(1.0 / (dot(s, &*out, &*out) / n + eps).sqrt());
+    for i in (0..x.len()).step_by(LANES) {
+        let v = s.mul(s.mul(load_tail(s, out, i), scale), load_tail(s, weight, i));
+        store_tail(s, s.add(v, load_tail(s, bias, i)), out, i);
+    }
+}
+
+/// Sum of products, in two chains of eight fused lanes.
+#[inline(always)]
+pub(super) fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
+    assert_eq!(x.len(), y.len());
+    let (mut a, mut b) = (s.splat(0.0), s.splat(0.0));
+    let mut i = 0;
+    while i < x.len() {
+        a = s.fma(load_tail(s, x, i), load_tail(s, y, i), a);
+        b = s.fma(load_tail(s, x, i + LANES), load_tail(s, y, i + LANES), b);
+        i += 2 * LANES;
+    }
+    s.sum(s.add(a, b))
+}
+
 /// e^x to about one unit in the last place; 0 below -87.3, the largest finite power above 88.
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and a degree-6 polynomial for e^r (the coefficients of Cephes' `expf`).
@@ -60,6 +95,57 @@ pub(super) fn silu_mul<S: Simd>(s: S, gate: &[f32], up: &[f32], out: &mut [f32])
     }
 }
 
+/// `1 / (1 + e^-x)`.
+#[inline(always)]
+fn sigmoid<S: Simd>(s: S, x: S::V) -> S::V {
+    let one = s.splat(1.0);
+    s.div(one, s.add(one, exp(s, s.sub(s.splat(0.0), x))))
+}
+
+/// `out *= sigmoid(gate)`.
+#[inline(always)]
+pub(super) fn sigmoid_mul<S: Simd>(s: S, gate: &[f32], out: &mut [f32]) {
+    assert_eq!(gate.len(), out.len());
+    for i in (0..gate.len()).step_by(LANES) {
+        let v = s.mul(load_tail(s, out, i), sigmoid(s, load_tail(s, gate, i)));
+        store_tail(s, v, out, i);
+    }
+}
+
+/// GELU by its tanh approximation, `x/2 · (1 + tanh(√(2/π)·(x + 0.044715·x³)))`; as `(1 + tanh u) / 2 = sigmoid(2u)`, one
+/// exponential does.
+#[inline(always)]
+pub(super) fn gelu_tanh<S: Simd>(s: S, x: &mut [f32]) {
+    // 2·√(2/π)
+    const FACTOR: f32 = 1.595_769_1;
+    for i in (0..x.len()).step_by(LANES) {
+        let v = load_tail(s, x, i);
+        let cube = s.mul(s.mul(v, v), v);
+        let u = s.mul(s.fma(cube, s.splat(0.044_715), v), s.splat(FACTOR));
+        store_tail(s, s.mul(v, sigmoid(s, u)), x, i);
+    }
+}
+
+/// `x = max(x, 0)² / 2`.
+#[inline(always)]
+pub(super) fn half_relu_squared<S: Simd>(s: S, x: &mut [f32]) {
+    for i in (0..x.len()).step_by(LANES) {
+        // A NaN in the second place comes through.
+        let v = s.max(s.splat(0.0), load_tail(s, x, i));
+        store_tail(s, s.mul(s.mul(v, v), s.splat(0.5)), x, i);
+    }
+}
+
+/// `out += x · y`, fused.
+#[inline(always)]
+pub(super) fn add_product<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32]) {
+    assert!(x.len() == y.len() && x.len() == out.len());
+    for i in (0..x.len()).step_by(LANES) {
+        let v = s.fma(load_tail(s, x, i), load_tail(s, y, i), load_tail(s, out, i));
+        store_tail(s, v, out, i);
+    }
+}
+
 /// `out += x`.
 #[inline(always)]
 pub(super) fn add<S: Simd>(s: S, x: &[f32], out: &mut [f32]) {
@@ -80,6 +166,19 @@ pub(super) fn rope_interleaved<S: Simd>(_: S, x: &mut [f32], cos: &[f32], sin: &
         let (a, b) = (p[0], p[1]);
         p[0] = a * c - b * s;
         p[1] = b * c + a * s;
+    }
+}
+
+/// As [`rope_interleaved`], for the pairs `(x[i], x[i + n])` of a head of 2n values.
+#[inline(always)]
+pub(super) fn rope_halves<S: Simd>(s: S, x: &mut [f32], cos: &[f32], sin: &[f32]) {
+    assert!(x.len() == 2 * cos.len() && cos.len() == sin.len());
+    let (low, high) = x.split_at_mut(cos.len());
+    for i in (0..cos.len()).step_by(LANES) {
+        let (c, d) = (load_tail(s, cos, i), load_tail(s, sin, i));
+        let (a, b) = (load_tail(s, low, i), load_tail(s, high, i));
+        store_tail(s, s.sub(s.mul(a, c), s.mul(b, d)), low, i);
+        store_tail(s, s.add(s.mul(b, c), s.mul(a, d)), high, i);
     }
 }
 

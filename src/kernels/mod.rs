@@ -223,6 +223,8 @@ pub type Attend = fn(&[f32], &[u8], &[u8], f32, &mut AttendScratch, &mut [f32]);
 
 /// `(x, q, d, sum)`: quantises an activation row to bytes with a scale and a sum per 32.
 pub type QuantizeRow = fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+/// `(x, weight, bias, eps, out)`.
+pub type LayerNorm = fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 /// `(x, row)`: writes a key or value row in a cache format.
 pub type StoreKv = fn(&[f32], &mut [u8]);
 
@@ -238,8 +240,22 @@ pub struct Kernels {
     pub silu_mul: fn(&[f32], &[f32], &mut [f32]),
     /// `(x, out)`: `out += x`.
     pub add: fn(&[f32], &mut [f32]),
+    /// `(x, weight, bias, eps, out)`: `out = (x − mean(x)) / sqrt(var(x) + eps) · weight + bias`.
+    pub layer_norm: LayerNorm,
+    /// `(x, y)`: sum of products.
+    pub dot: fn(&[f32], &[f32]) -> f32,
+    /// `(gate, out)`: `out *= sigmoid(gate)`.
+    pub sigmoid_mul: fn(&[f32], &mut [f32]),
+    /// GELU by its tanh approximation, in place.
+    pub gelu_tanh: fn(&mut [f32]),
+    /// `x = max(x, 0)² / 2`.
+    pub half_relu_squared: fn(&mut [f32]),
+    /// `(x, y, out)`: `out += x · y`.
+    pub add_product: fn(&[f32], &[f32], &mut [f32]),
     /// `(x, cos, sin)`: rotates the pairs `(x[2i], x[2i + 1])`.
     pub rope_interleaved: fn(&mut [f32], &[f32], &[f32]),
+    /// `(x, cos, sin)`: rotates the pairs `(x[i], x[i + n/2])`, n the length.
+    pub rope_halves: fn(&mut [f32], &[f32], &[f32]),
     /// `(x, q, d, sum)`: an activation row in the form [`Form::Bytes`]; its length is a multiple of 32.
     pub quantize_row: QuantizeRow,
     /// `(x, q, d)`: an activation row in the form [`Form::Wide`]; its length is a multiple of 32.
@@ -328,8 +344,18 @@ macro_rules! stamp {
             stamp!(@entry $token, ($($feature)?), silu_mul,
                 (gate: &[f32], up: &[f32], out: &mut [f32]), generic::silu_mul);
             stamp!(@entry $token, ($($feature)?), add, (x: &[f32], out: &mut [f32]), generic::add);
+            stamp!(@entry $token, ($($feature)?), layer_norm,
+                (x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]), generic::layer_norm);
+            stamp!(@entry $token, ($($feature)?), dot, (x: &[f32], y: &[f32]) -> f32, generic::dot);
+            stamp!(@entry $token, ($($feature)?), sigmoid_mul, (gate: &[f32], out: &mut [f32]), generic::sigmoid_mul);
+            stamp!(@entry $token, ($($feature)?), gelu_tanh, (x: &mut [f32]), generic::gelu_tanh);
+            stamp!(@entry $token, ($($feature)?), half_relu_squared, (x: &mut [f32]), generic::half_relu_squared);
+            stamp!(@entry $token, ($($feature)?), add_product,
+                (x: &[f32], y: &[f32], out: &mut [f32]), generic::add_product);
             stamp!(@entry $token, ($($feature)?), rope_interleaved,
                 (x: &mut [f32], cos: &[f32], sin: &[f32]), generic::rope_interleaved);
+            stamp!(@entry $token, ($($feature)?), rope_halves,
+                (x: &mut [f32], cos: &[f32], sin: &[f32]), generic::rope_halves);
             stamp!(@entry $token, ($($feature)?), quantize_row,
                 (x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i32]), generic::quantize_row);
             stamp!(@entry $token, ($($feature)?), quantize_row_wide,
@@ -361,7 +387,14 @@ macro_rules! stamp {
                 rms_norm,
                 silu_mul,
                 add,
+                layer_norm,
+                dot,
+                sigmoid_mul,
+                gelu_tanh,
+                half_relu_squared,
+                add_product,
                 rope_interleaved,
+                rope_halves,
                 quantize_row,
                 quantize_row_wide,
                 latent_sums,

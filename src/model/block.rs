@@ -140,26 +140,33 @@ impl Block {
     }
 }
 
-/// `down(act(gate x) · up x)`, or without a gate `down(act(up x))`.
+/// The second half of a block.
 pub struct Mlp {
-    /// `[F, D]`.
+    /// `[F, D]`, for the activation that has one.
     pub gate: Option<Linear>,
     /// `[F, D]`.
     pub up: Linear,
     /// `[D, F]`.
     pub down: Linear,
-    /// The activation; with a gate it is always SiLU.
+    /// What happens between them.
     pub activation: Activation,
+}
+
+impl Mlp {
+    /// `down(silu(gate x) · up x)`.
+    pub fn gated(gate: Matrix, up: Matrix, down: Matrix) -> Self {
+        Self { gate: Some(gate.into()), up: up.into(), down: down.into(), activation: Activation::GatedSilu }
+    }
 }
 
 /// An activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// `x · sigmoid(x)`, of a gate.
-    Silu,
-    /// `0.5 · max(x, 0)²`.
+    /// `silu(gate x) · up x`, with silu(x) = x · sigmoid(x).
+    GatedSilu,
+    /// `0.5 · max(up x, 0)²`.
     HalfReluSquared,
-    /// GELU by its tanh approximation, as GPT-2 has it.
+    /// GELU of `up x` by its tanh approximation, as GPT-2 has it.
     GeluTanh,
 }
 

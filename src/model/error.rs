@@ -107,6 +107,17 @@ pub enum Error {
         /// Tokens in the call.
         asked: usize,
     },
+    /// More tokens that see each other in both directions than go through the model together.
+    #[error(
+        "a prompt of {asked} tokens, which see each other in both directions, must go through the model at once, and there is \
+         room for {most} (-b, up to 4096 and the context)"
+    )]
+    PrefixTooLong {
+        /// Tokens in the call.
+        asked: usize,
+        /// Rows per chunk.
+        most: usize,
+    },
     /// A token id outside the embedding table.
     #[error("token {token} is outside the vocabulary of {vocab} entries")]
     Token {

@@ -22,14 +22,14 @@ pub enum InitialState {
         /// Any number.
         seed: u64,
     },
-    /// States by position, `[positions][D]`; positions behind the end start from zeros.
+    /// States by position, `[positions][S]`; positions behind the end start from zeros.
     Given(Arc<[f32]>),
 }
 
 impl InitialState {
-    /// Writes the state of a row, `[D]`.
+    /// Writes the state of a row, `[S]`.
     pub(super) fn fill(&self, config: &Config, row: &Row, out: &mut [f32]) {
-        let d = config.width;
+        let d = config.state_width;
         match self {
             InitialState::Zeros => out.fill(0.0),
             InitialState::Noise { seed } => {
@@ -50,26 +50,27 @@ impl InitialState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Depth;
 
     fn config(width: usize, state_std: f32) -> Config {
         Config {
             architecture: String::new(),
             name: String::new(),
-            width,
+            width: 2 * width,
+            state_width: width,
             vocab: 1,
             context: 1,
             head_dim: 2,
-            norm_eps: 1e-6,
-            rope_base: 1e4,
             embedding_scale: 1.0,
-            mean_steps: 1,
-            max_steps: None,
+            loops: vec![Depth { mean_steps: 1, max_steps: None }],
             state_std,
+            prefix_lm: false,
+            exit_gate: false,
         }
     }
 
     fn state(initial: &InitialState, config: &Config, row: Row) -> Vec<f32> {
-        let mut out = vec![f32::NAN; config.width];
+        let mut out = vec![f32::NAN; config.state_width];
         initial.fill(config, &row, &mut out);
         out
     }

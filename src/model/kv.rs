@@ -1,6 +1,6 @@
 //! The KV cache under recurrence: core blocks keep keys and values per loop step, up to a number of slots.
 
-use super::{Error, LoopPlan};
+use super::{Block, Error, LoopPlan, Segment};
 use crate::kernels::KvType;
 use crate::team::Buffer;
 use std::ops::Range;
@@ -20,6 +20,53 @@ pub struct KvShape {
     pub bytes: u64,
 }
 
+/// What a cache keeps of every physical block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KvLayout {
+    blocks: Vec<BlockKv>,
+    head_dim: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct BlockKv {
+    /// Key and value heads.
+    heads: usize,
+    /// Runs per loop step, each with keys and values of its own; 0: outside the loop, where there is one run in all.
+    passes: usize,
+}
+
+impl BlockKv {
+    /// Planes of `[sequence][head][position]` with this many slots.
+    fn planes(self, slots: usize) -> Option<usize> {
+        if self.passes == 0 { Some(1) } else { slots.checked_mul(self.passes) }
+    }
+}
+
+impl KvLayout {
+    /// The layout of a model.
+    pub fn of(plan: &LoopPlan, blocks: &[Block], head_dim: usize) -> Self {
+        let passes = |b: usize| {
+            plan.segments.iter().fold(0, |n, s| match s {
+                Segment::Once(_) => n,
+                Segment::Looped(l) => n.max(l.passes_over(b)),
+            })
+        };
+        let blocks = blocks.iter().enumerate().map(|(b, block)| BlockKv { heads: block.kv_heads, passes: passes(b) });
+        Self { blocks: blocks.collect(), head_dim }
+    }
+
+    /// Bytes of keys and values per position, where `slots` loop steps keep their own; `None` for a format that cannot store heads
+    /// of this size, or a number beyond 64 bits.
+    pub fn bytes_per_position(&self, ty: KvType, slots: usize) -> Option<u64> {
+        let row = ty.row_bytes(self.head_dim)?;
+        let rows = self
+            .blocks
+            .iter()
+            .try_fold(0u64, |n, b| n.checked_add((b.heads as u64).checked_mul(b.planes(slots)? as u64)?))?;
+        rows.checked_mul(2)?.checked_mul(row as u64)
+    }
+}
+
 /// What a session asks of its cache; `None` means "choose".
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KvRequest {
@@ -37,26 +84,18 @@ const COMFORTABLE_CONTEXT: usize = 2048;
 
 impl KvShape {
     /// Chooses context and slots within the budget: all slots unless that exceeds it; then the context is shortened, then the
-    /// slots (16, 8, 4, 2, 1), then the context again. What the caller has fixed is kept. `kv_heads`: of every block.
-    pub(super) fn choose(
-        request: KvRequest,
-        trained_context: usize,
-        plan: &LoopPlan,
-        kv_heads: &[usize],
-        head_dim: usize,
-    ) -> Result<Self, Error> {
+    /// slots (16, 8, 4, 2, 1), then the context again. What the caller has fixed is kept.
+    pub(super) fn choose(request: KvRequest, trained_context: usize, layout: &KvLayout) -> Result<Self, Error> {
         let KvRequest { ty, sequences, budget, .. } = request;
-        let row = ty.row_bytes(head_dim).ok_or_else(|| {
-            Error::Option(format!(
+        let head_dim = layout.head_dim;
+        if ty.row_bytes(head_dim).is_none() {
+            return Err(Error::Option(format!(
                 "KV type {ty} needs a head size that is a multiple of 32, this model's is {head_dim}; use f16"
-            ))
-        })?;
+            )));
+        }
         let bytes = |context: usize, slots: usize| -> Option<u64> {
-            let rows = kv_heads.iter().enumerate().try_fold(0u64, |n, (b, &heads)| {
-                let slots = if plan.core.contains(&b) { slots } else { 1 };
-                n.checked_add((heads as u64).checked_mul(slots as u64)?)
-            })?;
-            [sequences, context, row, 2].iter().try_fold(rows, |n, &f| n.checked_mul(f as u64))
+            let position = layout.bytes_per_position(ty, slots)?;
+            position.checked_mul(sequences as u64)?.checked_mul(context as u64)
         };
         let shape = |context: usize, slots: usize| {
             let bytes = bytes(context, slots).unwrap_or(u64::MAX);
@@ -95,15 +134,17 @@ impl KvShape {
 /// Where the planes of a block lie.
 #[derive(Debug, Clone, Copy)]
 struct Planes {
-    /// First byte of the block's slot 0.
+    /// First byte of the block's plane 0.
     offset: usize,
-    /// Bytes of one slot: `[sequence][head][position][row]`.
-    slot: usize,
+    /// Bytes of one plane: `[sequence][head][position][row]`.
+    plane: usize,
+    /// Planes per slot: one for every pass of a loop step over the block.
+    passes: usize,
     slots: usize,
     heads: usize,
 }
 
-/// Keys and values, each `[block][slot][sequence][head][position][head_dim]`.
+/// Keys and values, each `[block][slot][pass][sequence][head][position][head_dim]`.
 pub(super) struct KvCache {
     pub keys: Buffer<u8>,
     pub values: Buffer<u8>,
@@ -113,20 +154,20 @@ pub(super) struct KvCache {
 }
 
 impl KvCache {
-    pub(super) fn new(shape: &KvShape, plan: &LoopPlan, kv_heads: &[usize], head_dim: usize) -> Result<Self, Error> {
+    pub(super) fn new(shape: &KvShape, layout: &KvLayout) -> Result<Self, Error> {
         let none = || Error::Memory { bytes: shape.bytes };
         // The offsets below stay under this, so their arithmetic cannot overflow.
         let size = usize::try_from(shape.bytes / 2).map_err(|_| none())?;
-        let row = shape.ty.row_bytes(head_dim).unwrap_or(0);
+        let row = shape.ty.row_bytes(layout.head_dim).unwrap_or(0);
         let mut end = 0;
-        let blocks = kv_heads
+        let blocks = layout
+            .blocks
             .iter()
-            .enumerate()
-            .map(|(b, &heads)| {
-                let slots = if plan.core.contains(&b) { shape.slots } else { 1 };
-                let slot = shape.sequences * heads * shape.context * row;
-                let planes = Planes { offset: end, slot, slots, heads };
-                end += slot * slots;
+            .map(|&BlockKv { heads, passes }| {
+                let (slots, passes) = if passes == 0 { (1, 1) } else { (shape.slots, passes) };
+                let plane = shape.sequences * heads * shape.context * row;
+                let planes = Planes { offset: end, plane, passes, slots, heads };
+                end += plane * passes * slots;
                 planes
             })
             .collect();
@@ -135,18 +176,24 @@ impl KvCache {
         Ok(Self { keys: part()?, values: part()?, blocks, context: shape.context, row })
     }
 
-    /// Bytes of positions `positions` of one head.
+    /// The plane of a block that loop step `step` (from 0) uses in its `pass`-th pass over the block.
+    pub(super) fn plane(&self, block: usize, step: usize, pass: usize) -> usize {
+        let p = &self.blocks[block];
+        step % p.slots * p.passes + pass
+    }
+
+    /// Bytes of positions `positions` of one head in a [`plane`](Self::plane).
     pub(super) fn rows(
         &self,
         block: usize,
-        slot: usize,
+        plane: usize,
         sequence: usize,
         head: usize,
         positions: Range<usize>,
     ) -> Range<usize> {
         let p = &self.blocks[block];
-        debug_assert!(slot < p.slots && head < p.heads && positions.end <= self.context);
-        let base = p.offset + slot * p.slot + (sequence * p.heads + head) * self.context * self.row;
+        debug_assert!(plane < p.slots * p.passes && head < p.heads && positions.end <= self.context);
+        let base = p.offset + plane * p.plane + (sequence * p.heads + head) * self.context * self.row;
         base + positions.start * self.row..base + positions.end * self.row
     }
 
@@ -156,13 +203,13 @@ impl KvCache {
     /// Nobody else reads or writes this block's keys and values at this row's position.
     pub(super) unsafe fn fill_forward(&self, block: usize, sequence: usize, position: usize, steps: usize) {
         let p = self.blocks[block];
-        for head in 0..p.heads {
-            // With fewer slots than steps, every slot has been written.
-            for slot in steps..p.slots {
-                let from = self.rows(block, steps - 1, sequence, head, position..position + 1);
-                let to = self.rows(block, slot, sequence, head, position..position + 1);
+        // With fewer slots than steps, every slot has been written.
+        for (pass, slot) in (0..p.passes).flat_map(|pass| (steps..p.slots).map(move |slot| (pass, slot))) {
+            for head in 0..p.heads {
+                let at = |step| self.rows(block, self.plane(block, step, pass), sequence, head, position..position + 1);
+                let (from, to) = (at(steps - 1), at(slot));
                 for part in [&self.keys, &self.values] {
-                    // SAFETY: the caller has this position of the block to itself, and the two slots are disjoint.
+                    // SAFETY: the caller has this position of the block to itself, and the two planes are disjoint.
                     unsafe { part.write(to.clone()).copy_from_slice(part.read(from.clone())) };
                 }
             }
@@ -174,9 +221,19 @@ impl KvCache {
 mod tests {
     use super::*;
 
-    /// One prelude, two core and one coda block of four heads of 32 values.
-    const HEADS: [usize; 4] = [4; 4];
     const HEAD_DIM: usize = 32;
+
+    /// Blocks of (heads, passes per loop step; 0 outside the loop).
+    fn layout(blocks: &[(usize, usize)]) -> KvLayout {
+        let blocks = blocks.iter().map(|&(heads, passes)| BlockKv { heads, passes }).collect();
+        KvLayout { blocks, head_dim: HEAD_DIM }
+    }
+
+    /// One prelude, two core and one coda block of four heads of 32 values.
+    fn usual() -> KvLayout {
+        layout(&[(4, 0), (4, 1), (4, 1), (4, 0)])
+    }
+
     const TRAINED: usize = 8192;
     /// Bytes of a position in f16: keys and values, with `slots` slots.
     fn position(slots: u64) -> u64 {
@@ -188,7 +245,7 @@ mod tests {
     }
 
     fn choose(request: KvRequest) -> Result<KvShape, Error> {
-        KvShape::choose(request, TRAINED, &LoopPlan::new(1, 2, 1), &HEADS, HEAD_DIM)
+        KvShape::choose(request, TRAINED, &usual())
     }
 
     fn chosen(request: KvRequest) -> (usize, usize) {
@@ -261,8 +318,7 @@ mod tests {
     #[test]
     fn odd_contexts_are_halved() {
         let of = |trained, budget| {
-            let plan = LoopPlan::new(1, 2, 1);
-            let shape = KvShape::choose(request(budget), trained, &plan, &HEADS, HEAD_DIM).unwrap();
+            let shape = KvShape::choose(request(budget), trained, &usual()).unwrap();
             (shape.context, shape.slots)
         };
         assert_eq!(of(3000, position(32) * 3000), (3000, 32));
@@ -289,9 +345,8 @@ mod tests {
         }
         // Any number of steps is fine as long as the slots are not fixed.
         assert_eq!(chosen(KvRequest { steps: huge, ..request(position(8) * 2048) }), (2048, 8));
-        let blocks = vec![huge; 3];
-        let plan = LoopPlan::new(1, 1, 1);
-        assert!(KvShape::choose(request(1 << 40), 1, &plan, &blocks, 32).is_err());
+        assert!(KvShape::choose(request(1 << 40), 1, &layout(&[(huge, 0), (huge, 1)])).is_err());
+        assert!(KvShape::choose(request(1 << 40), 1, &layout(&[(1, huge)])).is_err());
     }
 
     /// A budget without a limit, even the largest number there is, does not turn an overflow into a cache that fits.
@@ -304,41 +359,45 @@ mod tests {
     #[test]
     fn memory_that_is_not_there_is_an_error() {
         let shape = KvShape { ty: KvType::F16, context: 1, slots: 1, sequences: 1, bytes: u64::MAX - 1 };
-        let plan = LoopPlan::new(0, 1, 0);
         let shape = KvShape { context: (shape.bytes / 2 / 2) as usize / 32, ..shape };
         let shape = KvShape { bytes: shape.context as u64 * 128, ..shape };
-        assert!(matches!(KvCache::new(&shape, &plan, &[1], 32), Err(Error::Memory { .. })));
+        assert!(matches!(KvCache::new(&shape, &layout(&[(1, 1)])), Err(Error::Memory { .. })));
     }
 
     #[test]
     fn head_sizes_that_a_type_cannot_store_are_refused() {
-        let plan = LoopPlan::new(0, 1, 0);
         let r = KvRequest { ty: KvType::Q8_0, ..request(u64::MAX) };
-        assert!(matches!(KvShape::choose(r, 10, &plan, &[1], 48), Err(Error::Option(_))));
-        assert_eq!(KvShape::choose(r, 10, &plan, &[1], 64).unwrap().bytes, 32 * 10 * 2 * 68);
+        let heads_of = |head_dim| KvLayout { head_dim, ..layout(&[(1, 1)]) };
+        assert!(matches!(KvShape::choose(r, 10, &heads_of(48)), Err(Error::Option(_))));
+        assert_eq!(heads_of(48).bytes_per_position(KvType::Q8_0, 1), None);
+        assert_eq!(KvShape::choose(r, 10, &heads_of(64)).unwrap().bytes, 32 * 10 * 2 * 68);
     }
 
     /// Planes of all blocks, slots, sequences and heads are disjoint and fill the cache.
     #[test]
     fn planes_are_disjoint_and_complete() {
-        let (plan, heads) = (LoopPlan::new(1, 2, 1), [1, 3, 2, 1]);
+        let blocks = [(1, 0), (3, 2), (2, 1), (1, 0)];
+        let layout = KvLayout { head_dim: 8, ..layout(&blocks) };
         let r = KvRequest { sequences: 2, steps: 3, context: Some(5), ..request(u64::MAX) };
-        let shape = KvShape::choose(r, 5, &plan, &heads, 8).unwrap();
-        let mut cache = KvCache::new(&shape, &plan, &heads, 8).unwrap();
+        let shape = KvShape::choose(r, 5, &layout).unwrap();
+        let mut cache = KvCache::new(&shape, &layout).unwrap();
         assert_eq!(cache.keys.len() as u64 * 2, shape.bytes);
         let mut seen = vec![0u8; cache.keys.len()];
-        for (block, &heads) in heads.iter().enumerate() {
-            for slot in 0..if plan.core.contains(&block) { 3 } else { 1 } {
+        for (block, &(heads, passes)) in blocks.iter().enumerate() {
+            let steps = if passes == 0 { 1 } else { 3 };
+            for (step, pass) in (0..steps).flat_map(|s| (0..passes.max(1)).map(move |p| (s, p))) {
+                let plane = cache.plane(block, step, pass);
+                assert_eq!(plane, cache.plane(block, step + steps, pass), "steps beyond the slots share them");
                 for (sequence, head) in (0..2).flat_map(|s| (0..heads).map(move |h| (s, h))) {
                     for p in 0..5 {
-                        seen[cache.rows(block, slot, sequence, head, p..p + 1)].iter_mut().for_each(|n| *n += 1);
+                        seen[cache.rows(block, plane, sequence, head, p..p + 1)].iter_mut().for_each(|n| *n += 1);
                     }
                 }
             }
         }
         assert!(seen.iter().all(|&n| n == 1));
 
-        // Filling forward copies the last slot written to those behind it, at one position of one sequence.
+        // Filling forward copies the last slot written to those behind it, at one position of one sequence, for both passes.
         let (keys, values) = (cache.keys.get_mut(), cache.values.get_mut());
         for i in 0..keys.len() {
             (keys[i], values[i]) = (i as u8, !(i as u8));
@@ -347,8 +406,9 @@ mod tests {
         // SAFETY: nobody else has the cache.
         unsafe { cache.fill_forward(1, 1, 3, 2) };
         let mut expected = before.clone();
-        for head in 0..3 {
-            let (from, to) = (cache.rows(1, 1, 1, head, 3..4), cache.rows(1, 2, 1, head, 3..4));
+        for (pass, head) in (0..2).flat_map(|p| (0..3).map(move |h| (p, h))) {
+            let at = |step| cache.rows(1, cache.plane(1, step, pass), 1, head, 3..4);
+            let (from, to) = (at(1), at(2));
             expected.0.copy_within(from.clone(), to.start);
             expected.1.copy_within(from, to.start);
         }

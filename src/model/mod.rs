@@ -14,6 +14,7 @@ mod error;
 mod forward;
 mod init;
 mod kv;
+mod layers;
 mod plan;
 mod policy;
 mod scratch;
@@ -42,7 +43,7 @@ pub struct Model {
     header: Header,
     kernels: &'static Kernels,
     parts: Parts,
-    inverse_frequencies: Vec<f32>,
+    kv: KvLayout,
 }
 
 /// What a family's file in `arch` makes of a GGUF.
@@ -71,18 +72,22 @@ impl Model {
     /// # Errors
     /// Sizes that do not fit together.
     pub(crate) fn new(bytes: Bytes, header: Header, kernels: &'static Kernels, parts: Parts) -> Result<Self, Error> {
-        let hd = parts.config.head_dim;
-        if hd == 0 || !hd.is_multiple_of(2) {
-            return Err(Error::Key {
-                key: format!("{}.attention.key_length", parts.config.architecture),
-                found: hd.to_string(),
-                expected: "an even head size".into(),
-            });
+        let Config { width, state_width, head_dim, ref loops, ref architecture, .. } = parts.config;
+        let key = |name: &str, found: usize, expected: &str| Error::Key {
+            key: format!("{architecture}.{name}"),
+            found: found.to_string(),
+            expected: expected.into(),
+        };
+        if head_dim == 0 || !head_dim.is_multiple_of(2) {
+            return Err(key("attention.key_length", head_dim, "an even head size"));
         }
-        // As the reference: exponents, powers and quotients in f32.
-        let inverse_frequencies =
-            (0..hd / 2).map(|i| 1.0 / libm::powf(parts.config.rope_base, (2 * i) as f32 / hd as f32)).collect();
-        Ok(Self { bytes, header, kernels, parts, inverse_frequencies })
+        debug_assert_eq!(loops.len(), parts.plan.loops().count());
+        let same_width = |l: &Looped| l.start == Start::Initial && l.readout.is_some();
+        if width != state_width && !parts.plan.loops().all(same_width) {
+            return Err(key("loop.state_length", state_width, "the embedding length"));
+        }
+        let kv = KvLayout::of(&parts.plan, &parts.blocks, head_dim);
+        Ok(Self { bytes, header, kernels, parts, kv })
     }
 
     /// Sizes and constants.
@@ -90,12 +95,12 @@ impl Model {
         &self.parts.config
     }
 
-    /// What is looped.
+    /// The way through the blocks.
     pub fn plan(&self) -> &LoopPlan {
         &self.parts.plan
     }
 
-    /// Physical blocks: prelude, core, coda.
+    /// Physical blocks, in the order of the file.
     pub fn blocks(&self) -> &[Block] {
         &self.parts.blocks
     }
@@ -115,13 +120,20 @@ impl Model {
         self.kernels
     }
 
-    /// Bytes of the matrices that one loop step reads.
+    /// What a KV cache keeps of it.
+    pub fn kv_layout(&self) -> &KvLayout {
+        &self.kv
+    }
+
+    /// Bytes of the matrices that one step of every loop reads.
     pub fn step_bytes(&self) -> u64 {
-        let of_block = |b: &Block| {
-            [&b.q, &b.k, &b.v, &b.attn_output, &b.gate, &b.up, &b.down].map(|m| m.data.len() as u64).iter().sum::<u64>()
+        let of_block = |b: usize| self.parts.blocks[b].matrices().map(Matrix::bytes).sum::<u64>();
+        let of_loop = |l: &Looped| {
+            let injection = if let Injection::Linear { state, .. } = &l.injection { state.bytes() } else { 0 };
+            let blocks = l.passes.iter().flat_map(|p| p.blocks.clone());
+            injection + blocks.map(of_block).sum::<u64>()
         };
-        let core = &self.parts.blocks[self.parts.plan.core.clone()];
-        self.parts.adapter.state.data.len() as u64 + core.iter().map(of_block).sum::<u64>()
+        self.parts.plan.loops().map(of_loop).sum()
     }
 
     /// Bytes of all tensors.
@@ -129,25 +141,22 @@ impl Model {
         self.header.tensors.iter().map(|t| t.bytes as u64).sum()
     }
 
-    pub(crate) fn adapter(&self) -> &Adapter {
-        &self.parts.adapter
-    }
-
-    pub(crate) fn head(&self) -> &Matrix {
+    /// `[V, D]`.
+    pub fn head(&self) -> &Matrix {
         &self.parts.head
     }
 
-    pub(crate) fn output_norm(&self) -> &[f32] {
-        &self.parts.output_norm
+    pub(crate) fn output_norm(&self) -> Option<&Norm> {
+        self.parts.output_norm.as_ref()
     }
 
-    pub(crate) fn readout_norm(&self) -> Option<&[f32]> {
-        self.parts.readout_norm.as_deref()
+    pub(crate) fn rope(&self) -> Option<&Rope> {
+        self.parts.rope.as_ref()
     }
 
-    /// `[head_dim / 2]`: angle per position of every rotated pair.
-    pub(crate) fn inverse_frequencies(&self) -> &[f32] {
-        &self.inverse_frequencies
+    /// `[positions, D]`: learned position embeddings.
+    pub(crate) fn positions(&self) -> Option<&Matrix> {
+        self.parts.positions.as_ref()
     }
 
     /// The stored bytes of some rows of a matrix.
@@ -155,13 +164,16 @@ impl Model {
         &self.bytes[m.data.clone()][rows.start * m.row_bytes..rows.end * m.row_bytes]
     }
 
+    /// A row of a table, `[cols]`.
+    pub(crate) fn table_row(&self, m: &Matrix, row: usize, out: &mut [f32]) {
+        if let Some(format) = quant::format(m.ty) {
+            format.dequantize(self.rows(m, row..row + 1), out);
+        }
+    }
+
     /// A token's scaled embedding, `[D]`.
     pub(crate) fn embedding(&self, token: u32, out: &mut [f32]) {
-        let m = &self.parts.token_embedding;
-        let row = self.rows(m, token as usize..token as usize + 1);
-        if let Some(format) = quant::format(m.ty) {
-            format.dequantize(row, out);
-        }
+        self.table_row(&self.parts.token_embedding, token as usize, out);
         for x in out {
             *x *= self.parts.config.embedding_scale;
         }
@@ -170,7 +182,7 @@ impl Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("config", self.config()).field("plan", self.plan()).finish_non_exhaustive()
+        f.debug_struct("Model").field("config", self.config()).finish_non_exhaustive()
     }
 }
 

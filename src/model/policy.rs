@@ -8,7 +8,9 @@ use crate::kernels::LatentSums;
 /// What does not exist yet is NaN: the quantities that compare two steps, at step 1.
 #[derive(Clone, Copy, Debug)]
 pub struct LatentStats {
-    /// Steps done, from 1: the k below.
+    /// Which of the model's looped segments, from 0.
+    pub segment: usize,
+    /// Steps done in it, from 1: the k below.
     pub step: usize,
     /// ‖s_k‖.
     pub state_norm: f32,
@@ -20,19 +22,23 @@ pub struct LatentStats {
     pub step_cosine: f32,
     /// cos(s_k, s_{k−1}); NaN where either is zero.
     pub state_cosine: f32,
+    /// What the learned exit gate says of s_k, before the sigmoid; NaN where the model has none.
+    pub gate: f32,
 }
 
 impl LatentStats {
-    pub(super) fn new(step: usize, sums: &LatentSums) -> Self {
+    pub(super) fn new(segment: usize, step: usize, sums: &LatentSums, gate: f32) -> Self {
         let cosine = |dot: f32, a: f32, b: f32| dot / (a.sqrt() * b.sqrt());
         let second = |x: f32| if step > 1 { x } else { f32::NAN };
         Self {
+            segment,
             step,
             state_norm: sums.state.sqrt(),
             step_norm: sums.step.sqrt(),
             acceleration: second(sums.change.sqrt()),
             step_cosine: second(cosine(sums.step_dot, sums.step, sums.previous_step)),
             state_cosine: cosine(sums.state_dot, sums.state, sums.previous_state),
+            gate,
         }
     }
 }
@@ -46,24 +52,25 @@ pub enum Verdict {
     Leave,
     /// Read out the logits at this depth and ask [`DepthPolicy::after_readout`].
     ///
-    /// Honoured where a row runs alone and the caller allows it ([`super::Batch::readout_exits`]); elsewhere it means
-    /// [`Verdict::Stay`], since the coda of a batched prompt waits for all of its rows.
+    /// Honoured in the last looped segment, where a row runs alone and the caller allows it ([`super::Batch::readout_exits`]);
+    /// elsewhere it means [`Verdict::Stay`], since the coda of a batched prompt waits for all of its rows.
     ReadOut,
 }
 
 /// Decides the depth of every row, and may watch.
 ///
-/// Calls come from one thread, for a row in order: [`begin`](Self::begin), then
+/// Calls come from one thread, for a row in order and for every looped segment of the model: [`begin`](Self::begin), then
 /// [`after_step`](Self::after_step) (and perhaps [`after_readout`](Self::after_readout)) for each step. `index` is the row's
-/// place in the running chunk, below [`super::SessionOptions::chunk_rows`].
+/// place in the running chunk, below [`super::Session::chunk_rows`].
 pub trait DepthPolicy: Send + Sync {
-    /// Steps after which every row leaves; at least 1.
-    fn max_steps(&self) -> usize;
+    /// Steps after which every row leaves the looped segment `segment` (from 0); at least 1. What the model supports is a limit
+    /// besides.
+    fn max_steps(&self, segment: usize) -> usize;
 
-    /// A row enters the loop with the prelude's output `[D]` and its initial state `[D]`.
-    fn begin(&mut self, index: usize, row: &Row, prelude: &[f32], initial: &[f32]);
+    /// A row enters looped segment `segment` with its constant input e `[D]` and its initial state `[S]`.
+    fn begin(&mut self, index: usize, row: &Row, segment: usize, input: &[f32], initial: &[f32]);
 
-    /// A row has done a step and has this latent state `[D]` now.
+    /// A row has done a step and has this latent state `[S]` now.
     fn after_step(&mut self, index: usize, row: &Row, stats: &LatentStats, latent: &[f32]) -> Verdict;
 
     /// The logits `[V]` at this depth, after [`Verdict::ReadOut`]. True: the row leaves.
@@ -73,7 +80,7 @@ pub trait DepthPolicy: Send + Sync {
     }
 }
 
-/// The same number of steps for every row.
+/// The same number of steps for every row, in every looped segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FixedDepth(
     /// Steps, at least 1.
@@ -81,10 +88,10 @@ pub struct FixedDepth(
 );
 
 impl DepthPolicy for FixedDepth {
-    fn max_steps(&self) -> usize {
+    fn max_steps(&self, _: usize) -> usize {
         self.0
     }
-    fn begin(&mut self, _: usize, _: &Row, _: &[f32], _: &[f32]) {}
+    fn begin(&mut self, _: usize, _: &Row, _: usize, _: &[f32], _: &[f32]) {}
     fn after_step(&mut self, _: usize, _: &Row, _: &LatentStats, _: &[f32]) -> Verdict {
         Verdict::Stay
     }
@@ -108,7 +115,7 @@ mod tests {
         let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
         for k in 1..states.len() {
             let sums = (kernels.latent_sums)(states[k], &mut state, &mut delta);
-            let stats = LatentStats::new(k, &sums);
+            let stats = LatentStats::new(0, k, &sums, f32::NAN);
             let (s, before) = (wide(states[k]), wide(states[k - 1]));
             let d = minus(&s, &before);
             let same = |found: f32, expected: f64, name: &str| {
@@ -139,7 +146,7 @@ mod tests {
     fn what_overflows_is_not_small() {
         let kernels = Kernels::of(Isa::Scalar).unwrap();
         let sums = (kernels.latent_sums)(&[f32::MAX; 3], &mut [0.0; 3], &mut [0.0; 3]);
-        let stats = LatentStats::new(2, &sums);
+        let stats = LatentStats::new(0, 2, &sums, f32::NAN);
         assert_eq!((stats.state_norm, stats.step_norm), (f32::INFINITY, f32::INFINITY));
         assert!(stats.step_cosine.is_nan());
     }

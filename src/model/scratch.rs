@@ -1,6 +1,6 @@
 //! Everything a forward pass writes, allocated once per session.
 
-use super::{Config, Matrix, Model};
+use super::{Block, Config, Injection, Matrix, Model};
 use crate::kernels::{Acts, AttendScratch, Form, Kernels, LatentSums, Q8_BLOCK};
 use crate::team::Buffer;
 
@@ -87,8 +87,10 @@ impl ActBuffer {
 
 /// Buffers of one worker; no other worker touches them.
 pub(super) struct Own {
-    /// `[OWN_ROWS][D]`: the residual stream, where it is not shared.
+    /// `[OWN_ROWS][width]`: the residual stream, where it is not shared.
     pub x: Buffer<f32>,
+    /// One row of the stream or of values, for what comes between two steps of a computation.
+    pub row: Buffer<f32>,
     /// Up to [`OWN_ROWS`] rows.
     pub acts: ActBuffer,
     /// `[TILE_COLUMNS][largest unit of weight rows]`, twice.
@@ -98,25 +100,31 @@ pub(super) struct Own {
 }
 
 /// Buffers of a pass. Rows are rows of the chunk where not said otherwise; "active" rows are those still in the loop, moved
-/// together.
+/// together. D is the width of the stream, S of the latent state; "width" is whichever is at work.
 pub(super) struct Scratch {
-    /// `[rows][D]`, active: the residual stream at the start of a half block.
+    /// `[rows][width]`, active: the residual stream at the start of a half block.
     pub x: Buffer<f32>,
-    /// `[rows][D]`, active: the sum that the next norm takes.
+    /// `[rows][width]`, active: the stream, or what a half block made, as the norm that is due takes it.
     pub y: Buffer<f32>,
-    /// `[rows][D]`: the prelude's output e.
+    /// `[rows][D]`: the constant input e of the loop at work.
     pub prelude: Buffer<f32>,
-    /// `[rows][D]`: what the adapter adds to every step, W_e·e + b.
+    /// `[rows][S]`: what the injection adds in every step.
     pub input: Buffer<f32>,
-    /// `[rows][D]`: the latent state s.
+    /// `[rows][S]`: the latent state s.
     pub state: Buffer<f32>,
-    /// `[rows][D]`: the latest step Δ.
+    /// `[rows][S]`: the inner state z; empty in models without one.
+    pub inner: Buffer<f32>,
+    /// `[rows][S]`: the latest step Δ.
     pub delta: Buffer<f32>,
     /// `[rows]`: statistics of the latest step.
     pub sums: Buffer<LatentSums>,
+    /// `[rows]`: logits of the exit gate.
+    pub gates: Buffer<f32>,
     /// `[rows][heads · head_dim]`, active: queries, then attention outputs.
     pub q: Buffer<f32>,
     pub attended: Buffer<f32>,
+    /// `[rows][heads · head_dim]`, active: gates of attention outputs; empty in models without them.
+    pub attn_gates: Buffer<f32>,
     /// `[rows][F]`, active.
     pub hidden: Buffer<f32>,
     pub acts: ActBuffer,
@@ -132,15 +140,20 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new(model: &Model, rows: usize, workers: usize) -> Self {
-        let Config { width, head_dim, vocab, .. } = *model.config();
+        let &Config { width: d, state_width, head_dim, vocab, .. } = model.config();
         let blocks = model.blocks();
-        let widest = |f: &dyn Fn(&super::Block) -> usize| blocks.iter().map(f).max().unwrap_or(0);
+        let widest = |f: &dyn Fn(&Block) -> usize| blocks.iter().map(f).max().unwrap_or(0);
+        let width = widest(&Block::width).max(d).max(state_width);
         let heads = widest(&|b| b.heads * head_dim);
-        let hidden = widest(&|b| b.gate.rows);
+        let gated = widest(&|b| if b.attn_gate.is_some() { b.heads * head_dim } else { 0 });
+        let hidden = widest(&|b| b.mlp.up.weight.rows);
+        let values = widest(&|b| b.kv_heads * head_dim);
+        let inner = model.plan().loops().any(|l| matches!(l.injection, Injection::Inner { .. }));
         let k = [width, heads, hidden].into_iter().max().unwrap_or(0);
         let tile = TILE_COLUMNS * head_dim.max(TILE_ROWS);
         let own = || Own {
             x: Buffer::new(OWN_ROWS * width),
+            row: Buffer::new(width.max(values)),
             acts: ActBuffer::new(OWN_ROWS, k),
             tile: [Buffer::new(tile), Buffer::new(tile)],
             attend: Buffer::from(vec![AttendScratch::new(head_dim)]),
@@ -148,13 +161,16 @@ impl Scratch {
         Self {
             x: Buffer::new(rows * width),
             y: Buffer::new(rows * width),
-            prelude: Buffer::new(rows * width),
-            input: Buffer::new(rows * width),
-            state: Buffer::new(rows * width),
-            delta: Buffer::new(rows * width),
+            prelude: Buffer::new(rows * d),
+            input: Buffer::new(rows * state_width),
+            state: Buffer::new(rows * state_width),
+            inner: Buffer::new(if inner { rows * state_width } else { 0 }),
+            delta: Buffer::new(rows * state_width),
             sums: Buffer::new(rows),
+            gates: Buffer::new(rows),
             q: Buffer::new(rows * heads),
             attended: Buffer::new(rows * heads),
+            attn_gates: Buffer::new(rows * gated),
             hidden: Buffer::new(rows * hidden),
             acts: ActBuffer::new(rows, k),
             cos: Buffer::new(rows * head_dim / 2),

@@ -8,11 +8,14 @@ use super::{Error, InitialState, Model};
 use crate::kernels::KvType;
 use crate::team::{Buffer, Team};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows per chunk beyond which scratch memory grows and nothing gets faster.
 const MOST_CHUNK_ROWS: usize = 4096;
+/// Rows per chunk where nobody says.
+const CHUNK_ROWS: usize = 64;
 
 /// One token at one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,16 @@ pub struct Batch<'a> {
     pub logits: Logits,
     /// Run token by token and let the policy read out logits inside the loop ([`super::Verdict::ReadOut`]).
     pub readout_exits: bool,
+    /// The tokens see each other in both directions, as the prompts of a prefix model do ([`super::Config::prefix_lm`]), and
+    /// everything before them. They must fit into one chunk.
+    pub both_ways: bool,
+}
+
+impl<'a> Batch<'a> {
+    /// The next tokens of sequence 0, causal, with the logits of the last one.
+    pub fn next(tokens: &'a [u32]) -> Self {
+        Self { sequence: 0, tokens, logits: Logits::Last, readout_exits: false, both_ways: false }
+    }
 }
 
 /// How a session is set up. [`SessionOptions::default`] suits a laptop.
@@ -68,8 +81,9 @@ pub struct SessionOptions {
     /// Independent sequences.
     pub sequences: usize,
     /// Rows that go through the model together; 1 is token by token. Results do not depend on it. Never more than the
-    /// context or 4096 ([`Session::chunk_rows`]).
-    pub chunk_rows: usize,
+    /// context or 4096 ([`Session::chunk_rows`]). `None`: 64, or as many as there can be for a prefix model, whose prompts must
+    /// fit (memory is taken by the rows that are used).
+    pub chunk_rows: Option<usize>,
     /// Initial latent states.
     pub initial: InitialState,
 }
@@ -84,7 +98,7 @@ impl Default for SessionOptions {
             steps: None,
             kv_budget: 2 << 30,
             sequences: 1,
-            chunk_rows: 64,
+            chunk_rows: None,
             initial: InitialState::Noise { seed: 0 },
         }
     }
@@ -93,7 +107,7 @@ impl Default for SessionOptions {
 /// What a pass gave.
 #[derive(Debug)]
 pub struct Output<'a> {
-    /// Loop steps of every row, in order.
+    /// Loop steps of every row, in order; in a model with several loops their sum.
     pub steps: &'a [usize],
     /// `[rows wanted][V]`.
     pub logits: &'a [f32],
@@ -120,9 +134,13 @@ pub struct Session {
     depth: usize,
     /// Positions held, per sequence.
     lengths: Vec<usize>,
+    /// Positions that see each other in both directions, per sequence, ascending.
+    both_ways: Vec<Vec<Range<usize>>>,
     rows: Vec<Row>,
+    sees: Vec<usize>,
     wanted: Vec<usize>,
     steps: Vec<usize>,
+    total: Vec<usize>,
     all_steps: Vec<usize>,
     all_logits: Vec<f32>,
     active: Vec<usize>,
@@ -140,8 +158,9 @@ impl Session {
             if n == 0 { Err(Error::Option(format!("{name} must be at least 1"))) } else { Ok(n) }
         };
         let sequences = positive("the number of sequences", options.sequences)?;
-        let chunk_rows = positive("the number of rows per chunk", options.chunk_rows)?;
-        let steps = positive("the number of loop steps", options.steps.unwrap_or(model.config().mean_steps))?;
+        let usual = if model.config().prefix_lm { MOST_CHUNK_ROWS } else { CHUNK_ROWS };
+        let chunk_rows = positive("the number of rows per chunk", options.chunk_rows.unwrap_or(usual))?;
+        let steps = positive("the number of loop steps", options.steps.unwrap_or(model.config().mean_steps()))?;
         if let Some(n) = options.context {
             positive("the context", n)?;
         }
@@ -157,12 +176,18 @@ impl Session {
             budget: options.kv_budget,
         };
         let config = model.config();
-        let kv_heads: Vec<usize> = model.blocks().iter().map(|b| b.kv_heads).collect();
-        let shape = KvShape::choose(request, config.context, model.plan(), &kv_heads, config.head_dim)?;
+        let trained = model.positions().map_or(config.context, |table| table.rows.min(config.context));
+        if let (Some(table), Some(asked)) = (model.positions(), options.context)
+            && asked > table.rows
+        {
+            let most = table.rows;
+            return Err(Error::Option(format!("a context of {asked}: the model has learned {most} positions")));
+        }
+        let shape = KvShape::choose(request, trained, model.kv_layout())?;
         let chunk_rows = chunk_rows.min(shape.context).min(MOST_CHUNK_ROWS);
         let count = options.threads.unwrap_or_else(|| default_threads(&model));
         let team = Team::new(count).map_err(|source| Error::Threads { count: count.get(), source })?;
-        let kv = KvCache::new(&shape, model.plan(), &kv_heads, config.head_dim)?;
+        let kv = KvCache::new(&shape, model.kv_layout())?;
         let scratch = Scratch::new(&model, chunk_rows, count.get());
         Ok(Self {
             team,
@@ -173,9 +198,12 @@ impl Session {
             chunk_rows,
             depth: steps,
             lengths: vec![0; sequences],
+            both_ways: vec![Vec::new(); sequences],
             rows: Vec::with_capacity(chunk_rows),
+            sees: Vec::with_capacity(chunk_rows),
             wanted: Vec::with_capacity(chunk_rows),
             steps: vec![0; chunk_rows],
+            total: vec![0; chunk_rows],
             all_steps: Vec::new(),
             all_logits: Vec::new(),
             active: Vec::with_capacity(chunk_rows),
@@ -223,13 +251,23 @@ impl Session {
         self.lengths.iter().all(|&n| n == 0)
     }
 
-    /// Forgets a sequence from position `length` on. Does nothing if it is shorter.
+    /// Forgets a sequence from position `length` on, and gives the length that it has then. It is less than asked for where the
+    /// cut would go through tokens that see each other in both directions: what is left of them knows what is gone.
     ///
     /// # Panics
     /// If there is no such sequence.
-    pub fn truncate(&mut self, sequence: usize, length: usize) {
+    pub fn truncate(&mut self, sequence: usize, length: usize) -> usize {
         let n = &mut self.lengths[sequence];
         *n = (*n).min(length);
+        let ranges = &mut self.both_ways[sequence];
+        while let Some(last) = ranges.last() {
+            if last.end <= *n {
+                break;
+            }
+            *n = (*n).min(last.start);
+            ranges.pop();
+        }
+        *n
     }
 
     /// A flag that, once set, ends the running pass (and any later one, until it is cleared) with [`Error::Cancelled`]
@@ -244,14 +282,15 @@ impl Session {
     /// the same bits for every chunking as long as all loop steps have KV slots.
     ///
     /// # Errors
-    /// [`Error::Empty`], [`Error::Token`], [`Error::ContextFull`] before anything has run; [`Error::NotFinite`],
+    /// [`Error::Empty`], [`Error::Token`], [`Error::ContextFull`], [`Error::PrefixTooLong`] before anything has run; [`Error::NotFinite`],
     /// [`Error::LogitsNotFinite`] or [`Error::Cancelled`] on the way, with the sequence at the last complete chunk.
     ///
     /// # Panics
     /// If there is no such sequence, or the policy's `max_steps` is 0.
     pub fn run(&mut self, batch: Batch<'_>, policy: &mut dyn DepthPolicy) -> Result<Output<'_>, Error> {
-        let Batch { sequence, tokens, logits, readout_exits } = batch;
-        assert!(policy.max_steps() > 0, "a row takes at least one step");
+        let Batch { sequence, tokens, logits, readout_exits, both_ways } = batch;
+        let loops = self.model.config().loops.len();
+        assert!((0..loops).all(|i| policy.max_steps(i) > 0), "a row takes at least one step");
         let (vocab, used) = (self.model.config().vocab, self.lengths[sequence]);
         if tokens.is_empty() {
             return Err(Error::Empty);
@@ -262,9 +301,12 @@ impl Session {
         if tokens.len() > self.shape.context - used {
             return Err(Error::ContextFull { used, context: self.shape.context, asked: tokens.len() });
         }
+        if both_ways && tokens.len() > self.chunk_rows {
+            return Err(Error::PrefixTooLong { asked: tokens.len(), most: self.chunk_rows });
+        }
         self.all_steps.clear();
         self.all_logits.clear();
-        let size = if readout_exits { 1 } else { self.chunk_rows };
+        let size = if readout_exits && !both_ways { 1 } else { self.chunk_rows };
         let chunks = tokens.len().div_ceil(size);
         for (c, chunk) in tokens.chunks(size).enumerate() {
             let start = self.lengths[sequence];
@@ -277,14 +319,22 @@ impl Session {
                 Logits::Last => self.wanted.push(chunk.len() - 1),
                 Logits::All => self.wanted.extend(0..chunk.len()),
             }
-            self.pass(policy, Task::Full, readout_exits)?;
-            self.lengths[sequence] += chunk.len();
-            self.all_steps.extend_from_slice(&self.steps[..chunk.len()]);
+            let end = start + chunk.len();
+            if both_ways && chunk.len() > 1 {
+                self.both_ways[sequence].push(start..end);
+            }
+            let done = self.pass(policy, Task::Full, readout_exits);
+            if done.is_err() {
+                self.truncate(sequence, start);
+            }
+            done?;
+            self.lengths[sequence] = end;
+            self.all_steps.extend_from_slice(&self.total[..chunk.len()]);
         }
         Ok(Output { steps: &self.all_steps, logits: &self.all_logits, vocab })
     }
 
-    /// Reads out given latent states `[n][D]` at positions `first..first + n` of a sequence, as if the loop had ended with
+    /// Reads out given latent states `[n][S]` of the last loop at positions `first..first + n` of a sequence, as if the loop had ended with
     /// them: writes their coda keys and values, and gives logits `[n][V]`.
     ///
     /// The positions must have been run before, and keep the keys and values of their core blocks.
@@ -292,7 +342,7 @@ impl Session {
     /// # Errors
     /// [`Error::Option`] if the states do not fit the positions held; [`Error::LogitsNotFinite`].
     pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
-        let d = self.model.config().width;
+        let d = self.model.config().state_width;
         let n = latents.len() / d;
         let held = first.checked_add(n).is_some_and(|end| end <= self.lengths[sequence]);
         if !latents.len().is_multiple_of(d) || n == 0 || !held {
@@ -324,17 +374,19 @@ impl Session {
         if self.scratch.logits.len() < need {
             self.scratch.logits = Buffer::new(need);
         }
-        self.steps[..n].fill(0);
-        let mut active = std::mem::take(&mut self.active);
-        active.clear();
-        if task == Task::Full {
-            active.extend(0..n);
-        }
+        self.total[..n].fill(0);
+        self.sees.clear();
+        self.sees.extend(self.rows.iter().map(|row| {
+            let range = self.both_ways[row.sequence].iter().find(|r| r.contains(&row.position));
+            range.map_or(row.position + 1, |r| r.end)
+        }));
+        let active = std::mem::take(&mut self.active);
         let mut control = Buffer::from(vec![Control {
             policy,
             active,
             left: std::mem::take(&mut self.left),
-            steps: &mut self.steps,
+            steps: &mut self.steps[..n],
+            total: &mut self.total[..n],
             read_out: false,
             logits_fresh: false,
             error: None,
@@ -344,8 +396,8 @@ impl Session {
             scratch: &self.scratch,
             kv: &self.kv,
             kv_type: self.shape.ty,
-            slots: self.shape.slots,
             rows: &self.rows,
+            sees: &self.sees,
             initial: &self.initial,
             task,
             wanted: &self.wanted,

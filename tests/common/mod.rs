@@ -162,7 +162,7 @@ impl Setup {
             kv_slots: self.kv_slots,
             steps: Some(self.steps),
             sequences: self.sequences,
-            chunk_rows: self.chunk,
+            chunk_rows: Some(self.chunk),
             initial: self.initial.clone(),
             ..SessionOptions::default()
         };
@@ -182,7 +182,7 @@ impl Setup {
 /// Continues a sequence; all logits, read-out rules allowed if they are what `recorder` has.
 pub(crate) fn run(session: &mut Session, recorder: &mut Recorder, sequence: usize, tokens: &[u32]) -> Run {
     let first = session.len(sequence);
-    let batch = Batch { sequence, tokens, logits: Logits::All, readout_exits: false };
+    let batch = Batch { sequence, tokens, logits: Logits::All, readout_exits: false, both_ways: false };
     let Output { steps, logits, .. } = session.run(batch, recorder).unwrap();
     let (steps, logits) = (steps.to_vec(), logits.to_vec());
     let rows = recorder.rows(sequence, first, &steps);
@@ -283,14 +283,14 @@ impl Recorder {
 }
 
 impl DepthPolicy for Recorder {
-    fn max_steps(&self) -> usize {
-        self.policy.max_steps()
+    fn max_steps(&self, segment: usize) -> usize {
+        self.policy.max_steps(segment)
     }
 
-    fn begin(&mut self, index: usize, row: &Row, prelude: &[f32], initial: &[f32]) {
+    fn begin(&mut self, index: usize, row: &Row, segment: usize, prelude: &[f32], initial: &[f32]) {
         let seen = Seen { prelude: prelude.to_vec(), initial: initial.to_vec(), ..Seen::default() };
         self.seen.insert((row.sequence, row.position), seen);
-        self.policy.begin(index, row, prelude, initial);
+        self.policy.begin(index, row, segment, prelude, initial);
     }
 
     fn after_step(&mut self, index: usize, row: &Row, stats: &LatentStats, latent: &[f32]) -> Verdict {

@@ -31,8 +31,8 @@ impl Settings {
     pub fn depth_limit(&self, config: &Config) -> usize {
         let adaptive = self.rule.signal() != Signal::None;
         if adaptive && self.rule.max_steps().is_none() && self.steps.is_none() {
-            let most = config.max_steps.unwrap_or(usize::MAX);
-            return config.mean_steps.saturating_mul(2).min(most).max(1);
+            let most = config.max_steps().unwrap_or(usize::MAX);
+            return config.mean_steps().saturating_mul(2).min(most).max(1);
         }
         RulePolicy::depth_limit(&self.rule, self.steps, config)
     }

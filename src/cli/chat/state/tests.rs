@@ -23,7 +23,7 @@ fn chat_with(context: usize, settings: Settings, system: Option<&str>) -> Chat {
     let options = SessionOptions {
         threads: NonZeroUsize::new(1),
         context: Some(context),
-        chunk_rows: 7,
+        chunk_rows: Some(7),
         ..SessionOptions::default()
     };
     Chat::new(model, options, settings, system.map(str::to_owned), Cancel::default()).unwrap()
@@ -79,9 +79,9 @@ fn the_default_depth_gives_adaptive_rules_room() {
     let chat = chat("fixed");
     let config = chat.model().config();
     let limit = |rule: &str, steps| Settings { steps, ..settings(rule) }.depth_limit(config);
-    assert_eq!(limit("acceleration", None), 2 * config.mean_steps);
-    assert_eq!(limit("kl", None), 2 * config.mean_steps);
-    assert_eq!(limit("fixed", None), config.mean_steps);
+    assert_eq!(limit("acceleration", None), 2 * config.mean_steps());
+    assert_eq!(limit("kl", None), 2 * config.mean_steps());
+    assert_eq!(limit("fixed", None), config.mean_steps());
     assert_eq!(limit("fixed:9", None), 9);
     assert_eq!(limit("acceleration:0.03,max=40", None), 40);
     assert_eq!(limit("acceleration", Some(5)), 5);
