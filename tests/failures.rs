@@ -53,7 +53,13 @@ fn a_cancelled_run_can_be_continued() {
             session.truncate(0, 0);
             let inner = setup.recorder(model.config());
             let mut policy = CancelAt { inner, flag: Arc::clone(&flag), position, step };
-            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::All, readout_exits: false, both_ways: false };
+            let batch = Batch {
+                sequence: 0,
+                tokens: &golden.tokens,
+                logits: Logits::All,
+                readout_exits: false,
+                both_ways: false,
+            };
             let error = session.run(batch, &mut policy).unwrap_err();
             assert!(matches!(error, Error::Cancelled), "{error}");
             let held = position / 6 * 6;
@@ -142,7 +148,13 @@ fn damaged_weights_are_named() {
                 let what = format!("{recipe}, KV {kv_type}, chunks of {chunk}");
                 let mut session = setup.session(&broken);
                 let mut recorder = setup.recorder(broken.config());
-                let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false, both_ways: false };
+                let batch = Batch {
+                    sequence: 0,
+                    tokens: &golden.tokens,
+                    logits: Logits::None,
+                    readout_exits: false,
+                    both_ways: false,
+                };
                 match session.run(batch, &mut recorder).unwrap_err() {
                     Error::NotFinite { position, step } => assert_eq!((position, step), (place, 1), "{what}"),
                     other => panic!("{what}: {other}"),
@@ -159,7 +171,8 @@ fn damaged_weights_are_named() {
         }
         // A weight that every token meets.
         let setup = Setup::fixed(4, &golden.initial);
-        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::Last, readout_exits: false, both_ways: false };
+        let batch =
+            Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::Last, readout_exits: false, both_ways: false };
         let in_loop = [
             "blk.0.attn_q.weight",
             "blk.0.attn_v.weight",
@@ -201,7 +214,8 @@ fn a_bad_initial_state_is_named() {
         let mut states = states.to_vec();
         states[7 * 128 + 100] = bad;
         let setup = Setup { chunk, ..Setup::fixed(3, &InitialState::Given(states.into())) };
-        let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false, both_ways: false };
+        let batch =
+            Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::None, readout_exits: false, both_ways: false };
         match setup.session(&model).run(batch, &mut FixedDepth(3)).map(|_| ()) {
             Err(Error::NotFinite { position: 7, step: 1 }) => {}
             // The largest number is one: a norm makes it small.

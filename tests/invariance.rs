@@ -351,7 +351,13 @@ fn readout_rules_run_token_by_token() {
         let mut policy = RulePolicy::new(rule, Some(12), model.config(), chunk).unwrap();
         let (mut steps, mut found, mut at) = (Vec::new(), Vec::new(), 0);
         for &n in calls {
-            let batch = Batch { sequence: 0, tokens: &golden.tokens[at..at + n], logits, readout_exits: true, both_ways: false };
+            let batch = Batch {
+                sequence: 0,
+                tokens: &golden.tokens[at..at + n],
+                logits,
+                readout_exits: true,
+                both_ways: false,
+            };
             let output = session.run(batch, &mut policy).unwrap();
             steps.extend_from_slice(output.steps);
             found.extend_from_slice(output.logits);

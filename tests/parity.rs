@@ -114,7 +114,8 @@ fn exits_are_those_of_the_reference() {
             // Read-out rules run token by token whatever the chunk.
             let readout_exits = setup.rule.signal() == Signal::Readout;
             let mut session = setup.session(&model);
-            let batch = Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::All, readout_exits, both_ways: false };
+            let batch =
+                Batch { sequence: 0, tokens: &golden.tokens, logits: Logits::All, readout_exits, both_ways: false };
             let output = session.run(batch, &mut setup.recorder(model.config())).unwrap();
             assert_eq!(output.steps, numbers(&case["exit_step"]), "{rule}, chunks of {chunk}");
             let found: Vec<f32> = output.logits.chunks(vocab).flat_map(|row| probes.iter().map(|&p| row[p])).collect();

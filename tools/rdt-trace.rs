@@ -21,7 +21,8 @@ use std::process::ExitCode;
     after_help = "\
 Tensors written (T tokens, R steps, D width, V vocabulary; all f32 but the first and last):
   tokens [T] i32, prelude [T,D], init_state [T,D], latents [R,T,D], logits [T,V] or [R,T,V],
-  step_norm, acceleration, step_cosine [R,T] (NaN where not defined), exit_step [T] i32
+  step_norm, acceleration, step_cosine [R,T] (NaN where not defined), exit_step [T] i32,
+  and gate [R,T], the exit gate's logit, where the model has one
 A token that has left the loop keeps its last latent state; its statistics are NaN from there on.
 
 Examples:
@@ -80,6 +81,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let rule = flags.depth.rule(ExitRule::default());
     let steps = flags.depth.depth_limit(&rule, &model);
+    if let Some(note) = cli::too_deep("--", &rule, flags.depth.steps, &config) {
+        eprintln!("rdt-trace: {note}");
+    }
     let initial = flags.depth.initial(config.width)?;
     let mut session = flags.session.session(&model, steps, initial, KvType::F32)?;
     let shape = *session.kv_shape();
@@ -127,6 +131,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let (t, d, v, r) = (tokens.len(), config.width, config.vocab, steps);
     let logits_shape = if flags.all_logits { vec![r, t, v] } else { vec![t, v] };
     let tokens: Vec<i32> = tokens.iter().map(|&t| t as i32).collect();
+    let gate = config.exit_gate.then(|| ("gate", Tensor::f32(vec![r, t], &recorder.gate)));
     let tensors = [
         ("tokens", Tensor::i32(vec![t], &tokens)),
         ("init_state", Tensor::f32(vec![t, d], &recorder.initial)),
@@ -138,7 +143,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         ("step_cosine", Tensor::f32(vec![r, t], &recorder.step_cosine)),
         ("exit_step", Tensor::i32(vec![t], &exit_step)),
     ];
-    let bytes = safetensors::serialize(tensors, None)?;
+    let bytes = safetensors::serialize(tensors.into_iter().chain(gate), None)?;
     std::io::Write::write_all(&mut file, &bytes).with_context(|| format!("cannot write {}", flags.out.display()))?;
     file.commit()?;
     let mean = exit_step.iter().map(|&n| f64::from(n)).sum::<f64>() / t as f64;
@@ -157,6 +162,7 @@ struct Recorder {
     step_norm: Vec<f32>,
     acceleration: Vec<f32>,
     step_cosine: Vec<f32>,
+    gate: Vec<f32>,
 }
 
 impl Recorder {
@@ -175,7 +181,8 @@ impl Recorder {
             latents,
             step_norm: per_step.clone(),
             acceleration: per_step.clone(),
-            step_cosine: per_step,
+            step_cosine: per_step.clone(),
+            gate: per_step,
         })
     }
 
@@ -210,6 +217,7 @@ impl DepthPolicy for Recorder {
         self.step_norm[at] = stats.step_norm;
         self.acceleration[at] = stats.acceleration;
         self.step_cosine[at] = stats.step_cosine;
+        self.gate[at] = stats.gate;
         self.policy.after_step(index, row, stats, latent)
     }
 

@@ -12,8 +12,7 @@ use super::keys::{Keys, Sizes};
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::model::{
-    self, Activation, Block, Config, Depth, Linear, LoopPlan, Looped, Mlp, Norm, Parts, PostNorm, Rope, RopeStyle,
-    Tensors,
+    self, Block, Config, Depth, Linear, LoopPlan, Looped, Mlp, Norm, Parts, PostNorm, Rope, RopeStyle, Tensors,
 };
 
 /// The norms of a block on what attention and MLP add to the stream.
@@ -106,12 +105,11 @@ fn block(
         attn_output: tensors.matrix(&name("attn_output.weight"), width, q)?.into(),
         post_attn,
         ffn_norm,
-        mlp: Mlp {
-            gate: Some(tensors.matrix(&name("ffn_gate.weight"), f, width)?.into()),
-            up: tensors.matrix(&name("ffn_up.weight"), f, width)?.into(),
-            down: tensors.matrix(&name("ffn_down.weight"), width, f)?.into(),
-            activation: Activation::Silu,
-        },
+        mlp: Mlp::gated(
+            tensors.matrix(&name("ffn_gate.weight"), f, width)?,
+            tensors.matrix(&name("ffn_up.weight"), f, width)?,
+            tensors.matrix(&name("ffn_down.weight"), width, f)?,
+        ),
         post_ffn,
     })
 }

@@ -173,6 +173,9 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     };
     let mut screen = Screen::new(flags.show_steps);
     screen.note(&report::headline(&chat, &origin));
+    if let Some(note) = chat.too_deep("--") {
+        screen.note(&format!("rdt-chat: {note}"));
+    }
     if let Some(notes) = &notes {
         repl::loaded(&chat, &screen, notes);
     }

@@ -134,6 +134,9 @@ impl Repl<'_> {
             Ok(again) => {
                 let (rule, limit) = (self.chat.settings().rule, self.chat.depth_limit());
                 self.screen.note(&format!("[{rule}, up to {limit} steps, for tokens from here on]"));
+                if let Some(note) = self.chat.too_deep("/") {
+                    self.screen.note(&format!("[{note}]"));
+                }
                 if let Some(tokens) = again {
                     let shape = self.chat.engine().session().kv_shape();
                     self.screen.note(&format!(

@@ -160,6 +160,11 @@ impl Chat {
         self.settings.depth_limit(self.model().config())
     }
 
+    /// What to tell a user whose settings ask for more steps than the model was trained for, see [`crate::cli::too_deep`].
+    pub fn too_deep(&self, sign: &str) -> Option<String> {
+        crate::cli::too_deep(sign, &self.settings.rule, self.settings.steps, self.model().config())
+    }
+
     /// What was said. Between two calls, user and assistant take turns, and the assistant has the last word.
     pub fn conversation(&self) -> &Conversation {
         &self.conversation

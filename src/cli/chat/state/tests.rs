@@ -183,7 +183,12 @@ fn a_message_that_cannot_fit_is_refused() {
     let mut n = 1;
     let long = loop {
         let text = "word ".repeat(n);
-        let tokens = chat.voice.encode(&[Message::new(Role::User, text.as_str())]).unwrap().len();
+        let tokens = chat
+            .voice
+            .template
+            .prompt(&chat.voice.tokenizer, &[Message::new(Role::User, text.as_str())], None)
+            .unwrap()
+            .len();
         if tokens > 56 {
             break text;
         }
