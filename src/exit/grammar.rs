@@ -281,6 +281,7 @@ mod tests {
         assert_eq!(rule("acceleration-raw:1").signal(), Signal::Latent);
         assert_eq!(rule("step-norm").signal(), Signal::Latent);
         assert_eq!(rule("kl").signal(), Signal::Readout);
+        assert_eq!((rule("gate:0.6").signal(), rule("gate:0.6").threshold()), (Signal::Gate, Some(0.6)));
         assert_eq!((rule("fixed").signal(), rule("fixed").threshold()), (Signal::None, None));
         assert_eq!((rule("fixed").max_steps(), rule("fixed:7").max_steps()), (None, Some(7)));
         assert_eq!(ExitRule::default(), rule("fixed"));
@@ -298,6 +299,7 @@ mod tests {
         assert_eq!(error("kl: 0.03"), bad_threshold("kl", " 0.03"));
         assert_eq!(error("acceleration-raw"), Error::NoThreshold { rule: "acceleration-raw" });
         assert_eq!(error("acceleration-raw,hits=1"), Error::NoThreshold { rule: "acceleration-raw" });
+        assert_eq!(error("gate"), Error::NoThreshold { rule: "gate" });
 
         for name in ["", "Acceleration", " kl", "speed", "acceleration raw"] {
             assert_eq!(error(name), Error::UnknownRule { name: name.to_owned() });

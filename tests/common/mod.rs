@@ -72,6 +72,10 @@ impl Tensors {
         Self { shapes, f32s, i32s }
     }
 
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.shapes.contains_key(name)
+    }
+
     pub(crate) fn f32(&self, name: &str) -> &[f32] {
         &self.f32s[name]
     }
@@ -94,7 +98,11 @@ impl Golden {
     pub(crate) fn read(folder: &str) -> Self {
         let tensors = Tensors::read(&data(folder).join("golden.safetensors"));
         let tokens = tensors.i32("tokens").iter().map(|&t| u32::try_from(t).unwrap()).collect();
-        let initial = InitialState::Given(tensors.f32("init_state").into());
+        // A loop that starts from the stream has none.
+        let initial = match tensors.has("init_state") {
+            true => InitialState::Given(tensors.f32("init_state").into()),
+            false => InitialState::Zeros,
+        };
         Self { tokens, initial, steps: tensors.shapes["latents"].1[0], tensors }
     }
 }
