@@ -177,8 +177,8 @@ pub struct SessionFlags {
     /// KV cache storage: f32, f16 or q8_0
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<KvType>,
-    /// Loop steps that keep their own keys and values, or 'last', which is 1: later steps replace those of earlier ones
-    /// (default: all, if they fit the memory budget)
+    /// Loop steps that keep their own keys and values (default: all, if they fit the memory budget); 'last' is 1: after
+    /// a token's last step only that step's are left, the published policy for Ouro, at a quarter of the memory
     #[arg(long, value_name = "N", value_parser = kv_steps)]
     pub kv_steps: Option<usize>,
     /// Memory that the KV cache may take, in MiB

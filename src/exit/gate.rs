@@ -9,8 +9,10 @@
 //! threshold: how often a gate speaks depends on its training.
 //!
 //! The reference computes all steps and picks the state of one afterwards, so that later tokens see the keys and values of all
-//! steps. Here the steps after the exit are not computed, and later tokens see for them the last keys and values that there are: as
-//! accurate an answer to another question. Up to the first early exit of a sequence the two are the same.
+//! steps. Here the steps after the exit are not computed, and later tokens see for them the last keys and values that there are. Up
+//! to the first early exit of a sequence the two are the same; after it they differ. With random weights, whose steps have little
+//! in common, the logits of later tokens moved by up to 0.6 of their standard deviation, and one exit in ten by a step
+//! (`tests/families/ouro.rs`); on trained weights this has not been measured.
 
 use super::{Rule, Statistic};
 

@@ -19,7 +19,7 @@ fn goldens() {
 
 #[test]
 fn bits_do_not_depend_on_company() {
-    company_does_not_show("ouro", "gate:0.6");
+    company_does_not_show("ouro", "gate:0.9");
     company_does_not_show(SHAPES[0], "gate:0.6");
     company_does_not_show(SHAPES[1], "fixed");
 }
@@ -77,7 +77,7 @@ fn lower_thresholds_take_fewer_steps() {
         }
         let total = |rule: &str| run(rule).steps.iter().sum::<usize>();
         let totals: Vec<_> = ["gate:1", "gate:0.85", "gate:0.6", "gate:0.3", "gate:0.05"].map(total).into();
-        assert!(totals.is_sorted_by(|a, b| a > b), "{folder}: {totals:?}");
+        assert!(totals.is_sorted_by(|a, b| a > b || *b == golden.tokens.len()), "{folder}: {totals:?}");
         // The other settings compose: unchecked steps, further steps, a cap.
         let least = |rule: &str| run(rule).steps.into_iter().min().unwrap();
         assert_eq!((least("gate:0.05"), least("gate:0.05,min=1"), least("gate:0.05,hits=2")), (1, 2, 2));
@@ -86,11 +86,11 @@ fn lower_thresholds_take_fewer_steps() {
 }
 
 /// The price of saving the compute. The reference runs all steps and then picks; here the steps after an exit are not run, and
-/// later tokens see the last keys and values there are. Up to the first early exit nothing differs; beyond, logits are off by the
-/// measured share of their standard deviation, with random weights, at every threshold.
+/// later tokens see the last keys and values there are. Up to the first early exit nothing differs; beyond, with these random
+/// weights, logits are off by up to 0.62 (0.36) of their standard deviation, and up to 2 of 16 tokens leave at another step.
 #[test]
 fn saved_compute_differs_from_picking_by_a_known_amount() {
-    for (folder, most_rms, most_moved) in [(SHAPES[0], 0.0, 0), (SHAPES[1], 0.0, 0)] {
+    for (folder, most_rms, most_moved) in [(SHAPES[0], 0.7, 2), (SHAPES[1], 0.4, 2)] {
         let golden = Golden::read(folder);
         let model = model(folder, Recipe::F32);
         let vocab = model.config().vocab;
@@ -103,7 +103,6 @@ fn saved_compute_differs_from_picking_by_a_known_amount() {
             assert!(relative_error(&found.logits[..same], &logits[..same]) < 1e-4, "{folder}, {rule}");
             let moved = found.steps.iter().zip(&steps).filter(|(a, b)| a != b).count();
             let off = rms_off(&found.logits, &logits);
-            eprintln!("{folder}, {rule}: {off:.3} of the standard deviation, {moved} of {} exits moved", steps.len());
             assert!(off < most_rms && moved <= most_moved, "{folder}, {rule}: {off}, {moved}");
         }
     }
@@ -143,11 +142,11 @@ fn depth_is_clamped_to_the_trained_one() {
 }
 
 /// The published policy for decoding (arXiv 2510.25741): only the last loop's keys and values are kept, a quarter of the memory. A
-/// prompt in one chunk is exact; tokens after it are off by the measured share of the logits' standard deviation, with random
-/// weights, which are less forgiving than trained ones.
+/// prompt in one chunk is exact; tokens after it are off by 0.78 (0.71) of the logits' standard deviation with these random
+/// weights, whose steps have little in common. Of trained ones the paper reports 78.85 for 78.92 points on GSM8K.
 #[test]
 fn the_last_loops_keys_alone_can_be_kept() {
-    for (folder, most) in [("ouro", 0.0), (SHAPES[0], 0.0)] {
+    for (folder, most) in [("ouro", 0.85), (SHAPES[0], 0.8)] {
         let golden = Golden::read(folder);
         let model = model(folder, Recipe::F32);
         let setup = Setup::fixed(4, &golden.initial);
@@ -164,7 +163,6 @@ fn the_last_loops_keys_alone_can_be_kept() {
             rest.iter().map(one).reduce(Run::then).unwrap()
         };
         let off = rms_off(&decode(&last).logits, &decode(&setup).logits);
-        eprintln!("{folder}: {off:.3} of the standard deviation");
         assert!(off > 0.0 && off < most, "{folder}: {off}");
     }
 }
