@@ -54,6 +54,9 @@ fn company_does_not_show(folder: &str, rule: &str) {
         (Recipe::Q4_0, KvType::Q8_0),
     ] {
         let model = model(folder, recipe);
+        // Heads that are no whole blocks cannot be stored in 8 bits.
+        let whole = model.config().head_dim.is_multiple_of(32);
+        let kv_type = if whole { kv_type } else { KvType::F16 };
         let setup = Setup { kv_type, ..Setup::rule(rule, golden.steps, &golden.initial) };
         let alone = Setup { chunk: 1, ..setup.clone() }.run(&model, &golden.tokens);
         if rule != "fixed" {
