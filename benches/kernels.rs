@@ -2,8 +2,7 @@
 //! scalar form before it is timed.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rdt::gguf::TensorType;
-use rdt::kernels::{Acts, AttendScratch, Isa, Kernels, KvType, Q8_BLOCK};
+use rdt::kernels::{Acts, AttendScratch, Isa, Kernels, KvType, Q8_BLOCK, WEIGHT_TYPES};
 use rdt::quant;
 use std::hint::black_box;
 
@@ -55,7 +54,7 @@ fn tiers() -> Vec<&'static Kernels> {
 fn matmul(c: &mut Criterion) {
     let Ok(oracle) = Kernels::of(Isa::Scalar) else { return };
     let weights = values(2, ROWS * K);
-    for ty in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0, TensorType::Q4_0] {
+    for ty in WEIGHT_TYPES {
         let row_bytes = ty.row_bytes(K).expect("whole blocks");
         let mut stored = vec![0; ROWS * row_bytes];
         quant::quantize_rows(ty, &weights, K, &mut stored, None).expect("finite weights");

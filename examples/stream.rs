@@ -20,11 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // The model is immutable and may serve any number of sessions.
     let model = Arc::new(arch::open(Path::new(path), Load::Map)?);
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
-    let template = match text::template_source(model.metadata())? {
-        Some(source) => Template::new(source)?,
-        None => Template::continuation()?,
-    };
-    let stops = text::stop_tokens(model.metadata(), &tokenizer)?;
+    let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
+    let mut stops = text::stop_tokens(model.metadata(), &tokenizer)?;
+    stops.extend(template.stop_token(&tokenizer));
 
     // A token leaves the loop when its latent state has settled, at the latest after 16 steps.
     let rule: ExitRule = "acceleration:0.05,hits=2,max=16".parse()?;
@@ -33,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = Engine::new(session, rule, None, SamplerConfig::greedy(), tokenizer.vocabulary())?;
 
     let messages = [Message::new(Role::User, question.as_str())];
-    engine.prompt(&template.prompt(&tokenizer, &messages, None)?)?;
+    engine.prompt(&template.prompt(&tokenizer, &messages, true, None)?)?;
 
     let mut decoder = StreamDecoder::new();
     let mut depths = Vec::new();

@@ -267,11 +267,13 @@ fn exit_gates_are_traced() {
     assert_eq!(found.shapes["gate"], (Dtype::F32, vec![4, ouro.tokens.len()]));
     assert!(common::relative_error(found.f32("gate"), expected) < 1e-4);
     assert!(common::relative_error(found.f32("latents"), ouro.tensors.f32("latents")) < 1e-4);
-    // A token that has left has no gate any more.
+    // A token that has left keeps its last gate.
     let early = place.trace(&[&args[..], &["--exit-rule", "gate:0.9"]].concat());
     let (exits, t) = (early.i32("exit_step"), ouro.tokens.len());
-    for (at, gate) in early.f32("gate").iter().enumerate() {
-        assert_eq!(gate.is_nan(), at / t >= exits[at % t] as usize, "step {}, token {}", at / t + 1, at % t);
+    let gates = early.f32("gate");
+    for (at, gate) in gates.iter().enumerate() {
+        let last = (at / t + 1).min(exits[at % t] as usize);
+        assert_eq!(*gate, gates[(last - 1) * t + at % t], "step {}, token {}", at / t + 1, at % t);
     }
 }
 

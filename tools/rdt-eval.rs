@@ -141,11 +141,9 @@ fn read_questions(flags: &Flags) -> anyhow::Result<Vec<Question>> {
 
 fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: ExitRule) -> anyhow::Result<Outcome> {
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
-    let template = match text::template_source(model.metadata())? {
-        Some(source) => Template::new(source)?,
-        None => Template::continuation()?,
-    };
-    let stops = text::stop_tokens(model.metadata(), &tokenizer)?;
+    let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
+    let mut stops = text::stop_tokens(model.metadata(), &tokenizer)?;
+    stops.extend(template.stop_token(&tokenizer));
     let steps = RulePolicy::depth_limit(&rule, flags.depth.steps, model.config());
     if let Some(note) = cli::too_deep("--", &rule, flags.depth.steps, model.config()) {
         eprintln!("rdt-eval: {note}");
@@ -174,7 +172,7 @@ fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: Exit
     let start = Instant::now();
     for q in questions {
         let messages = [Message::new(Role::User, q.question.as_str())];
-        let prompt = template.prompt(&tokenizer, &messages, None)?;
+        let prompt = template.prompt(&tokenizer, &messages, true, None)?;
         engine.reset();
         let stats = engine.prompt(&prompt)?;
         all_steps += stats.steps;

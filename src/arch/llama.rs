@@ -170,11 +170,7 @@ impl Published {
         settings.only_bool("mlp_bias", false)?;
         let width = settings.size("hidden_size", MOST_WIDTH)?;
         let heads = settings.size("num_attention_heads", MOST_HEADS)?;
-        let kv_heads = settings.size_or("num_key_value_heads", MOST_HEADS, heads)?;
-        if !heads.is_multiple_of(kv_heads) {
-            let supported = format!("a divisor of num_attention_heads, {heads}");
-            return Err(settings.unsupported("num_key_value_heads", &kv_heads, supported));
-        }
+        let kv_heads = settings.kv_heads("num_key_value_heads", heads)?;
         let head_dim = settings.size_or("head_dim", MOST_WIDTH, width / heads)?;
         if !head_dim.is_multiple_of(2) {
             return Err(settings.unsupported("head_dim", &head_dim, "an even head size"));
@@ -199,7 +195,7 @@ impl Published {
         keys.size("attention.key_length", head_dim);
         keys.size("attention.value_length", head_dim);
         keys.set("attention.layer_norm_rms_epsilon", settings.number("rms_norm_eps")?);
-        keys.set("rope.freq_base", settings.plain_rope()?);
+        keys.set("rope.freq_base", settings.plain_rope_base()?);
         keys.size("rope.dimension_count", head_dim);
         keys.size("num_loops", loops);
         Ok(this)

@@ -6,16 +6,24 @@
 mod anatomy;
 mod bounds;
 mod convert;
+mod hrm_text;
 mod huginn;
 mod keys;
 mod llama;
+mod looped_gpt2;
 mod nanbeige;
 mod ouro;
 mod pairs;
+mod parcae;
+mod raven;
+mod retrofit;
+mod rope;
 mod settings;
+mod words;
 
-pub use anatomy::{Anatomy, Part, Share};
+pub use anatomy::{Anatomy, Part, Share, StepShare};
 pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary};
+pub use words::plan_in_words;
 
 use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bytes};
@@ -40,7 +48,15 @@ pub struct Family {
 }
 
 /// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
-static ALL: [&Family; 3] = [&huginn::FAMILY, &ouro::FAMILY, &nanbeige::FAMILY];
+static ALL: [&Family; 7] = [
+    &huginn::FAMILY,
+    &retrofit::FAMILY,
+    &ouro::FAMILY,
+    &hrm_text::FAMILY,
+    &nanbeige::FAMILY,
+    &parcae::FAMILY,
+    &looped_gpt2::FAMILY,
+];
 
 /// The families that can be converted and run.
 pub fn families() -> &'static [&'static Family] {
@@ -138,11 +154,17 @@ pub fn role(name: &str) -> Role {
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,
         "loop.exit_gate" => Role::Gate,
+        "loop.readout" => Role::Readout,
+        "loop.a_log" | "loop.dt_bias" => Role::State,
+        "hrm.z_l_init" => Role::State,
         _ => match stem.rsplit('.').next() {
             Some("attn_q") => Role::AttnQ,
             Some("attn_k") => Role::AttnK,
             Some("attn_v") => Role::AttnV,
+            Some("attn_gate") => Role::AttnGate,
             Some("attn_output") => Role::AttnOutput,
+            Some("value_embd") => Role::ValueEmbedding,
+            Some("value_gate") => Role::Gate,
             Some("ffn_gate") => Role::FfnGate,
             Some("ffn_up") => Role::FfnUp,
             Some("ffn_down") => Role::FfnDown,

@@ -80,5 +80,5 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     keys.set("skip_loop_final_norm", config.bool("skip_loop_final_norm")?.unwrap_or(false));
     let mut p = Planner::new(checkpoint);
     stack.take(&mut p, &[("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")])?;
-    Ok(Conversion { metadata: keys.metadata, tensors: p.finish()? })
+    p.conversion(keys)
 }

@@ -78,5 +78,5 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         p.take("loop.exit_gate.weight".into(), "model.early_exit_gate.weight", &[1, width], 0..1, 0..width, true)?;
         p.vector("loop.exit_gate.bias".into(), "model.early_exit_gate.bias", 1)?;
     }
-    Ok(Conversion { metadata: keys.metadata, tensors: p.finish()? })
+    p.conversion(keys)
 }

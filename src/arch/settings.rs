@@ -1,5 +1,6 @@
 //! Checked reading of a published config.json, and writing of the keys that follow from it.
 
+use super::bounds::MOST_HEADS;
 use super::convert::Error;
 use crate::checkpoint::{Checkpoint, Config};
 use crate::gguf::{Metadata, Value};
@@ -46,19 +47,6 @@ impl Settings<'_> {
         if off { Ok(()) } else { Err(self.unsupported(key, &short(value), "not set")) }
     }
 
-    /// The base of a rotation that is not scaled, under the names that transformers has had for it.
-    pub(super) fn plain_rope(&self) -> Result<f32, Error> {
-        for key in ["rope_scaling", "rope_parameters"] {
-            for kind in ["rope_type", "type"] {
-                self.only(&format!("{key}.{kind}"), "default", "default")?;
-            }
-            if let Some(factor) = self.0.f32(&format!("{key}.factor"))?.filter(|&x| x != 1.0) {
-                return Err(self.unsupported(&format!("{key}.factor"), &factor, "1"));
-            }
-        }
-        self.number(if self.0.get("rope_theta").is_some() { "rope_theta" } else { "rope_parameters.rope_theta" })
-    }
-
     /// Every layer must attend to all positions before it.
     pub(super) fn full_attention(&self) -> Result<(), Error> {
         const KEY: &str = "layer_types";
@@ -83,6 +71,33 @@ impl Settings<'_> {
     /// As [`size`](Self::size), where the file may be silent.
     pub(super) fn size_or(&self, key: &str, most: usize, otherwise: usize) -> Result<usize, Error> {
         self.within(key, self.0.usize(key)?.unwrap_or(otherwise), 1, most)
+    }
+
+    /// A number of heads that divides `width` into heads of even size.
+    pub(super) fn heads(&self, key: &str, heads: usize, width: usize) -> Result<usize, Error> {
+        if (1..=MOST_HEADS).contains(&heads) && width.is_multiple_of(2 * heads) {
+            return Ok(heads);
+        }
+        Err(self.unsupported(key, &heads, format!("a divisor of half of the width, {width}")))
+    }
+
+    /// A number of key and value heads that divides the query heads; as many where the file is silent.
+    pub(super) fn kv_heads(&self, key: &str, heads: usize) -> Result<usize, Error> {
+        let kv_heads = self.0.usize(key)?.unwrap_or(heads);
+        if kv_heads > 0 && heads.is_multiple_of(kv_heads) {
+            return Ok(kv_heads);
+        }
+        Err(self.unsupported(key, &kv_heads, format!("a divisor of the number of heads, {heads}")))
+    }
+
+    /// Base of rotary angles that are not scaled: `rope_parameters.rope_theta`, where version 5 of transformers puts it, or
+    /// `rope_theta`.
+    pub(super) fn plain_rope_base(&self) -> Result<f32, Error> {
+        for key in ["rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"] {
+            self.only(key, "default", "default")?;
+        }
+        let key = "rope_parameters.rope_theta";
+        self.number(if self.0.get(key).is_some() { key } else { "rope_theta" })
     }
 
     /// A required number above zero.

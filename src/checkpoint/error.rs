@@ -1,5 +1,6 @@
 //! What can be wrong with a checkpoint.
 
+use super::TorchError;
 use crate::files;
 use safetensors::{Dtype, SafeTensorError};
 use std::{io, path::PathBuf};
@@ -36,7 +37,7 @@ pub enum Error {
     /// There is no `config.json`.
     #[error(
         "{} holds no config.json; a published checkpoint has config.json, tokenizer.json and model.safetensors \
-         (or model.safetensors.index.json with its shards)",
+         (or model.safetensors.index.json with its shards, or pytorch_model.bin or model.pt)",
         folder.display()
     )]
     NoConfig {
@@ -45,21 +46,31 @@ pub enum Error {
     },
     /// There are no weights.
     #[error(
-        "{} holds no weights: neither model.safetensors nor model.safetensors.index.json",
+        "{} holds no weights: none of model.safetensors, model.safetensors.index.json, pytorch_model.bin, \
+         pytorch_model.bin.index.json, model.pt, model.pth, model.bin",
         folder.display()
     )]
     NoWeights {
         /// The folder.
         folder: PathBuf,
     },
-    /// The only weights are a PyTorch pickle.
+    /// There are no weights under a name that is looked for, but a file that may be PyTorch weights.
     #[error(
-        "{} is a PyTorch pickle, which is not supported yet; convert it to model.safetensors",
+        "{} may hold the weights, but not under a name that is looked for; rename it to model.pt, or, if it is one of \
+         several, download pytorch_model.bin.index.json too",
         path.display()
     )]
-    Pickle {
+    UnknownName {
         /// The file.
         path: PathBuf,
+    },
+    /// A PyTorch file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: TorchError,
     },
     /// A text file is larger than any real one.
     #[error("{} has {found} bytes; at most {limit} are accepted", path.display())]
@@ -209,6 +220,16 @@ pub enum Error {
         /// The other.
         second: PathBuf,
     },
+    /// Two tensors have the same name after the prefixes of training programs are taken away.
+    #[error("tensors {first:?} and {second:?} in {} have the same name but for a prefix", folder.display())]
+    SameName {
+        /// The checkpoint's folder.
+        folder: PathBuf,
+        /// One tensor, as the file names it.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// The checkpoint has no tensor of this name.
     #[error("{} has no tensor {tensor:?}", folder.display())]
     NoTensor {
@@ -218,7 +239,7 @@ pub enum Error {
         tensor: String,
     },
     /// The tensor's type cannot be read as f32.
-    #[error("tensor {tensor:?} is of type {dtype}; only F32, F16 and BF16 weights can be read")]
+    #[error("tensor {tensor:?} is of type {dtype}; only F64, F32, F16 and BF16 weights can be read")]
     Dtype {
         /// The tensor.
         tensor: String,

@@ -1,4 +1,4 @@
-//! Published checkpoints: a folder with `config.json`, weights in safetensors files, and the tokenizer's files.
+//! Published checkpoints: a folder with `config.json`, weights in safetensors or PyTorch files, and the tokenizer's files.
 //!
 //! Nothing here knows a model family. [`Checkpoint::open`] maps the weights and reads their headers, so a checkpoint
 //! of any size opens at once; values are converted to f32 a range of rows at a time, when asked for.
@@ -8,16 +8,18 @@ mod error;
 mod json;
 mod shard;
 mod tensor;
+mod torch;
 
 pub use config::Config;
 pub use error::Error;
 pub use safetensors::Dtype;
 pub use tensor::TensorView;
+pub use torch::{TorchError, TorchFile};
 
 use error::shorten;
 use serde::Deserialize;
 use serde_json::Value;
-use shard::Shard;
+use shard::{Format, Shard};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     fmt, fs,
@@ -41,16 +43,31 @@ pub struct Checkpoint {
     tokenizer_json: Option<String>,
     chat_template: Option<String>,
     shards: Vec<Shard>,
-    /// Which shard each tensor is in.
-    tensors: BTreeMap<String, usize>,
+    tensors: BTreeMap<String, Place>,
 }
+
+/// Where a tensor is found.
+struct Place {
+    shard: usize,
+    /// Its name in the shard, where that is another.
+    stored: Option<String>,
+}
+
+/// What training programs put before the names of all tensors: `DistributedDataParallel`, `torch.compile`, and a class
+/// around the model. In this order each is taken away once.
+const PREFIXES: [&str; 3] = ["module.", "_orig_mod.", "model."];
 
 impl Checkpoint {
     /// Opens the checkpoint in a folder.
     ///
     /// Read are `config.json` (required), `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and
-    /// `chat_template.jinja` where they exist, and the headers of the weights: `model.safetensors`, or otherwise the
-    /// shards that `model.safetensors.index.json` names.
+    /// `chat_template.jinja` where they exist, and the headers of the weights: the first that exists of
+    /// `model.safetensors`, the shards that `model.safetensors.index.json` names, `pytorch_model.bin`, the shards that
+    /// `pytorch_model.bin.index.json` names, `model.pt`, `model.pth` and `model.bin`. PyTorch files are read as data:
+    /// nothing in them is run.
+    ///
+    /// Names of tensors are those in the files. Only where `config.json` has no `model_type`, as training programs write
+    /// it, the prefixes `module.`, `_orig_mod.` and `model.` are taken away.
     ///
     /// The weights are mapped, not read. They must not be changed while the checkpoint is open; if another program
     /// shortens one of the files meanwhile, the operating system ends this one.
@@ -73,6 +90,7 @@ impl Checkpoint {
             None => tokenizer_config.as_ref().map(template_of).transpose()?.flatten(),
         };
         let (shards, tensors) = open_weights(folder)?;
+        let tensors = name_tensors(folder, tensors, config.get("model_type").is_none())?;
         Ok(Self {
             folder: folder.to_owned(),
             config,
@@ -131,10 +149,11 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::NoTensor`].
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, Error> {
-        self.tensors
-            .get_key_value(name)
-            .and_then(|(name, &shard)| self.shards.get(shard)?.tensor(name))
-            .ok_or_else(|| Error::NoTensor { folder: self.folder.clone(), tensor: shorten(name) })
+        let found = self.tensors.get_key_value(name).and_then(|(name, place)| {
+            let tensor = self.shards.get(place.shard)?.tensor(place.stored.as_deref().unwrap_or(name))?;
+            Some(TensorView { name, ..tensor })
+        });
+        found.ok_or_else(|| Error::NoTensor { folder: self.folder.clone(), tensor: shorten(name) })
     }
 }
 
@@ -175,25 +194,56 @@ fn template_of(config: &Config) -> Result<Option<String>, Error> {
 type Weights = (Vec<Shard>, BTreeMap<String, usize>);
 
 fn open_weights(folder: &Path) -> Result<Weights, Error> {
-    let single = folder.join("model.safetensors");
-    if exists(&single)? {
-        let shard = open_shard(single)?;
-        let tensors = shard.names().into_iter().map(|name| (name, 0)).collect();
-        return Ok((vec![shard], tensors));
+    const INDEX: &str = ".index.json";
+    for (name, format) in [
+        ("model.safetensors", Format::Safetensors),
+        ("model.safetensors.index.json", Format::Safetensors),
+        ("pytorch_model.bin", Format::Torch),
+        ("pytorch_model.bin.index.json", Format::Torch),
+        ("model.pt", Format::Torch),
+        ("model.pth", Format::Torch),
+        ("model.bin", Format::Torch),
+    ] {
+        let path = folder.join(name);
+        if !name.ends_with(INDEX) {
+            if exists(&path)? {
+                let shard = open_shard(path, format)?;
+                let tensors = shard.names().into_iter().map(|name| (name, 0)).collect();
+                return Ok((vec![shard], tensors));
+            }
+        } else if let Some(text) = json::read_text(&path, limit::INDEX)? {
+            return open_shards(folder, &path, &text, format);
+        }
     }
-    let index = folder.join("model.safetensors.index.json");
-    match json::read_text(&index, limit::INDEX)? {
-        Some(text) => open_shards(folder, &index, &text),
-        None => Err(match find_pickle(folder)? {
-            Some(path) => Error::Pickle { path },
-            None => Error::NoWeights { folder: folder.to_owned() },
-        }),
+    Err(match find_pickle(folder)? {
+        Some(path) => Error::UnknownName { path },
+        None => Error::NoWeights { folder: folder.to_owned() },
+    })
+}
+
+/// The tensors under the names they are asked for by; `bare` takes prefixes away.
+fn name_tensors(folder: &Path, tensors: BTreeMap<String, usize>, bare: bool) -> Result<BTreeMap<String, Place>, Error> {
+    let mut named: BTreeMap<String, Place> = BTreeMap::new();
+    for (stored, shard) in tensors {
+        let name = PREFIXES.iter().fold(stored.as_str(), |name, prefix| name.strip_prefix(prefix).unwrap_or(name));
+        let place = |stored| Place { shard, stored };
+        let (name, place) =
+            if bare && name != stored { (name.to_owned(), place(Some(stored))) } else { (stored, place(None)) };
+        match named.entry(name) {
+            Entry::Vacant(entry) => entry.insert(place),
+            Entry::Occupied(entry) => {
+                let stored = |place: &Place| shorten(place.stored.as_ref().unwrap_or(entry.key()));
+                let (first, second) = (stored(entry.get()), stored(&place));
+                return Err(Error::SameName { folder: folder.to_owned(), first, second });
+            }
+        };
     }
+    Ok(named)
 }
 
 /// Opens the shards an index names. The index decides where a tensor lies; tensors that it does not name are taken
 /// from the shard they are in, as the transformers library does.
-fn open_shards(folder: &Path, index: &Path, text: &str) -> Result<Weights, Error> {
+fn open_shards(folder: &Path, index: &Path, text: &str, format: Format) -> Result<Weights, Error> {
     #[derive(Deserialize)]
     struct Index {
         weight_map: json::Pairs<String>,
@@ -214,7 +264,7 @@ fn open_shards(folder: &Path, index: &Path, text: &str) -> Result<Weights, Error
                 if !exists(&path)? {
                     return Err(Error::MissingShard { index: index.to_owned(), shard: path });
                 }
-                shards.push(open_shard(path)?);
+                shards.push(open_shard(path, format)?);
                 *entry.insert(shards.len() - 1)
             }
         };
@@ -248,10 +298,10 @@ fn open_shards(folder: &Path, index: &Path, text: &str) -> Result<Weights, Error
     Ok((shards, tensors))
 }
 
-fn open_shard(path: PathBuf) -> Result<Shard, Error> {
+fn open_shard(path: PathBuf, format: Format) -> Result<Shard, Error> {
     // SAFETY: the documentation of `Checkpoint::open` asks the user to leave the files alone, which is all that any
     // reader of a mapped file can do. Bytes are only ever read as numbers or checked as text, never trusted.
-    unsafe { Shard::open(path) }
+    unsafe { Shard::open(path, format) }
 }
 
 /// Whether `name` is a file's name and nothing else, on every operating system.

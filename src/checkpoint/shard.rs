@@ -1,7 +1,7 @@
-//! One safetensors file: its header is parsed, its tensors stay where they are.
+//! One weights file: its header is parsed, its tensors stay where they are.
 
 use super::{
-    Error, TensorView,
+    Error, TensorView, TorchFile,
     error::{shape_text, shorten},
     json::{self, Keys},
 };
@@ -22,47 +22,82 @@ pub(super) const HEADER_LIMIT: u64 = 100_000_000;
 /// Bytes that give the header's length.
 const LENGTH_BYTES: usize = 8;
 
+/// What a weights file is written in.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Format {
+    Safetensors,
+    Torch,
+}
+
 /// A mapped file whose header has been checked.
 pub(super) struct Shard {
     path: PathBuf,
     map: Bytes,
-    metadata: Metadata,
-    /// Where the tensors' bytes begin in the file.
-    data_start: usize,
+    header: Header,
+}
+
+/// What the file says about its tensors.
+enum Header {
+    Safetensors {
+        metadata: Metadata,
+        /// Where the tensors' bytes begin in the file.
+        data_start: usize,
+    },
+    Torch(TorchFile),
 }
 
 impl Shard {
-    /// Maps the file and checks its header: every tensor lies inside the file, fills its bytes exactly, and they
-    /// follow each other without gap or overlap.
+    /// Maps the file and checks its header: every tensor lies inside the file, and in safetensors fills its bytes exactly
+    /// and they follow each other without gap or overlap.
     ///
     /// # Safety
     /// The file must not be changed while the shard lives.
-    pub(super) unsafe fn open(path: PathBuf) -> Result<Self, Error> {
+    pub(super) unsafe fn open(path: PathBuf, format: Format) -> Result<Self, Error> {
         super::require_regular_file(&path)?;
         // SAFETY: handed on to the caller.
         let map = unsafe { Bytes::map(&path)? };
-        let (metadata, data_start) = parse_header(&path, &map)?;
-        Ok(Self { path, map, metadata, data_start })
+        let header = match format {
+            Format::Safetensors => {
+                let (metadata, data_start) = parse_header(&path, &map)?;
+                Header::Safetensors { metadata, data_start }
+            }
+            Format::Torch => match TorchFile::parse(&map) {
+                Ok(file) => Header::Torch(file),
+                Err(source) => return Err(Error::Torch { path, source }),
+            },
+        };
+        Ok(Self { path, map, header })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Names of the tensors, in the order of their bytes.
+    /// Names of the tensors.
     pub(super) fn names(&self) -> Vec<String> {
-        self.metadata.offset_keys()
+        match &self.header {
+            Header::Safetensors { metadata, .. } => metadata.offset_keys(),
+            Header::Torch(file) => file.names().map(str::to_owned).collect(),
+        }
     }
 
     pub(super) fn holds(&self, tensor: &str) -> bool {
-        self.metadata.info(tensor).is_some()
+        match &self.header {
+            Header::Safetensors { metadata, .. } => metadata.info(tensor).is_some(),
+            Header::Torch(file) => file.contains(tensor),
+        }
     }
 
     pub(super) fn tensor<'a>(&'a self, name: &'a str) -> Option<TensorView<'a>> {
-        let info = self.metadata.info(name)?;
-        let (start, end) = info.data_offsets;
-        let data = self.map.get(self.data_start..)?.get(start..end)?;
-        Some(TensorView { name, dtype: info.dtype, shape: info.shape.clone(), data })
+        match &self.header {
+            Header::Safetensors { metadata, data_start } => {
+                let info = metadata.info(name)?;
+                let (start, end) = info.data_offsets;
+                let data = self.map.get(*data_start..)?.get(start..end)?;
+                Some(TensorView { name, dtype: info.dtype, shape: info.shape.clone(), data, strides: None })
+            }
+            Header::Torch(file) => file.tensor(&self.map, name),
+        }
     }
 }
 
@@ -89,7 +124,7 @@ fn parse_header(path: &Path, bytes: &[u8]) -> Result<(Metadata, usize), Error> {
     };
     let header = std::str::from_utf8(header)
         .map_err(|e| Error::Utf8 { path: path.to_owned(), offset: LENGTH_BYTES + e.valid_up_to() })?;
-    let Header(mut tensors) = json::parse(path, header)?;
+    let Tensors(mut tensors) = json::parse(path, header)?;
 
     let mut data_end = 0;
     for (name, info) in &tensors {
@@ -136,19 +171,19 @@ fn check_tensor(path: &Path, name: &str, info: &TensorInfo) -> Result<(), Error>
 }
 
 /// The header's tensors in the order they are written, with no name twice. `__metadata__` is free text and is skipped.
-struct Header(Vec<(String, TensorInfo)>);
+struct Tensors(Vec<(String, TensorInfo)>);
 
-impl<'de> Deserialize<'de> for Header {
+impl<'de> Deserialize<'de> for Tensors {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct HeaderVisitor;
         impl<'de> Visitor<'de> for HeaderVisitor {
-            type Value = Header;
+            type Value = Tensors;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object of tensors")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tensors, A::Error> {
                 let mut tensors = Vec::new();
                 let mut keys = Keys::default();
                 while let Some(key) = map.next_key::<String>()? {
@@ -159,7 +194,7 @@ impl<'de> Deserialize<'de> for Header {
                         tensors.push((key, map.next_value()?));
                     }
                 }
-                Ok(Header(tensors))
+                Ok(Tensors(tensors))
             }
         }
         deserializer.deserialize_map(HeaderVisitor)

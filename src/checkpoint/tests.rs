@@ -3,6 +3,7 @@ use safetensors::tensor::{TensorView as Stored, serialize};
 use tempfile::TempDir;
 
 mod malformed;
+mod torch_files;
 
 const CONFIG: &str = r#"{"model_type": "test", "n_embd": 4}"#;
 
@@ -204,11 +205,15 @@ fn missing_files_are_named() {
     let text = message(Checkpoint::open(empty.path()));
     assert!(text.contains("holds no config.json; a published checkpoint has"), "{text}");
     assert!(matches!(open(&[]), Err(Error::NoWeights { .. })));
-    for name in ["pytorch_model.bin", "model.pt", "pytorch_model-00001-of-00002.bin"] {
+    for name in ["lit_model.pth", "pytorch_model-00001-of-00002.bin"] {
         let result = open(&[(name, b"\x80\x02"), ("README.md", b"")]);
-        assert!(matches!(&result, Err(Error::Pickle { path }) if path.ends_with(name)), "{result:?}");
+        assert!(matches!(&result, Err(Error::UnknownName { path }) if path.ends_with(name)), "{result:?}");
+        message(result);
+    }
+    for name in ["pytorch_model.bin", "model.pt", "model.pth", "model.bin"] {
+        let result = open(&[(name, b"\x80\x02"), ("README.md", b"")]);
         let text = message(result);
-        assert!(text.contains("PyTorch pickle, which is not supported yet"), "{text}");
+        assert!(text.contains(&format!("{name}: no PyTorch file: it does not begin like a zip archive")), "{text}");
     }
     let file = empty.path().join("model.safetensors");
     assert!(matches!(Checkpoint::open(&file), Err(Error::Io { .. })));

@@ -2,7 +2,8 @@
 
 use super::sampler::{self, Sampler, SamplerConfig};
 use crate::exit::{ExitRule, NoGate, RulePolicy, Signal};
-use crate::model::{self, Batch, Session};
+use crate::model::{self, Batch, Logits, Session};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -51,9 +52,22 @@ pub struct PromptStats {
     pub steps: u64,
 }
 
+/// How tokens are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As part of a prompt: each sees those before it.
+    Prompt,
+    /// As part of a prompt whose tokens all see each other, and everything before them.
+    BothWays,
+    /// As drawn by the sampler, where read-out rules act.
+    Drawn,
+}
+
 /// A session that generates: it holds a text as token ids, and continues it.
 ///
-/// The text and the KV cache are kept in step: a new prompt runs only what differs from what is held.
+/// The text and the KV cache are kept in step: a new prompt runs only what differs from what is held. Models that were trained
+/// with prefixes ([`Config::prefix_lm`](model::Config::prefix_lm)) read prompts in both directions; what they hold of a prompt is
+/// kept whole or not at all.
 pub struct Engine {
     session: Session,
     policy: RulePolicy,
@@ -61,6 +75,8 @@ pub struct Engine {
     sampler: Sampler,
     /// Tokens in the KV cache.
     held: Vec<u32>,
+    /// Ranges of them whose tokens see each other in both directions, in order.
+    both_ways: Vec<Range<usize>>,
     /// Drawn, but not run yet.
     pending: Option<u32>,
     /// Logits behind the last token that was run, and its loop steps.
@@ -91,6 +107,7 @@ impl Engine {
             depth: steps,
             sampler,
             held: Vec::new(),
+            both_ways: Vec::new(),
             pending: None,
             logits: Vec::new(),
             steps: 0,
@@ -167,53 +184,95 @@ impl Engine {
         self.sampler.reset();
     }
 
+    /// Ranges of [`held`](Self::held) whose tokens see each other in both directions, in order.
+    pub fn both_ways(&self) -> &[Range<usize>] {
+        &self.both_ways
+    }
+
     /// Forgets the text from token `n` on, or from an earlier one ([`Session::truncate`]).
     fn forget_from(&mut self, n: usize) {
         let n = self.session.truncate(0, n);
         self.held.truncate(n);
+        self.both_ways.retain(|r| r.end <= n);
         self.pending = None;
         self.logits.clear();
     }
 
-    /// How many of `tokens`, from the first on, [`Engine::prompt`] would not run again.
-    pub fn reusable(&self, tokens: &[u32]) -> usize {
+    /// How many of `tokens`, from the first on, [`Engine::prompt_with`] would not run again.
+    pub fn reusable(&self, tokens: &[u32], both_ways: &[Range<usize>]) -> usize {
         let common = self.held.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        common.min(tokens.len().saturating_sub(1))
+        let common = common.min(tokens.len().saturating_sub(1));
+        // A token that is read in both directions depends on all of its range: the cut is before the first range that is not the
+        // same in both texts.
+        let same = self.both_ways.iter().zip(both_ways).take_while(|(a, b)| a == b && a.end <= common).count();
+        let next = [&self.both_ways[..], both_ways].map(|ranges| ranges.get(same).map_or(common, |r| r.start));
+        next.into_iter().fold(common, usize::min)
     }
 
-    /// Makes `tokens` the text, running what is not held already (at least the last token).
+    /// Makes `tokens` the text, running what is not held already (at least the last token). A model that was trained with
+    /// prefixes reads all of it in both directions; [`Engine::prompt_with`] is for prompts that have answers in them.
     ///
     /// Read-out rules do not act on a prompt ([`crate::model::Verdict::ReadOut`]); latent rules do.
     ///
     /// # Errors
     /// As [`Session::run`]. What was run before the error is held; what the old text had beyond the common start is not.
     pub fn prompt(&mut self, tokens: &[u32]) -> Result<PromptStats, Error> {
-        let reused = self.reusable(tokens);
+        let whole = 0..tokens.len();
+        let prefix = self.session.model().config().prefix_lm && !tokens.is_empty();
+        self.prompt_with(tokens, if prefix { std::slice::from_ref(&whole) } else { &[] })
+    }
+
+    /// As [`Engine::prompt`], where the tokens of each range in `both_ways` see each other in both directions, and everything
+    /// before them; all others see what is before them. Only models that were trained so give sense to it.
+    ///
+    /// # Errors
+    /// As [`Engine::prompt`].
+    ///
+    /// # Panics
+    /// If the ranges are not in order, overlap, are empty, or end beyond the tokens.
+    pub fn prompt_with(&mut self, tokens: &[u32], both_ways: &[Range<usize>]) -> Result<PromptStats, Error> {
+        let reused = self.reusable(tokens, both_ways);
         self.forget_from(reused);
         self.sampler.forget_recent();
         for &token in tokens {
             self.sampler.accept(token);
         }
-        let batch = Batch::next(&tokens[reused..]);
-        let stats = self.run(batch)?;
-        Ok(PromptStats { run: tokens.len() - reused, reused, steps: stats })
+        let mut stats = PromptStats { run: tokens.len() - reused, reused, steps: 0 };
+        for range in both_ways.iter().filter(|r| r.start >= reused) {
+            let before = self.held.len();
+            assert!(range.start >= before && !range.is_empty() && range.end <= tokens.len(), "ranges in order");
+            for (part, way) in [(before..range.start, Way::Prompt), (range.clone(), Way::BothWays)] {
+                if !part.is_empty() {
+                    let logits = if part.end == tokens.len() { Logits::Last } else { Logits::None };
+                    stats.steps += self.run(&tokens[part], way, logits)?;
+                }
+            }
+        }
+        let rest = &tokens[self.held.len()..];
+        // Without any token at all the session says what is wrong.
+        if !rest.is_empty() || tokens.is_empty() {
+            stats.steps += self.run(rest, Way::Prompt, Logits::Last)?;
+        }
+        Ok(stats)
     }
 
-    /// Runs tokens behind those that are held: as if they had been drawn one by one if `drawn` is set (read-out rules act on
-    /// them), else as part of a prompt. With the same rules and calls, what is held becomes the same bits again.
+    /// Runs tokens behind those that are held, in the way that they were run before. With the same rules, ways and calls, what is
+    /// held becomes the same bits again.
     ///
     /// # Errors
     /// As [`Session::run`]; what was run before the error is held.
-    pub fn extend(&mut self, tokens: &[u32], drawn: bool) -> Result<(), Error> {
+    pub fn extend(&mut self, tokens: &[u32], way: Way) -> Result<(), Error> {
         self.pending = None;
-        let readout_exits = drawn && self.policy.rule().signal() == Signal::Readout;
-        self.run(Batch { readout_exits, ..Batch::next(tokens) })?;
+        self.run(tokens, way, Logits::Last)?;
         Ok(())
     }
 
-    /// Runs tokens and keeps text, cache and logits in step, also when it fails half way.
-    fn run(&mut self, batch: Batch<'_>) -> Result<u64, Error> {
+    /// Runs tokens and keeps text, cache and logits in step, also when it fails half way. Gives the loop steps of all of them.
+    fn run(&mut self, tokens: &[u32], way: Way, logits: Logits) -> Result<u64, Error> {
         let before = self.session.len(0);
+        let both_ways = way == Way::BothWays;
+        let readout_exits = way == Way::Drawn && self.policy.rule().signal() == Signal::Readout;
+        let batch = Batch { sequence: 0, tokens, logits, readout_exits, both_ways };
         let result = self.session.run(batch, &mut self.policy).map(|output| {
             self.logits.clear();
             self.logits.extend_from_slice(output.last());
@@ -221,7 +280,10 @@ impl Engine {
             output.steps.iter().map(|&n| n as u64).sum()
         });
         let done = self.session.len(0) - before;
-        self.held.extend_from_slice(&batch.tokens[..done]);
+        self.held.extend_from_slice(&tokens[..done]);
+        if both_ways && done > 0 {
+            self.both_ways.push(before..before + done);
+        }
         Ok(result?)
     }
 
@@ -239,8 +301,7 @@ impl Engine {
             if self.session.len(0) >= self.session.kv_shape().context {
                 return Ok(None);
             }
-            let readout_exits = self.policy.rule().signal() == Signal::Readout;
-            self.run(Batch { readout_exits, ..Batch::next(&[token]) })?;
+            self.run(&[token], Way::Drawn, Logits::Last)?;
             self.pending = None;
         }
         assert!(!self.logits.is_empty(), "a prompt comes first");

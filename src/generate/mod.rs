@@ -3,5 +3,5 @@
 pub mod engine;
 pub mod sampler;
 
-pub use engine::{Engine, PromptStats, Step};
+pub use engine::{Engine, PromptStats, Step, Way};
 pub use sampler::{Sampler, SamplerConfig};

@@ -30,6 +30,7 @@ fn transpose_sum(_: Avx2, v: [__m256i; 8]) -> __m256i {
 
 impl Simd for Avx2 {
     type V = __m256;
+    type W = __m256i;
     type Block = [__m256i; LANES];
 
     #[inline(always)]
@@ -200,8 +201,111 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn dot_u4(self, w: &Self::Block, a: &[i8; 32]) -> __m256 {
-        // A pair is at most 2 * 15 * 127 = 3810, so two levels of sums still fit 16 bits, where they cost half.
+    unsafe fn words(self, p: [*const u8; LANES]) -> [__m256i; 4] {
+        // SAFETY: the token proves AVX2; the caller promises 16 readable bytes behind every pointer.
+        unsafe {
+            // Rows r and r + 4 share a register, so four rows are transposed twice at once.
+            let mut v = [_mm256_setzero_si256(); 4];
+            for (r, v) in v.iter_mut().enumerate() {
+                let low = _mm256_castsi128_si256(_mm_loadu_si128(p[r].cast()));
+                *v = _mm256_inserti128_si256(low, _mm_loadu_si128(p[r + 4].cast()), 1);
+            }
+            let (a, b) = (_mm256_unpacklo_epi32(v[0], v[1]), _mm256_unpackhi_epi32(v[0], v[1]));
+            let (c, d) = (_mm256_unpacklo_epi32(v[2], v[3]), _mm256_unpackhi_epi32(v[2], v[3]));
+            [
+                _mm256_unpacklo_epi64(a, c),
+                _mm256_unpackhi_epi64(a, c),
+                _mm256_unpacklo_epi64(b, d),
+                _mm256_unpackhi_epi64(b, d),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn field(self, w: __m256i, from: u32, bits: u32) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let down = _mm256_srl_epi32(w, _mm_cvtsi32_si128(from as i32));
+            _mm256_cvtepi32_ps(_mm256_and_si256(down, _mm256_set1_epi32((1 << bits) - 1)))
+        }
+    }
+    #[inline(always)]
+    fn signed_byte(self, w: __m256i, i: u32) -> __m256 {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let up = _mm256_sll_epi32(w, _mm_cvtsi32_si128(24 - 8 * i as i32));
+            _mm256_cvtepi32_ps(_mm256_srai_epi32(up, 24))
+        }
+    }
+    #[inline(always)]
+    fn half(self, w: __m256i, i: u32) -> __m256 {
+        // SAFETY: the token proves AVX2 and F16C.
+        unsafe {
+            let down = _mm256_srl_epi32(w, _mm_cvtsi32_si128(16 * i as i32));
+            let h = _mm256_and_si256(down, _mm256_set1_epi32(0xffff));
+            let h = _mm256_permute4x64_epi64(_mm256_packus_epi32(h, h), 0b1000);
+            _mm256_cvtph_ps(_mm256_castsi256_si128(h))
+        }
+    }
+    #[inline(always)]
+    unsafe fn block_nibbles(self, p: [*const u8; LANES], shift: u32) -> Self::Block {
+        // SAFETY: the token proves AVX2.
+        let mut out = [unsafe { _mm256_setzero_si256() }; LANES];
+        for (o, p) in out.iter_mut().zip(p) {
+            // SAFETY: the token proves AVX2; the caller promises 32 readable bytes behind every pointer.
+            *o = unsafe {
+                let down = _mm256_srl_epi16(_mm256_loadu_si256(p.cast()), _mm_cvtsi32_si128(shift as i32));
+                _mm256_and_si256(down, _mm256_set1_epi8(15))
+            };
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn raise(self, mut w: Self::Block, p: [*const u8; LANES], shift: u32, mask: u8) -> Self::Block {
+        for (w, p) in w.iter_mut().zip(p) {
+            // Masked before it is moved up, so that no bit crosses into the next byte.
+            // SAFETY: the token proves AVX2; the caller promises 32 readable bytes behind every pointer.
+            *w = unsafe {
+                let down = _mm256_srl_epi16(_mm256_loadu_si256(p.cast()), _mm_cvtsi32_si128(shift as i32));
+                let high = _mm256_and_si256(down, _mm256_set1_epi8(mask.cast_signed()));
+                _mm256_or_si256(*w, _mm256_slli_epi16(high, 4))
+            };
+        }
+        w
+    }
+    #[inline(always)]
+    unsafe fn raise_bits(self, mut w: Self::Block, p: [*const u8; LANES]) -> Self::Block {
+        // Every byte of bits goes to eight elements, of which each keeps its own bit.
+        // SAFETY: the token proves AVX2.
+        let (spread, own) = unsafe {
+            (
+                _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303),
+                _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed()),
+            )
+        };
+        for (w, p) in w.iter_mut().zip(p) {
+            // SAFETY: the token proves AVX2; the caller promises four readable bytes behind every pointer.
+            *w = unsafe {
+                let bits = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+                let bits = _mm256_and_si256(_mm256_shuffle_epi8(bits, spread), own);
+                let set = _mm256_and_si256(_mm256_cmpeq_epi8(bits, own), _mm256_set1_epi8(16));
+                _mm256_or_si256(*w, set)
+            };
+        }
+        w
+    }
+    #[inline(always)]
+    fn lookup(self, mut w: Self::Block, table: &[i8; 16]) -> Self::Block {
+        // SAFETY: the token proves AVX2; the table is 16 bytes, and the load asks for no alignment.
+        let table = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())) };
+        for w in &mut w {
+            // SAFETY: the token proves AVX2.
+            *w = unsafe { _mm256_shuffle_epi8(table, *w) };
+        }
+        w
+    }
+    #[inline(always)]
+    fn dot_u5(self, w: &Self::Block, a: &[i8; 32]) -> __m256 {
+        // A pair is at most 2 * 31 * 127 = 7874, so two levels of sums still fit 16 bits, where they cost half.
         // SAFETY: the token proves AVX2; `a` is 32 bytes.
         unsafe {
             let a = _mm256_loadu_si256(a.as_ptr().cast());
@@ -216,6 +320,49 @@ impl Simd for Avx2 {
             let sum =
                 _mm256_add_epi32(_mm256_permute2x128_si256(lo, hi, 0x20), _mm256_permute2x128_si256(lo, hi, 0x31));
             _mm256_cvtepi32_ps(sum)
+        }
+    }
+    #[inline(always)]
+    fn dot_s8(self, w: &Self::Block, a: &[i8; 32]) -> __m256 {
+        // The instruction wants one side unsigned, so the weights' signs go to the activations. A pair is at most
+        // 2 * 127 * 127 = 32258.
+        // SAFETY: the token proves AVX2; `a` is 32 bytes.
+        unsafe {
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let one = _mm256_set1_epi16(1);
+            let mut v = [_mm256_setzero_si256(); LANES];
+            for (v, &w) in v.iter_mut().zip(w) {
+                *v = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w)), one);
+            }
+            _mm256_cvtepi32_ps(transpose_sum(self, v))
+        }
+    }
+    #[inline(always)]
+    fn dot_u6(self, w: &Self::Block, a: &[i8; 32]) -> [__m256; 2] {
+        // A pair is at most 2 * 63 * 127 = 16002, so one level of sums still fits 16 bits. All of it happens within the
+        // halves of a register, which are the halves of the block. 32 times the sum of a half's activations is taken off
+        // at the end.
+        // SAFETY: the token proves AVX2; `a` is 32 bytes.
+        unsafe {
+            let a = _mm256_loadu_si256(a.as_ptr().cast());
+            let one = _mm256_set1_epi16(1);
+            let mut v = [_mm256_setzero_si256(); LANES];
+            for (v, &w) in v.iter_mut().zip(w) {
+                *v = _mm256_maddubs_epi16(w, a);
+            }
+            let mut v4 = [_mm256_setzero_si256(); 4];
+            for (o, v) in v4.iter_mut().zip(v.as_chunks::<2>().0) {
+                *o = _mm256_madd_epi16(_mm256_hadd_epi16(v[0], v[1]), one);
+            }
+            let all = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(32), a), one);
+            let all = _mm256_hadd_epi32(all, all);
+            let all = _mm256_hadd_epi32(all, all);
+            let lo = _mm256_sub_epi32(_mm256_hadd_epi32(v4[0], v4[1]), all);
+            let hi = _mm256_sub_epi32(_mm256_hadd_epi32(v4[2], v4[3]), all);
+            [
+                _mm256_cvtepi32_ps(_mm256_permute2x128_si256(lo, hi, 0x20)),
+                _mm256_cvtepi32_ps(_mm256_permute2x128_si256(lo, hi, 0x31)),
+            ]
         }
     }
 }

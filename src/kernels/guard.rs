@@ -3,8 +3,7 @@
 //! Pages of a mapping that lie wholly behind the end of its file cannot be touched (SIGBUS), which makes a guard page without
 //! any call beyond the mapping itself. Only weights are read through pointers; everything else is indexed.
 
-use super::{Acts, Isa, Kernels, Q8_BLOCK};
-use crate::gguf::TensorType;
+use super::{Acts, Isa, Kernels, Q8_BLOCK, WEIGHT_TYPES};
 use std::io::Write;
 
 /// A multiple of every page size in use.
@@ -28,9 +27,9 @@ fn products_stay_inside_the_weights() {
             eprintln!("SKIPPED: this machine has no {isa}");
             continue;
         };
-        for ty in [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0, TensorType::Q4_0] {
+        for ty in WEIGHT_TYPES {
             let multiply = kernels.matmul(ty).unwrap();
-            for k in [32, 64, 96, 160, 1024].into_iter().chain((ty.block_len() == 1).then_some(41)) {
+            for k in [32, 41, 64, 96, 160, 256, 768, 1024].into_iter().filter(|k| k % ty.block_len() == 0) {
                 for rows in [1, 2, 7, 8, 9, 33] {
                     let plain = vec![1; rows * ty.row_bytes(k).unwrap()];
                     let (map, at) = guarded(&plain);

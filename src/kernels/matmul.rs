@@ -1,10 +1,11 @@
 //! Weight rows times activation rows.
 //!
-//! **The fixed order that makes bits independent of everything.** For block formats a product is, block after block along the
-//! row, `acc += (d_w * d_a) * isum`: one chain of separately rounded operations per (weight row, activation row), with
-//! `isum` exact. A lane holds a weight row, so the chain is the same whether one row or eight are computed, for one activation
+//! **The fixed order that makes bits independent of everything.** For block formats a product is, 32 weights after 32 along the
+//! row, `acc += (d_w * d_a) * isum` or as little more as a format needs ([`Blocks::add`]): one chain of operations per
+//! (weight row, activation row), with `isum` exact. A lane holds a weight row, so the chain is the same whether one row or eight are computed, for one activation
 //! row or for many. For f32, f16 and bf16 a product is two chains of eight fused lanes and one fixed tree at the end.
 
+use super::formats::Blocks;
 use super::simd::{LANES, Simd, load_tail};
 use super::{Acts, Q8_BLOCK};
 
@@ -19,90 +20,14 @@ fn prefetch<S: Simd>(s: S, p: *const u8, bytes: usize) {
     }
 }
 
-/// A block format as the matrix kernel sees it.
-pub(super) trait Blocks {
-    /// Bytes of one block of 32 weights, of which the first two are the scale as a half float.
-    const BYTES: usize;
-    /// Unpacks the block behind each pointer.
-    ///
-    /// # Safety
-    /// `BYTES` bytes behind every pointer must be readable.
-    unsafe fn unpack<S: Simd>(s: S, p: [*const u8; LANES]) -> S::Block;
-    /// The scale of block `at` of the activations, and the integer products of eight weight rows with it.
-    fn dot<S: Simd>(s: S, w: &S::Block, acts: &Acts<'_>, at: usize) -> (f32, S::V);
-    /// Has `acts` `blocks` blocks in the form that this format multiplies?
-    fn fits(acts: &Acts<'_>, blocks: usize) -> bool;
-}
-
-#[inline(always)]
-fn behind_scale(p: [*const u8; LANES]) -> [*const u8; LANES] {
-    let mut out = p;
-    for p in &mut out {
-        *p = p.wrapping_add(2);
-    }
-    out
-}
-
-/// Block `at` of quantised activations.
-#[inline(always)]
-fn block<T>(values: &[T], at: usize) -> &[T; Q8_BLOCK] {
-    match values[at * Q8_BLOCK..].first_chunk() {
-        Some(block) => block,
-        None => unreachable!("`fits` was checked"),
-    }
-}
-
-/// q8_0: half scale, 32 signed bytes. It multiplies 16-bit activations: with 8-bit ones their rounding would be as large an
-/// error as the weights', fed back by the loop, and on AVX2 they would not be any faster.
-pub(super) struct Q8_0;
-
-impl Blocks for Q8_0 {
-    const BYTES: usize = 34;
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: [*const u8; LANES]) -> S::Block {
-        // SAFETY: the caller promises 34 bytes, 32 of them behind the scale.
-        unsafe { s.block_i8(behind_scale(p)) }
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, w: &S::Block, acts: &Acts<'_>, at: usize) -> (f32, S::V) {
-        (acts.wide_d[at], s.dot_i8(w, block(acts.wide, at)))
-    }
-    #[inline(always)]
-    fn fits(acts: &Acts<'_>, blocks: usize) -> bool {
-        acts.wide.len() >= blocks * Q8_BLOCK && acts.wide_d.len() >= blocks
-    }
-}
-
-/// q4_0: half scale, 32 nibbles that stand for -8..=7.
-pub(super) struct Q4_0;
-
-impl Blocks for Q4_0 {
-    const BYTES: usize = 18;
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: [*const u8; LANES]) -> S::Block {
-        // SAFETY: the caller promises 18 bytes, 16 of them behind the scale.
-        unsafe { s.block_u4(behind_scale(p)) }
-    }
-    #[inline(always)]
-    fn dot<S: Simd>(s: S, w: &S::Block, acts: &Acts<'_>, at: usize) -> (f32, S::V) {
-        // Σ (q − 8)·a = Σ q·a − 8·Σ a; both terms are integers below 2^24, so the difference is exact.
-        let products = s.dot_u4(w, block(acts.q, at));
-        (acts.d[at], s.sub(products, s.splat((8 * acts.sum[at]) as f32)))
-    }
-    #[inline(always)]
-    fn fits(acts: &Acts<'_>, blocks: usize) -> bool {
-        acts.q.len() >= blocks * Q8_BLOCK && acts.d.len() >= blocks && acts.sum.len() >= blocks
-    }
-}
-
 /// `out[c * rows + r]` = weight row `r` · activation row `c`, for `rows` rows of `row_bytes` bytes in `w` and all rows of `acts`.
 #[inline(always)]
 pub(super) fn blocks<S: Simd, F: Blocks>(s: S, w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]) {
-    let n_blocks = acts.k / Q8_BLOCK;
+    let n_blocks = acts.k / (F::SUBS * Q8_BLOCK);
     let row_bytes = n_blocks * F::BYTES;
-    assert!(acts.k.is_multiple_of(Q8_BLOCK) && w.len() == rows * row_bytes);
+    assert!(acts.k.is_multiple_of(F::SUBS * Q8_BLOCK) && w.len() == rows * row_bytes);
     assert!(out.len() == rows * acts.rows);
-    assert!(F::fits(&acts, acts.rows * n_blocks));
+    assert!(F::fits(&acts, acts.rows * n_blocks * F::SUBS));
     for r in (0..rows).step_by(LANES) {
         // Lanes behind the last row repeat it and are thrown away.
         let mut base = [w.as_ptr(); LANES];
@@ -151,11 +76,13 @@ unsafe fn columns<S: Simd, F: Blocks, const C: usize>(
             prefetch(s, base[0].wrapping_add(LANES * (n_blocks + b) * F::BYTES), LANES * F::BYTES);
         }
         // SAFETY: block `b` of every row is inside the row.
-        let (d, w) = unsafe { (s.gather_f16(p), F::unpack(s, p)) };
-        for (j, acc) in acc.iter_mut().enumerate() {
-            let at = (c + j) * n_blocks + b;
-            let (scale, isum) = F::dot(s, &w, &acts, at);
-            *acc = s.add(*acc, s.mul(s.mul(d, s.splat(scale)), isum));
+        let head = unsafe { F::head(s, p) };
+        for i in 0..F::SUBS {
+            // SAFETY: as above.
+            let w = unsafe { F::unpack(s, p, &head, i) };
+            for (j, acc) in acc.iter_mut().enumerate() {
+                *acc = F::add(s, &w, &acts, ((c + j) * n_blocks + b) * F::SUBS + i, *acc);
+            }
         }
     }
     let n = (rows - r).min(LANES);

@@ -8,6 +8,7 @@
 //! the work over threads. The module tests hold the scalar form as the oracle and compare bit for bit.
 
 mod attention;
+mod formats;
 mod generic;
 mod matmul;
 mod scalar;
@@ -35,6 +36,23 @@ pub const Q8_BLOCK: usize = 32;
 /// Largest magnitude of a 16-bit activation: 128 · 127 + 63, so that it is also two signed bytes, `128 · high + low`, for
 /// instruction sets that multiply only bytes quickly.
 pub const WIDE_MAX: i16 = 128 * 127 + 63;
+
+/// The weight formats that there are matrix kernels for.
+pub const WEIGHT_TYPES: [TensorType; 13] = [
+    TensorType::F32,
+    TensorType::F16,
+    TensorType::BF16,
+    TensorType::Q8_0,
+    TensorType::Q4_0,
+    TensorType::Q4_1,
+    TensorType::Q5_0,
+    TensorType::Q5_1,
+    TensorType::Q4_K,
+    TensorType::Q5_K,
+    TensorType::Q6_K,
+    TensorType::IQ4_NL,
+    TensorType::IQ4_XS,
+];
 
 /// An instruction set that kernels exist for; within an architecture, in ascending order of preference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,7 +106,7 @@ pub enum Error {
     #[error("instruction set '{0}' is not available on this machine")]
     Unavailable(Isa),
     /// No kernel multiplies this weight format.
-    #[error("no kernel for weights of type {0}; convert the model with rdt-quantize to f32, f16, bf16, q8_0 or q4_0")]
+    #[error("no kernel for weights of type {0}; there are kernels for {known}", known = WEIGHT_TYPES.map(TensorType::name).join(", "))]
     UnsupportedType(TensorType),
 }
 
@@ -167,7 +185,7 @@ pub struct Acts<'a> {
 pub enum Form {
     /// f32, for weights without blocks.
     Plain,
-    /// Signed bytes with a scale and a sum per 32, for 4-bit weights.
+    /// Signed bytes with a scale and a sum per 32, for weights of 4 to 6 bits.
     Bytes,
     /// 16-bit numbers up to [`WIDE_MAX`] with a scale per 32, for 8-bit weights.
     Wide,
@@ -262,11 +280,8 @@ pub struct Kernels {
     pub quantize_row_wide: fn(&[f32], &mut [i16], &mut [f32]),
     /// `(new, state, delta)`: statistics of a loop step; `state` becomes `new`, `delta` becomes `new − state`.
     pub latent_sums: fn(&[f32], &mut [f32], &mut [f32]) -> LatentSums,
-    matmul_f32: MatMul,
-    matmul_f16: MatMul,
-    matmul_bf16: MatMul,
-    matmul_q8_0: MatMul,
-    matmul_q4_0: MatMul,
+    /// In the order of [`WEIGHT_TYPES`].
+    matmul: [MatMul; WEIGHT_TYPES.len()],
     attend: [Attend; 3],
     store: [StoreKv; 3],
 }
@@ -296,14 +311,8 @@ impl Kernels {
 
     /// The matrix kernel for a weight format.
     pub fn matmul(&self, ty: TensorType) -> Result<MatMul, Error> {
-        match ty {
-            TensorType::F32 => Ok(self.matmul_f32),
-            TensorType::F16 => Ok(self.matmul_f16),
-            TensorType::BF16 => Ok(self.matmul_bf16),
-            TensorType::Q8_0 => Ok(self.matmul_q8_0),
-            TensorType::Q4_0 => Ok(self.matmul_q4_0),
-            ty => Err(Error::UnsupportedType(ty)),
-        }
+        let at = WEIGHT_TYPES.iter().position(|&known| known == ty).ok_or(Error::UnsupportedType(ty))?;
+        Ok(self.matmul[at])
     }
 
     /// The attention kernel for a cache format.
@@ -332,11 +341,15 @@ macro_rules! stamp {
             unsafe { inner($($arg),*) }
         }
     };
+    (@matmul $token:expr, $features:tt, $name:ident, $path:path) => {
+        stamp!(@entry $token, $features, $name, (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), $path);
+    };
     ($token:expr $(, $feature:literal)?) => {
         mod table {
             use super::*;
             use crate::kernels::attention::{KvF16, KvF32, KvQ8, attend, store};
-            use crate::kernels::matmul::{Bf16, F16, F32, Q4_0, Q8_0, blocks, dense};
+            use crate::kernels::formats::{Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+            use crate::kernels::matmul::{Bf16, F16, F32, blocks, dense};
             use crate::kernels::{Acts, AttendScratch, LatentSums, generic, stamp};
 
             stamp!(@entry $token, ($($feature)?), rms_norm,
@@ -362,16 +375,19 @@ macro_rules! stamp {
                 (x: &[f32], q: &mut [i16], d: &mut [f32]), generic::quantize_row_wide);
             stamp!(@entry $token, ($($feature)?), latent_sums,
                 (new: &[f32], state: &mut [f32], delta: &mut [f32]) -> LatentSums, generic::latent_sums);
-            stamp!(@entry $token, ($($feature)?), matmul_f32,
-                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), dense::<_, F32>);
-            stamp!(@entry $token, ($($feature)?), matmul_f16,
-                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), dense::<_, F16>);
-            stamp!(@entry $token, ($($feature)?), matmul_bf16,
-                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), dense::<_, Bf16>);
-            stamp!(@entry $token, ($($feature)?), matmul_q8_0,
-                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), blocks::<_, Q8_0>);
-            stamp!(@entry $token, ($($feature)?), matmul_q4_0,
-                (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), blocks::<_, Q4_0>);
+            stamp!(@matmul $token, ($($feature)?), matmul_f32, dense::<_, F32>);
+            stamp!(@matmul $token, ($($feature)?), matmul_f16, dense::<_, F16>);
+            stamp!(@matmul $token, ($($feature)?), matmul_bf16, dense::<_, Bf16>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q8_0, blocks::<_, Q8_0>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q4_0, blocks::<_, Q4_0>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q4_1, blocks::<_, Q4_1>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q5_0, blocks::<_, Q5_0>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q5_1, blocks::<_, Q5_1>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q4_k, blocks::<_, Q4K>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q5_k, blocks::<_, Q5K>);
+            stamp!(@matmul $token, ($($feature)?), matmul_q6_k, blocks::<_, Q6K>);
+            stamp!(@matmul $token, ($($feature)?), matmul_iq4_nl, blocks::<_, Iq4Nl>);
+            stamp!(@matmul $token, ($($feature)?), matmul_iq4_xs, blocks::<_, Iq4Xs>);
             stamp!(@entry $token, ($($feature)?), attend_f32,
                 (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvF32>);
             stamp!(@entry $token, ($($feature)?), attend_f16,
@@ -398,11 +414,21 @@ macro_rules! stamp {
                 quantize_row,
                 quantize_row_wide,
                 latent_sums,
-                matmul_f32,
-                matmul_f16,
-                matmul_bf16,
-                matmul_q8_0,
-                matmul_q4_0,
+                matmul: [
+                    matmul_f32,
+                    matmul_f16,
+                    matmul_bf16,
+                    matmul_q8_0,
+                    matmul_q4_0,
+                    matmul_q4_1,
+                    matmul_q5_0,
+                    matmul_q5_1,
+                    matmul_q4_k,
+                    matmul_q5_k,
+                    matmul_q6_k,
+                    matmul_iq4_nl,
+                    matmul_iq4_xs,
+                ],
                 attend: [attend_f32, attend_f16, attend_q8],
                 store: [store_f32, store_f16, store_q8],
             };

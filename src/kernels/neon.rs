@@ -18,11 +18,13 @@ pub(super) type Blocks = [(int8x16_t, int8x16_t); LANES];
 /// Eight i32 lanes.
 pub(super) type Sums = (int32x4_t, int32x4_t);
 
-/// Exact integer products of eight blocks with one block of activations: [`Simd::dot_i8`] and [`Simd::dot_u4`] before their
+/// Exact integer products of eight blocks with one block of activations: the `dot_` methods of [`Simd`] before their
 /// conversion to f32.
 pub(super) trait Dot: Copy {
     fn i8(self, w: &Blocks, a: &[i16; 32]) -> Sums;
-    fn u4(self, w: &Blocks, a: &[i8; 32]) -> Sums;
+    fn u5(self, w: &Blocks, a: &[i8; 32]) -> Sums;
+    fn s8(self, w: &Blocks, a: &[i8; 32]) -> Sums;
+    fn u6(self, w: &Blocks, a: &[i8; 32]) -> [Sums; 2];
 }
 
 /// Products by the widening multiplications that every NEON has.
@@ -73,9 +75,9 @@ impl Dot for Plain {
         }
     }
     #[inline(always)]
-    fn u4(self, w: &Blocks, a: &[i8; 32]) -> Sums {
-        // A product is at most 15 * 127 = 1905, so sixteen of them still fit 16 bits, where sums cost half: four in the
-        // multiplications and two levels of pairs.
+    fn u5(self, w: &Blocks, a: &[i8; 32]) -> Sums {
+        // A product is at most 31 * 127 = 3937, so eight of them still fit 16 bits, where sums cost half: four in the
+        // multiplications and one level of pairs.
         // SAFETY: the token proves NEON; the two loads cover the 32 bytes of `a`.
         unsafe {
             let (a_lo, a_hi) = (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16)));
@@ -86,12 +88,56 @@ impl Dot for Plain {
                 *v = vmlal_s8(*v, vget_low_s8(hi), vget_low_s8(a_hi));
                 *v = vmlal_high_s8(*v, hi, a_hi);
             }
-            (
-                vpaddlq_s16(vpaddq_s16(vpaddq_s16(v[0], v[1]), vpaddq_s16(v[2], v[3]))),
-                vpaddlq_s16(vpaddq_s16(vpaddq_s16(v[4], v[5]), vpaddq_s16(v[6], v[7]))),
-            )
+            let (v0, v2) = (vpaddlq_s16(vpaddq_s16(v[0], v[1])), vpaddlq_s16(vpaddq_s16(v[2], v[3])));
+            let (v4, v6) = (vpaddlq_s16(vpaddq_s16(v[4], v[5])), vpaddlq_s16(vpaddq_s16(v[6], v[7])));
+            (vpaddq_s32(v0, v2), vpaddq_s32(v4, v6))
         }
     }
+    #[inline(always)]
+    fn s8(self, w: &Blocks, a: &[i8; 32]) -> Sums {
+        // Two products, at most 2 * 127 * 127 = 32258, fit 16 bits.
+        // SAFETY: the token proves NEON; the two loads cover the 32 bytes of `a`.
+        unsafe {
+            let (a_lo, a_hi) = (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16)));
+            let mut v = [vdupq_n_s32(0); LANES];
+            for (v, &(lo, hi)) in v.iter_mut().zip(w) {
+                let lo = vmlal_high_s8(vmull_s8(vget_low_s8(lo), vget_low_s8(a_lo)), lo, a_lo);
+                let hi = vmlal_high_s8(vmull_s8(vget_low_s8(hi), vget_low_s8(a_hi)), hi, a_hi);
+                *v = vpadalq_s16(vpaddlq_s16(lo), hi);
+            }
+            transpose_sum(v)
+        }
+    }
+    #[inline(always)]
+    fn u6(self, w: &Blocks, a: &[i8; 32]) -> [Sums; 2] {
+        // A product is at most 32 * 127 = 4064, so eight of them still fit 16 bits: two in the multiplications and two levels
+        // of pairs.
+        // SAFETY: the token proves NEON; the two loads cover the 32 bytes of `a`.
+        unsafe {
+            let (a_lo, a_hi) = (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16)));
+            let mut v = [[vdupq_n_s16(0); LANES]; 2];
+            for (r, &(lo, hi)) in w.iter().enumerate() {
+                let (lo, hi) = (less_32(lo), less_32(hi));
+                v[0][r] = vmlal_high_s8(vmull_s8(vget_low_s8(lo), vget_low_s8(a_lo)), lo, a_lo);
+                v[1][r] = vmlal_high_s8(vmull_s8(vget_low_s8(hi), vget_low_s8(a_hi)), hi, a_hi);
+            }
+            let mut sums = [(vdupq_n_s32(0), vdupq_n_s32(0)); 2];
+            for (sums, v) in sums.iter_mut().zip(v) {
+                *sums = (
+                    vpaddlq_s16(vpaddq_s16(vpaddq_s16(v[0], v[1]), vpaddq_s16(v[2], v[3]))),
+                    vpaddlq_s16(vpaddq_s16(vpaddq_s16(v[4], v[5]), vpaddq_s16(v[6], v[7]))),
+                );
+            }
+            sums
+        }
+    }
+}
+
+/// Weights in 0..=63 as those in -32..=31 that they stand for.
+#[inline(always)]
+pub(super) fn less_32(w: int8x16_t) -> int8x16_t {
+    // SAFETY: every caller is reached through a token, which proves NEON.
+    unsafe { vsubq_s8(w, vdupq_n_s8(32)) }
 }
 
 /// Two vectors of four lanes.
@@ -127,8 +173,47 @@ fn narrow(v: V) -> int16x8_t {
     unsafe { vqmovn_high_s32(vqmovn_s32(vcvtq_s32_f32(v.0)), vcvtq_s32_f32(v.1)) }
 }
 
+/// Four rows of four words, transposed.
+///
+/// # Safety
+/// 16 bytes behind every pointer must be readable.
+#[inline(always)]
+unsafe fn transposed(p: [*const u8; 4]) -> [uint32x4_t; 4] {
+    // SAFETY: the caller promises the bytes, and is reached through a token, which proves NEON.
+    unsafe {
+        let mut v = [vdupq_n_u32(0); 4];
+        for (v, p) in v.iter_mut().zip(p) {
+            *v = vreinterpretq_u32_u8(vld1q_u8(p));
+        }
+        let (a, b) = (vzip1q_u32(v[0], v[1]), vzip2q_u32(v[0], v[1]));
+        let (c, d) = (vzip1q_u32(v[2], v[3]), vzip2q_u32(v[2], v[3]));
+        let [a, b, c, d] = [a, b, c, d].map(
+            #[inline(always)]
+            |v| vreinterpretq_u64_u32(v),
+        );
+        [vzip1q_u64(a, c), vzip2q_u64(a, c), vzip1q_u64(b, d), vzip2q_u64(b, d)].map(
+            #[inline(always)]
+            |v| vreinterpretq_u32_u64(v),
+        )
+    }
+}
+
+/// Those bits of 16 bytes that stand `shift` bits up under `mask`.
+///
+/// # Safety
+/// 16 bytes must be readable.
+#[inline(always)]
+unsafe fn bits_of(p: *const u8, shift: u32, mask: u8) -> int8x16_t {
+    // SAFETY: the caller promises the bytes, and is reached through a token, which proves NEON.
+    unsafe {
+        let down = vshlq_u8(vld1q_u8(p), vdupq_n_s8(-(shift as i8)));
+        vreinterpretq_s8_u8(vandq_u8(down, vdupq_n_u8(mask)))
+    }
+}
+
 impl<D: Dot> Simd for Neon<D> {
     type V = V;
+    type W = (uint32x4_t, uint32x4_t);
     type Block = Blocks;
 
     #[inline(always)]
@@ -288,9 +373,105 @@ impl<D: Dot> Simd for Neon<D> {
         halves!(vcvtq_f32_s32, sums)
     }
     #[inline(always)]
-    fn dot_u4(self, w: &Blocks, a: &[i8; 32]) -> V {
-        let sums = self.0.u4(w, a);
+    unsafe fn words(self, p: [*const u8; LANES]) -> [Self::W; 4] {
+        // SAFETY: the token proves NEON.
+        let mut out = [unsafe { (vdupq_n_u32(0), vdupq_n_u32(0)) }; 4];
+        // SAFETY: the token proves NEON; the caller promises 16 readable bytes behind every pointer.
+        let (lo, hi) = unsafe { (transposed([p[0], p[1], p[2], p[3]]), transposed([p[4], p[5], p[6], p[7]])) };
+        for (out, (lo, hi)) in out.iter_mut().zip(lo.into_iter().zip(hi)) {
+            *out = (lo, hi);
+        }
+        out
+    }
+    #[inline(always)]
+    fn field(self, w: Self::W, from: u32, bits: u32) -> V {
+        // SAFETY: the token proves NEON.
+        let (down, mask) = unsafe { (vdupq_n_s32(-(from as i32)), vdupq_n_u32((1 << bits) - 1)) };
+        let v = halves!(vshlq_u32, w, (down, down));
+        let v = halves!(vandq_u32, v, (mask, mask));
+        halves!(vcvtq_f32_u32, v)
+    }
+    #[inline(always)]
+    fn signed_byte(self, w: Self::W, i: u32) -> V {
+        // SAFETY: the token proves NEON.
+        unsafe {
+            let up = vdupq_n_s32(24 - 8 * i as i32);
+            let (lo, hi) = (vshlq_s32(vreinterpretq_s32_u32(w.0), up), vshlq_s32(vreinterpretq_s32_u32(w.1), up));
+            (vcvtq_f32_s32(vshrq_n_s32::<24>(lo)), vcvtq_f32_s32(vshrq_n_s32::<24>(hi)))
+        }
+    }
+    #[inline(always)]
+    fn half(self, w: Self::W, i: u32) -> V {
+        // SAFETY: the token proves NEON.
+        unsafe {
+            let down = vdupq_n_s32(-16 * i as i32);
+            from_halves(vmovn_high_u32(vmovn_u32(vshlq_u32(w.0, down)), vshlq_u32(w.1, down)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn block_nibbles(self, p: [*const u8; LANES], shift: u32) -> Blocks {
+        // SAFETY: the token proves NEON.
+        let mut out = [unsafe { (vdupq_n_s8(0), vdupq_n_s8(0)) }; LANES];
+        for (o, p) in out.iter_mut().zip(p) {
+            // SAFETY: the token proves NEON; the caller promises 32 readable bytes behind every pointer.
+            *o = unsafe { (bits_of(p, shift, 15), bits_of(p.add(16), shift, 15)) };
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn raise(self, mut w: Blocks, p: [*const u8; LANES], shift: u32, mask: u8) -> Blocks {
+        for (w, p) in w.iter_mut().zip(p) {
+            // SAFETY: the token proves NEON; the caller promises 32 readable bytes behind every pointer.
+            unsafe {
+                let (lo, hi) = (bits_of(p, shift, mask), bits_of(p.add(16), shift, mask));
+                *w = (vorrq_s8(w.0, vshlq_n_s8::<4>(lo)), vorrq_s8(w.1, vshlq_n_s8::<4>(hi)));
+            }
+        }
+        w
+    }
+    #[inline(always)]
+    unsafe fn raise_bits(self, mut w: Blocks, p: [*const u8; LANES]) -> Blocks {
+        // Every byte of bits goes to eight elements, of which each keeps its own bit.
+        // SAFETY: the token proves NEON.
+        let own = unsafe { vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201)) };
+        for (w, p) in w.iter_mut().zip(p) {
+            // SAFETY: the token proves NEON; the caller promises four readable bytes behind every pointer.
+            unsafe {
+                let bits = p.cast::<[u8; 4]>().read();
+                let lo = vcombine_u8(vdup_n_u8(bits[0]), vdup_n_u8(bits[1]));
+                let hi = vcombine_u8(vdup_n_u8(bits[2]), vdup_n_u8(bits[3]));
+                let set = vdupq_n_u8(16);
+                let (lo, hi) = (vandq_u8(vtstq_u8(lo, own), set), vandq_u8(vtstq_u8(hi, own), set));
+                *w = (vorrq_s8(w.0, vreinterpretq_s8_u8(lo)), vorrq_s8(w.1, vreinterpretq_s8_u8(hi)));
+            }
+        }
+        w
+    }
+    #[inline(always)]
+    fn lookup(self, mut w: Blocks, table: &[i8; 16]) -> Blocks {
+        // SAFETY: the token proves NEON; the load covers the 16 bytes of the table.
+        unsafe {
+            let table = vld1q_s8(table.as_ptr());
+            for w in &mut w {
+                *w = (vqtbl1q_s8(table, vreinterpretq_u8_s8(w.0)), vqtbl1q_s8(table, vreinterpretq_u8_s8(w.1)));
+            }
+        }
+        w
+    }
+    #[inline(always)]
+    fn dot_u5(self, w: &Blocks, a: &[i8; 32]) -> V {
+        let sums = self.0.u5(w, a);
         halves!(vcvtq_f32_s32, sums)
+    }
+    #[inline(always)]
+    fn dot_s8(self, w: &Blocks, a: &[i8; 32]) -> V {
+        let sums = self.0.s8(w, a);
+        halves!(vcvtq_f32_s32, sums)
+    }
+    #[inline(always)]
+    fn dot_u6(self, w: &Blocks, a: &[i8; 32]) -> [V; 2] {
+        let [first, second] = self.0.u6(w, a);
+        [halves!(vcvtq_f32_s32, first), halves!(vcvtq_f32_s32, second)]
     }
     #[inline(always)]
     fn sum(self, v: V) -> f32 {

@@ -1,7 +1,7 @@
 //! NEON with the byte dot product `sdot`: ARMv8.2's option, ARMv8.4's rule; Apple since A11 and M1, Cortex since A75 and A55,
 //! Neoverse since N1.
 
-use super::neon::{Blocks, Dot, Neon, Sums, transpose_sum};
+use super::neon::{Blocks, Dot, Neon, Sums, less_32, transpose_sum};
 use super::simd::LANES;
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -74,10 +74,28 @@ impl Dot for Dotprod {
         }
     }
     #[inline(always)]
-    fn u4(self, w: &Blocks, a: &[i8; 32]) -> Sums {
+    fn u5(self, w: &Blocks, a: &[i8; 32]) -> Sums {
+        self.s8(w, a)
+    }
+    #[inline(always)]
+    fn s8(self, w: &Blocks, a: &[i8; 32]) -> Sums {
         // SAFETY: the token proves NEON; the two loads cover the 32 bytes of `a`.
         let (lo, hi) = unsafe { (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16))) };
         bytes(self, w, lo, hi)
+    }
+    #[inline(always)]
+    fn u6(self, w: &Blocks, a: &[i8; 32]) -> [Sums; 2] {
+        // SAFETY: the token proves NEON and the dot product; the two loads cover the 32 bytes of `a`.
+        unsafe {
+            let (lo, hi) = (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16)));
+            let zero = vdupq_n_s32(0);
+            let mut v = [[zero; LANES]; 2];
+            for (r, &(w_lo, w_hi)) in w.iter().enumerate() {
+                v[0][r] = sdot(zero, less_32(w_lo), lo);
+                v[1][r] = sdot(zero, less_32(w_hi), hi);
+            }
+            [transpose_sum(v[0]), transpose_sum(v[1])]
+        }
     }
 }
 

@@ -24,6 +24,7 @@ fn half_at(p: &[u8; 16], i: usize) -> u16 {
 
 impl Simd for Scalar {
     type V = [f32; LANES];
+    type W = [u32; LANES];
     type Block = [[i8; 32]; LANES];
 
     #[inline(always)]
@@ -143,13 +144,80 @@ impl Simd for Scalar {
         out
     }
     #[inline(always)]
+    unsafe fn words(self, p: [*const u8; LANES]) -> [Self::W; 4] {
+        let mut out = [[0; LANES]; 4];
+        for (r, p) in p.into_iter().enumerate() {
+            // SAFETY: the caller promises 16 readable bytes behind every pointer.
+            let row = unsafe { p.cast::<[[u8; 4]; 4]>().read() };
+            for (out, word) in out.iter_mut().zip(row) {
+                out[r] = u32::from_le_bytes(word);
+            }
+        }
+        out
+    }
+    #[inline(always)]
+    fn field(self, w: Self::W, from: u32, bits: u32) -> Self::V {
+        lanes!(i => (w[i] >> from & ((1 << bits) - 1)) as f32)
+    }
+    #[inline(always)]
+    fn signed_byte(self, w: Self::W, i: u32) -> Self::V {
+        lanes!(r => f32::from(w[r].to_le_bytes()[i as usize].cast_signed()))
+    }
+    #[inline(always)]
+    fn half(self, w: Self::W, i: u32) -> Self::V {
+        lanes!(r => f16::from_bits((w[r] >> (16 * i)) as u16).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn block_nibbles(self, p: [*const u8; LANES], shift: u32) -> Self::Block {
+        // SAFETY: the caller promises 32 readable bytes behind every pointer.
+        unsafe { self.block_i8(p) }.map(|row| row.map(|b| b >> shift & 15))
+    }
+    #[inline(always)]
+    unsafe fn raise(self, mut w: Self::Block, p: [*const u8; LANES], shift: u32, mask: u8) -> Self::Block {
+        // SAFETY: the caller promises 32 readable bytes behind every pointer.
+        let high = unsafe { self.block_i8(p) };
+        for (w, high) in w.iter_mut().flatten().zip(high.into_iter().flatten()) {
+            *w |= (high >> shift & mask.cast_signed()) << 4;
+        }
+        w
+    }
+    #[inline(always)]
+    unsafe fn raise_bits(self, mut w: Self::Block, p: [*const u8; LANES]) -> Self::Block {
+        for (w, p) in w.iter_mut().zip(p) {
+            // SAFETY: the caller promises four readable bytes behind every pointer.
+            let bits = u32::from_le_bytes(unsafe { p.cast::<[u8; 4]>().read() });
+            for (i, w) in w.iter_mut().enumerate() {
+                *w |= ((bits >> i & 1) as i8) << 4;
+            }
+        }
+        w
+    }
+    #[inline(always)]
+    fn lookup(self, w: Self::Block, table: &[i8; 16]) -> Self::Block {
+        w.map(|row| row.map(|q| table[(q & 15) as usize]))
+    }
+    #[inline(always)]
     fn dot_i8(self, w: &Self::Block, a: &[i16; 32]) -> Self::V {
         lanes!(i => w[i].iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum::<i32>() as f32)
     }
     #[inline(always)]
-    fn dot_u4(self, w: &Self::Block, a: &[i8; 32]) -> Self::V {
-        lanes!(i => w[i].iter().zip(a).map(|(w, a)| i32::from(*w) * i32::from(*a)).sum::<i32>() as f32)
+    fn dot_u5(self, w: &Self::Block, a: &[i8; 32]) -> Self::V {
+        lanes!(i => products(&w[i], a, 0))
     }
+    #[inline(always)]
+    fn dot_s8(self, w: &Self::Block, a: &[i8; 32]) -> Self::V {
+        lanes!(i => products(&w[i], a, 0))
+    }
+    #[inline(always)]
+    fn dot_u6(self, w: &Self::Block, a: &[i8; 32]) -> [Self::V; 2] {
+        [lanes!(i => products(&w[i][..16], &a[..16], 32)), lanes!(i => products(&w[i][16..], &a[16..], 32))]
+    }
+}
+
+/// The sum of products of weights, less `zero`, and activations.
+#[inline(always)]
+fn products(w: &[i8], a: &[i8], zero: i32) -> f32 {
+    w.iter().zip(a).map(|(w, a)| (i32::from(*w) - zero) * i32::from(*a)).sum::<i32>() as f32
 }
 
 const ISA: super::Isa = super::Isa::Scalar;

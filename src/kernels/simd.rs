@@ -18,6 +18,8 @@ pub(super) const LANES: usize = 8;
 pub(super) trait Simd: Copy {
     /// Eight f32 lanes.
     type V: Copy;
+    /// Eight lanes of 32 bits.
+    type W: Copy;
     /// One block of 32 weights from each of eight rows, unpacked to bytes.
     type Block: Copy;
 
@@ -64,6 +66,18 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// Two bytes behind every pointer must be readable.
     unsafe fn gather_f16(self, p: [*const u8; LANES]) -> Self::V;
+    /// The 16 bytes behind each pointer as four little-endian words: lane `r` of word `i` is the `i`-th of pointer `r`.
+    ///
+    /// # Safety
+    /// 16 bytes behind every pointer must be readable.
+    unsafe fn words(self, p: [*const u8; LANES]) -> [Self::W; 4];
+    /// `bits` (1 to 23) bits of every lane, from bit `from` on, as a number.
+    fn field(self, w: Self::W, from: u32, bits: u32) -> Self::V;
+    /// Byte `i` of every lane as a signed number.
+    fn signed_byte(self, w: Self::W, i: u32) -> Self::V;
+    /// Half float `i` (0 or 1) of every lane.
+    fn half(self, w: Self::W, i: u32) -> Self::V;
+
     /// Eight blocks of 32 signed bytes.
     ///
     /// # Safety
@@ -74,11 +88,35 @@ pub(super) trait Simd: Copy {
     /// # Safety
     /// 16 bytes behind every pointer must be readable.
     unsafe fn block_u4(self, p: [*const u8; LANES]) -> Self::Block;
+    /// Eight blocks of 32 unsigned nibbles: element `i` is in byte `i`, `shift` (0 or 4) bits up.
+    ///
+    /// # Safety
+    /// 32 bytes behind every pointer must be readable.
+    unsafe fn block_nibbles(self, p: [*const u8; LANES], shift: u32) -> Self::Block;
+    /// Sets bits 4 and up of nibbles: element `i` gets those of `mask` (1 or 3) that stand in byte `i`, `shift` (at most 7)
+    /// bits up.
+    ///
+    /// # Safety
+    /// 32 bytes behind every pointer must be readable.
+    unsafe fn raise(self, w: Self::Block, p: [*const u8; LANES], shift: u32, mask: u8) -> Self::Block;
+    /// Sets bit 4 of nibbles: element `i` gets bit `i` of four little-endian bytes.
+    ///
+    /// # Safety
+    /// Four bytes behind every pointer must be readable.
+    unsafe fn raise_bits(self, w: Self::Block, p: [*const u8; LANES]) -> Self::Block;
+    /// What nibbles stand for in a table.
+    fn lookup(self, w: Self::Block, table: &[i8; 16]) -> Self::Block;
+
     /// Per row, the exact sum of products of signed weights and activations in ±[`WIDE_MAX`](super::WIDE_MAX), rounded once
     /// to f32.
     fn dot_i8(self, w: &Self::Block, a: &[i16; 32]) -> Self::V;
-    /// Per row, the exact sum of products of weights in 0..=15 and activations in -127..=127.
-    fn dot_u4(self, w: &Self::Block, a: &[i8; 32]) -> Self::V;
+    /// Per row, the exact sum of products of weights in 0..=31 and activations in -127..=127.
+    fn dot_u5(self, w: &Self::Block, a: &[i8; 32]) -> Self::V;
+    /// Per row, the exact sum of products of weights in -127..=127 and activations in -127..=127.
+    fn dot_s8(self, w: &Self::Block, a: &[i8; 32]) -> Self::V;
+    /// Per row, the exact sums of products of weights in 0..=63, less 32, and activations in -127..=127: that of the first
+    /// sixteen and that of the others.
+    fn dot_u6(self, w: &Self::Block, a: &[i8; 32]) -> [Self::V; 2];
 
     /// Sum of the lanes: `i` with `i + 4`, then `i + 2`, then `i + 1`.
     #[inline(always)]

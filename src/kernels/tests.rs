@@ -2,6 +2,7 @@
 //! bit for bit.
 
 mod lanes;
+mod rows;
 
 use super::*;
 use half::{bf16, f16};
@@ -32,6 +33,15 @@ fn close(got: &[f32], want: &[f64], tolerance: f64) {
     }
 }
 
+/// Where blocks have half floats, which must not be just anything.
+fn half_floats(ty: TensorType) -> &'static [usize] {
+    match ty {
+        TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4_K | TensorType::Q5_K => &[0, 2],
+        TensorType::Q6_K => &[208],
+        _ => &[0],
+    }
+}
+
 /// Weights as stored, and what they stand for.
 fn weights(ty: TensorType, seed: u64, n: usize) -> (Vec<u8>, Vec<f32>) {
     let x = values(seed, n);
@@ -56,29 +66,23 @@ fn weights(ty: TensorType, seed: u64, n: usize) -> (Vec<u8>, Vec<f32>) {
                 meant.push(h.to_f32());
             }
         }
-        // Any bytes are a valid block, extremes included: all nibbles, -128 too.
+        // Any bytes are a valid block, extremes included: levels all low, all high, and the most negative.
         _ => {
-            for (b, x) in x.chunks_exact(32).enumerate() {
-                let d = f16::from_f32(x[0] / 8.0);
-                bytes.extend(d.to_le_bytes());
-                let raw = |i: usize| ((x[i] * 997.0) as i32 + if b % 5 == 4 { 128 } else { 0 }) as u8;
-                if ty == TensorType::Q8_0 {
-                    for i in 0..32 {
-                        let q = if b % 3 == 2 { 0x80 } else { raw(i) };
-                        bytes.push(q);
-                        meant.push(d.to_f32() * f32::from(q.cast_signed()));
-                    }
-                } else {
-                    let at = meant.len();
-                    meant.resize(at + 32, 0.0);
-                    for i in 0..16 {
-                        let q = if b % 3 == 2 { 0xff } else { raw(i) };
-                        bytes.push(q);
-                        meant[at + i] = d.to_f32() * (f32::from(q & 15) - 8.0);
-                        meant[at + i + 16] = d.to_f32() * (f32::from(q >> 4) - 8.0);
-                    }
+            for (b, x) in x.chunks_exact(ty.block_len()).enumerate() {
+                let raw = |i: usize| match b % 5 {
+                    2 => [0xff, 0x80][b / 5 % 2],
+                    4 => (x[i % x.len()] * 997.0) as i32 as u8 ^ 0x80,
+                    _ => (x[i % x.len()] * 997.0) as i32 as u8,
+                };
+                let mut block: Vec<u8> = (0..ty.block_bytes()).map(raw).collect();
+                for (i, &at) in half_floats(ty).iter().enumerate() {
+                    let half = f16::from_f32(x[i] / 8.0);
+                    block[at..at + 2].copy_from_slice(&half.to_le_bytes());
                 }
+                bytes.extend(block);
             }
+            meant.resize(n, 0.0);
+            crate::quant::format(ty).expect("a format").dequantize(&bytes, &mut meant);
         }
     }
     (bytes, meant)
@@ -144,11 +148,13 @@ impl Rows {
     }
 }
 
-const TYPES: [TensorType; 5] = [TensorType::F32, TensorType::F16, TensorType::BF16, TensorType::Q8_0, TensorType::Q4_0];
-
 fn matmul_suite(kernels: &Kernels) {
-    for ty in TYPES {
-        let ks: &[usize] = if Form::of(ty) != Form::Plain { &[32, 96, 320] } else { &[1, 7, 8, 16, 31, 96, 200] };
+    for ty in WEIGHT_TYPES {
+        let ks: &[usize] = match ty.block_len() {
+            1 => &[1, 7, 8, 16, 31, 96, 200],
+            32 => &[32, 96, 320],
+            _ => &[256, 768, 1536],
+        };
         for &k in ks {
             for rows in [1, 2, 3, 5, 8, 9, 13, 32] {
                 let (w, meant) = weights(ty, 3 + k as u64, rows * k);
@@ -420,6 +426,8 @@ macro_rules! suite {
             fn poison() { on(poison_suite) }
             #[test]
             fn rows() { on(rows_suite) }
+            #[test]
+            fn rows_of_some_families() { on(rows::suite) }
             #[test]
             fn exp() { on(exp_suite) }
             #[test]

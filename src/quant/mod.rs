@@ -15,14 +15,21 @@
 //! # Ok::<(), quant::Error>(())
 //! ```
 
+mod iq4;
+mod nibbles;
 mod plain;
 mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q6_k;
 mod q8_0;
 pub mod recipe;
 mod search;
 
+pub(crate) use iq4::VALUES as IQ4_VALUES;
 pub use recipe::{Choice, Recipe, Role};
 
+use crate::float16::{f16_to_f32, f32_to_f16};
 use crate::gguf::TensorType;
 use rayon::prelude::*;
 
@@ -119,7 +126,21 @@ pub trait BlockFormat: Sync {
 }
 
 /// Every format there is.
-const FORMATS: [&dyn BlockFormat; 5] = [&plain::F32, &plain::F16, &plain::BF16, &q8_0::Q8_0, &q4_0::Q4_0];
+const FORMATS: [&dyn BlockFormat; 13] = [
+    &plain::F32,
+    &plain::F16,
+    &plain::BF16,
+    &q8_0::Q8_0,
+    &q4_0::Q4_0,
+    &q4_1::Q4_1,
+    &q4_0::Q5_0,
+    &q4_1::Q5_1,
+    &q4_k::Q4_K,
+    &q4_k::Q5_K,
+    &q6_k::Q6K,
+    &iq4::Iq4Nl,
+    &iq4::Iq4Xs,
+];
 
 /// The format that reads and writes `ty`, if this library has one.
 pub fn format(ty: TensorType) -> Option<&'static dyn BlockFormat> {
@@ -220,6 +241,42 @@ fn check_lengths(format: &impl BlockFormat, values: usize, bytes: usize, importa
     if let Some(importance) = importance {
         assert_eq!(importance.len(), values, "one importance is needed for each value of the row");
     }
+}
+
+/// The blocks of `LEN` values in `x`, each with its bytes in `ty`.
+fn blocks<'a, const LEN: usize>(
+    ty: TensorType,
+    bytes: &'a [u8],
+    x: &'a mut [f32],
+) -> impl Iterator<Item = (&'a [u8], &'a mut [f32; LEN])> {
+    bytes.chunks_exact(ty.block_bytes()).zip(x.as_chunks_mut().0)
+}
+
+/// As [`blocks`], to fill the bytes.
+fn blocks_mut<'a, const LEN: usize>(
+    ty: TensorType,
+    x: &'a [f32],
+    bytes: &'a mut [u8],
+) -> impl Iterator<Item = (&'a [f32; LEN], &'a mut [u8])> {
+    x.as_chunks().0.iter().zip(bytes.chunks_exact_mut(ty.block_bytes()))
+}
+
+/// The half float at byte `at` of a block.
+fn half(block: &[u8], at: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+/// Stores a half float at byte `at` of a block; false if it is not finite.
+fn store_half(block: &mut [u8], at: usize, x: f32) -> bool {
+    let stored = f32_to_f16(x);
+    block[at..at + 2].copy_from_slice(&stored.to_le_bytes());
+    f16_to_f32(stored).is_finite()
+}
+
+/// What values are multiplied with to be divided by the scale `d`; 0 if that is zero.
+fn inverse(d: f32) -> f32 {
+    // 1/d is infinite for the smallest subnormal d, which f16 stores as zero anyway.
+    if d == 0.0 || (1.0 / d).is_infinite() { 0.0 } else { 1.0 / d }
 }
 
 fn supported_names() -> String {

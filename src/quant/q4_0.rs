@@ -1,8 +1,8 @@
-//! q4_0: blocks of 32 values, each `d * (q - 8)` with `q` in 0..16.
+//! q4_0 and q5_0: blocks of 32 values, each `d * (q - 8)` with `q` in 0..16, or `d * (q - 16)` with `q` in 0..32.
 //!
 //! ```text
-//! byte 0..2   d   f16, of either sign
-//! byte 2..18  q   byte i holds value i in its low half and value i + 16 in its high half
+//! byte 0..2  d   f16, of either sign
+//! byte 2..   q   the 32 levels, see `nibbles`: 16 bytes, or 20 with five bits
 //! ```
 //! Without importance the value of largest magnitude is laid on `q = 0`, which is the side with one more level; so the
 //! opposite extreme can be off by a whole `d`, everything else by half of it. With importance the scale is searched for
@@ -11,89 +11,88 @@
 //! A non-finite value in a block makes the whole block meaningless. Values so small that `d` is zero in f16 are read
 //! back as zero.
 
-use super::{BlockFormat, check_lengths, search};
-use crate::{
-    float16::{f16_to_f32, f32_to_f16},
-    gguf::TensorType,
-};
+use super::nibbles::{self, LEN};
+use super::{BlockFormat, blocks, blocks_mut, check_lengths, half, inverse, search, store_half};
+use crate::gguf::TensorType;
 
-const LEN: usize = 32;
-const HALF: usize = LEN / 2;
-const BYTES: usize = 2 + HALF;
+/// A format of this kind; see the module.
+pub(super) struct Symmetric {
+    ty: TensorType,
+    bits: u32,
+}
 
-/// The format; see the module.
-pub(super) struct Q4_0;
+/// Four bits.
+pub(super) const Q4_0: Symmetric = Symmetric { ty: TensorType::Q4_0, bits: 4 };
+/// Five bits.
+pub(super) const Q5_0: Symmetric = Symmetric { ty: TensorType::Q5_0, bits: 5 };
 
-impl BlockFormat for Q4_0 {
+impl BlockFormat for Symmetric {
     fn tensor_type(&self) -> TensorType {
-        TensorType::Q4_0
+        self.ty
     }
 
     fn limit(&self) -> f32 {
-        8.0 * 65504.0
+        self.middle() as f32 * 65504.0
     }
 
     fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
         check_lengths(self, src.len(), dst.len(), importance);
-        let blocks = src.as_chunks::<LEN>().0.iter().zip(dst.as_chunks_mut::<BYTES>().0);
         let Some(importance) = importance else {
-            return blocks.for_each(|(x, block)| by_extreme(x, block));
+            return blocks_mut(self.ty, src, dst).for_each(|(x, block)| self.by_extreme(x, block));
         };
-        let mut sum = 0.0f32;
-        for x in src {
-            sum += x * x;
-        }
-        let mean_square = sum / src.len() as f32;
-        for ((x, block), importance) in blocks.zip(importance.as_chunks::<LEN>().0) {
-            by_search(x, block, importance, mean_square);
+        let mean_square = search::mean_square(src);
+        for ((x, block), importance) in blocks_mut(self.ty, src, dst).zip(importance.as_chunks::<LEN>().0) {
+            self.by_search(x, block, importance, mean_square);
         }
     }
 
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
         check_lengths(self, dst.len(), src.len(), None);
-        for (block, x) in src.as_chunks::<BYTES>().0.iter().zip(dst.as_chunks_mut::<LEN>().0) {
-            let [d0, d1, q @ ..] = block;
-            let d = f16_to_f32(u16::from_le_bytes([*d0, *d1]));
-            let (low, high) = x.split_at_mut(HALF);
-            for ((low, high), &q) in low.iter_mut().zip(high).zip(q) {
-                *low = (i32::from(q & 15) - 8) as f32 * d;
-                *high = (i32::from(q >> 4) - 8) as f32 * d;
+        for (block, x) in blocks::<LEN>(self.ty, src, dst) {
+            let d = half(block, 0);
+            for (x, q) in x.iter_mut().zip(nibbles::unpack(&block[2..])) {
+                *x = (i32::from(q) - self.middle()) as f32 * d;
             }
         }
     }
 }
 
-/// ggml's `quantize_row_q4_0_ref` for one block.
-fn by_extreme(x: &[f32; LEN], block: &mut [u8; BYTES]) {
-    let (mut largest, mut extreme) = (0.0f32, 0.0f32);
-    for &v in x {
-        if largest < v.abs() {
-            largest = v.abs();
-            extreme = v;
+impl Symmetric {
+    /// The level that stands for zero.
+    fn middle(&self) -> i32 {
+        1 << (self.bits - 1)
+    }
+
+    /// ggml's `quantize_row_q4_0_ref` and `quantize_row_q5_0_ref` for one block.
+    fn by_extreme(&self, x: &[f32; LEN], block: &mut [u8]) {
+        let (mut largest, mut extreme) = (0.0f32, 0.0f32);
+        for &v in x {
+            if largest < v.abs() {
+                largest = v.abs();
+                extreme = v;
+            }
+        }
+        let middle = self.middle();
+        let d = extreme / -middle as f32;
+        let inverse = inverse(d);
+        let (shift, most) = (middle as f32 + 0.5, 2 * middle - 1);
+        store(block, d, &x.map(|x| i32::from((x * inverse + shift) as i8).clamp(0, most) as u8));
+    }
+
+    /// ggml's `quantize_row_q4_0_impl` and `quantize_row_q5_0_impl` for one block.
+    fn by_search(&self, x: &[f32; LEN], block: &mut [u8], importance: &[f32; LEN], mean_square: f32) {
+        let weights = search::weights(x, importance, mean_square);
+        let mut levels = [0u8; LEN];
+        let d = search::symmetric(self.middle(), x, &mut levels, Some(&weights));
+        if !store(block, d, &levels) {
+            // The squares or their sums left the range of f32; ggml would store this NaN or infinity.
+            self.by_extreme(x, block);
         }
     }
-    let d = extreme / -8.0;
-    // 1/d is infinite for the smallest subnormal d, which f16 stores as zero anyway.
-    let inverse = if d == 0.0 || (1.0 / d).is_infinite() { 0.0 } else { 1.0 / d };
-    store(block, d, |i| ((x[i] * inverse + 8.5) as i8).clamp(0, 15) as u8);
 }
 
-/// ggml's `quantize_row_q4_0_impl` for one block.
-fn by_search(x: &[f32; LEN], block: &mut [u8; BYTES], importance: &[f32; LEN], mean_square: f32) {
-    let weights: [f32; LEN] = std::array::from_fn(|i| importance[i] * (mean_square + x[i] * x[i]).sqrt());
-    let mut levels = [0u8; LEN];
-    let d = search::symmetric(8, x, &mut levels, Some(&weights));
-    if !f16_to_f32(f32_to_f16(d)).is_finite() {
-        // The squares or their sums left the range of f32; ggml would store this NaN or infinity.
-        return by_extreme(x, block);
-    }
-    store(block, d, |i| levels[i]);
-}
-
-fn store(block: &mut [u8; BYTES], d: f32, level: impl Fn(usize) -> u8) {
-    let (head, q) = block.split_at_mut(2);
-    head.copy_from_slice(&f32_to_f16(d).to_le_bytes());
-    for (i, q) in q.iter_mut().enumerate() {
-        *q = level(i) | level(i + HALF) << 4;
-    }
+/// Fills a block; false if the scale is not finite as a half float.
+fn store(block: &mut [u8], d: f32, levels: &[u8; LEN]) -> bool {
+    nibbles::pack(levels, &mut block[2..]);
+    store_half(block, 0, d)
 }

@@ -32,10 +32,14 @@ pub enum Role {
     FfnUp,
     /// Last matrix of a feed-forward layer.
     FfnDown,
+    /// Rows looked up by token id and added to a block's values.
+    ValueEmbedding,
     /// The half of the loop's adapter that multiplies the latent state.
     AdapterState,
     /// The half of the loop's adapter that multiplies the prelude's output.
     AdapterInput,
+    /// What takes the latent state out of the loop, once per token.
+    Readout,
     /// Weight of a norm.
     Norm,
     /// Added to something; also when it has more than one dimension, as query and key biases do.
@@ -68,10 +72,10 @@ pub enum Recipe {
     /// Matrices in q8_0, save the value projections and the two halves of the adapter, which are f16: a tenth of a
     /// core's weights that carries a third of the error which 8 bits make in the read-out of a looped model.
     Q8_0,
-    /// Matrices in q4_0, save four that stay at q8_0. The token embedding is read one row per token and costs no time;
+    /// Matrices in q4_0, save a few that stay at q8_0. Embeddings are read one row per token and cost no time;
     /// the output head runs once per token however deep the loop goes, and its errors move the choice of the token
     /// directly. The two halves of the adapter are a small share of the core, and the state passes through them at
-    /// every step, so their errors are fed back.
+    /// every step, so their errors are fed back; what takes the state out of the loop is as near to the head.
     Q4_0,
     /// Each matrix in the type it was published in.
     Published,
@@ -104,7 +108,8 @@ impl Recipe {
                 _ => TensorType::Q8_0,
             },
             Self::Q4_0 => match role {
-                Role::TokenEmbedding | Role::Output | Role::AdapterState | Role::AdapterInput => TensorType::Q8_0,
+                Role::TokenEmbedding | Role::ValueEmbedding | Role::Output => TensorType::Q8_0,
+                Role::AdapterState | Role::AdapterInput | Role::Readout => TensorType::Q8_0,
                 _ => TensorType::Q4_0,
             },
             Self::Published => published,

@@ -41,16 +41,25 @@ fn assert_same_rows(ty: TensorType, found: &[u8], expected: &[u8]) {
     assert_eq!(found.len(), expected.len());
     let row = ty.row_bytes(K).unwrap();
     for (i, (f, e)) in found.chunks(row).zip(expected.chunks(row)).enumerate() {
-        assert_eq!(f, e, "row {i}");
+        assert_eq!(f, e, "{ty} row {i}");
     }
+}
+
+/// Every format but those that hold f32 and bf16, of which ggml's bytes are beyond doubt.
+fn golden_types() -> impl Iterator<Item = TensorType> {
+    FORMATS
+        .map(|format| format.tensor_type())
+        .into_iter()
+        .filter(|ty| !matches!(ty, TensorType::F32 | TensorType::BF16))
 }
 
 #[test]
 fn bytes_are_those_of_ggml() {
     let golden = Golden::load();
     let input = golden.floats("input");
-    for ty in [TensorType::F16, TensorType::Q8_0, TensorType::Q4_0] {
-        assert_same_rows(ty, &quantize(ty, &input, K, None).unwrap(), &golden.bytes(ty.name()));
+    for ty in golden_types() {
+        let name = ty.name().to_lowercase();
+        assert_same_rows(ty, &quantize(ty, &input, K, None).unwrap(), &golden.bytes(&name));
     }
 }
 
@@ -58,11 +67,12 @@ fn bytes_are_those_of_ggml() {
 fn bytes_with_importance_are_those_of_ggml() {
     let golden = Golden::load();
     let (input, importance) = (golden.floats("input"), golden.floats("imatrix"));
-    let bytes = |ty| quantize(ty, &input, K, Some(&importance)).unwrap();
-    assert_same_rows(TensorType::Q4_0, &bytes(TensorType::Q4_0), &golden.bytes("q4_0_imatrix"));
-    // Formats without a search take no notice of it.
-    assert_same_rows(TensorType::Q8_0, &bytes(TensorType::Q8_0), &golden.bytes("q8_0"));
-    assert_same_rows(TensorType::F16, &bytes(TensorType::F16), &golden.bytes("f16"));
+    for ty in golden_types() {
+        // Formats without a search take no notice of it.
+        let weighted = if matches!(ty, TensorType::Q8_0 | TensorType::F16) { "" } else { "_imatrix" };
+        let name = format!("{}{weighted}", ty.name().to_lowercase());
+        assert_same_rows(ty, &quantize(ty, &input, K, Some(&importance)).unwrap(), &golden.bytes(&name));
+    }
 }
 
 #[test]
@@ -92,7 +102,7 @@ fn every_format_is_found_under_its_type() {
         let ty = found.tensor_type();
         assert_eq!(format(ty).map(|f| f.tensor_type()), Some(ty));
     }
-    assert!(format(TensorType::Q4_1).is_none());
+    assert!(format(TensorType::Q2_K).is_none());
 }
 
 #[test]
@@ -117,15 +127,69 @@ fn blocks_read_as_written_down() {
     assert_eq!((values[0], values[16], values[31]), (32.0, 0.0, -30.0));
 }
 
+/// A block of `ty` with these bytes at these places and zeros elsewhere.
+fn block(ty: TensorType, bytes: &[(usize, u8)]) -> Vec<f32> {
+    let mut block = vec![0; ty.block_bytes()];
+    for &(at, byte) in bytes {
+        block[at] = byte;
+    }
+    dequantize(ty, &block, ty.block_len())
+}
+
+/// High bytes of half floats.
+const ONE: u8 = 0x3c;
+const TWO: u8 = 0x40;
+
+#[test]
+fn blocks_with_a_minimum_or_a_fifth_bit_read_as_written_down() {
+    // d = 2, m = 1: 2 * 3 + 1 and 2 * 4 + 1.
+    let x = block(TensorType::Q4_1, &[(1, TWO), (3, ONE), (4, 0x43)]);
+    assert_eq!((x[0], x[16], x[1]), (7.0, 9.0, 1.0));
+    // The fifth bits of values 0, 9 and 31.
+    let x = block(TensorType::Q5_0, &[(1, TWO), (2, 1), (3, 2), (5, 0x80), (6, 0x43)]);
+    assert_eq!((x[0], x[9], x[16], x[31], x[1]), (6.0, 0.0, -24.0, 0.0, -32.0));
+    let x = block(TensorType::Q5_1, &[(1, TWO), (3, ONE), (4, 1), (5, 2), (7, 0x80), (8, 0x43)]);
+    assert_eq!((x[0], x[9], x[16], x[31], x[1]), (39.0, 33.0, 9.0, 33.0, 1.0));
+    let x = block(TensorType::IQ4_NL, &[(1, TWO), (2, 0xf8)]);
+    assert_eq!((x[0], x[16], x[1]), (2.0, 226.0, -254.0));
+}
+
+#[test]
+fn super_blocks_read_as_written_down() {
+    // d = 1, n = 2. Block 2: s = 5, m = 3. Block 5: s = 2 | 1 << 4, m = 1 | 2 << 4.
+    let head = [(1, ONE), (3, TWO), (6, 5), (10, 3), (13, 0x12), (5, 1 << 6), (9, 2 << 6)];
+    // The second and third 32 bytes of levels are blocks 2 and 3, 4 and 5.
+    let low = |at: usize| [(at + 32, 0x07), (at + 64 + 1, 0x90)];
+    let x = block(TensorType::Q4_K, &[&head[..], &low(16)].concat());
+    assert_eq!((x[64], x[65], x[160], x[161]), (35.0 - 6.0, -6.0, -66.0, 18.0 * 9.0 - 66.0));
+    let x = block(TensorType::Q5_K, &[&head[..], &[(16, 1 << 2), (17, 1 << 5)], &low(48)].concat());
+    assert_eq!((x[64], x[65], x[160], x[161]), (5.0 * 23.0 - 6.0, -6.0, -66.0, 18.0 * 25.0 - 66.0));
+
+    // d = 2; scales -1 and 3 for the first and last sixteen. Value 1: low 5, high 2; value 255: low 9, high 3.
+    let x = block(TensorType::Q6_K, &[(209, TWO), (192, 0xff), (207, 3), (1, 5), (129, 2), (127, 0x90), (191, 0xc0)]);
+    assert_eq!((x[0], x[1], x[16]), (64.0, -2.0 * (5.0 + 32.0 - 32.0), 0.0));
+    assert_eq!((x[255], x[254]), (6.0 * (9.0 + 48.0 - 32.0), 6.0 * -32.0));
+
+    // d = 2. Block 3: s = 2 | 3 << 4; the others have s = 0, which is -32.
+    let x = block(TensorType::IQ4_XS, &[(1, TWO), (2, 3 << 6), (5, 0x20), (8 + 48, 0xf8)]);
+    assert_eq!((x[96], x[112], x[97]), (36.0, 36.0 * 113.0, 36.0 * -127.0));
+    assert_eq!(x[0], -64.0 * -127.0);
+}
+
+/// A row length that every format divides into blocks.
+const ANY: usize = 256;
+
 #[test]
 fn constants_survive() {
     for value in [0.0, -0.0, 1.0, -3.5, 65504.0, 6.1e-5] {
         for format in FORMATS {
             let ty = format.tensor_type();
-            for importance in [None, Some([1.0; 64].as_slice())] {
-                let back = dequantize(ty, &quantize(ty, &[value; 64], 64, importance).unwrap(), 64);
+            // Super-blocks store down to 1 / (128 * 32) of the value in half precision, which ends at 2^-25.
+            let coarse = if ty.block_len() == ANY { 128.0 * 32.0 * 2f32.powi(-25) } else { 0.0 };
+            for importance in [None, Some([1.0; ANY].as_slice())] {
+                let back = dequantize(ty, &quantize(ty, &[value; ANY], ANY, importance).unwrap(), ANY);
                 for found in back {
-                    assert!((found - value).abs() <= value.abs() / 128.0, "{ty}: {value} became {found}");
+                    assert!((found - value).abs() <= value.abs() / 63.0 + coarse, "{ty}: {value} became {found}");
                 }
             }
         }
@@ -138,12 +202,17 @@ fn extremes_stay_finite() {
     for format in FORMATS {
         let ty = format.tensor_type();
         for large in [format.limit(), -format.limit(), 1e-15, 1e-38, 1e-40, f32::from_bits(1)] {
-            let mut x = [0.0; 32];
-            x[..5].copy_from_slice(&[large, -large, large / 3.0, f32::from_bits(1), -0.0]);
-            for importance in [None, Some([1.0; 32]), Some([f32::MAX; 32]), Some([0.0; 32]), Some([1e-44; 32])] {
-                let bytes = quantize(ty, &x, 32, importance.as_ref().map(|w| w.as_slice())).unwrap();
-                let back = dequantize(ty, &bytes, 32);
-                assert!(back.iter().all(|x| x.is_finite()), "{ty} {large}: {back:?}");
+            let mut few = [0.0; ANY];
+            few[..5].copy_from_slice(&[large, -large, large / 3.0, f32::from_bits(1), -0.0]);
+            let one_sign = std::array::from_fn(|i| large * if i % 7 == 3 { 0.999 } else { 1.0 });
+            let falling = std::array::from_fn(|i| if i % 2 == 0 { large } else { -large } / (1.0 + i as f32));
+            for x in [few, [large; ANY], one_sign, falling] {
+                let one = std::array::from_fn(|i| if i % 32 == 0 { 1.0 } else { 0.0 });
+                let weights = [[1.0; ANY], [f32::MAX; ANY], [0.0; ANY], [1e-44; ANY], one];
+                for importance in weights.iter().map(|w| Some(w.as_slice())).chain([None]) {
+                    let back = dequantize(ty, &quantize(ty, &x, ANY, importance).unwrap(), ANY);
+                    assert!(back.iter().all(|x| x.is_finite()), "{ty} {large}: {back:?}");
+                }
             }
         }
     }
@@ -156,16 +225,16 @@ fn formats_take_any_float_and_any_bytes() {
         let ty = format.tensor_type();
         for &a in &odd {
             for &b in &odd {
-                let mut x = [1.0; 32];
+                let mut x = [1.0; ANY];
                 (x[3], x[20]) = (a, b);
-                let mut bytes = vec![0; ty.row_bytes(32).unwrap()];
+                let mut bytes = vec![0; ty.row_bytes(ANY).unwrap()];
                 format.quantize(&x, &mut bytes, None);
-                format.quantize(&x, &mut bytes, Some(&[1.0; 32]));
-                format.quantize(&[1.0; 32], &mut bytes, Some(&x));
+                format.quantize(&x, &mut bytes, Some(&[1.0; ANY]));
+                format.quantize(&[1.0; ANY], &mut bytes, Some(&x));
             }
         }
         for byte in 0..=u8::MAX {
-            dequantize(ty, &vec![byte; ty.row_bytes(32).unwrap()], 32);
+            dequantize(ty, &vec![byte; ty.row_bytes(ANY).unwrap()], ANY);
         }
     }
 }
@@ -175,10 +244,10 @@ fn values_that_do_not_fit_are_named() {
     for format in FORMATS {
         let (ty, limit) = (format.tensor_type(), format.limit());
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, limit.next_up(), -limit.next_up()] {
-            let mut x = vec![0.5; 96 * 4];
-            x[2 * 96 + 7] = value;
-            x[3 * 96 + 1] = f32::NAN;
-            let Err(Error::Value { row, column, value: found, .. }) = quantize(ty, &x, 96, None) else {
+            let mut x = vec![0.5; ANY * 4];
+            x[2 * ANY + 7] = value;
+            x[3 * ANY + 1] = f32::NAN;
+            let Err(Error::Value { row, column, value: found, .. }) = quantize(ty, &x, ANY, None) else {
                 panic!("{ty} took {value}");
             };
             assert_eq!((row, column, found.to_bits()), (2, 7, value.to_bits()));
@@ -202,8 +271,8 @@ fn lengths_are_checked() {
         assert_eq!(quantize(&x, 32, &mut out, Some(&[value; 32])), Error::Importance { column: 0, value });
     }
     assert_eq!(
-        quantize_rows(TensorType::Q4_1, &x, 32, &mut out, None),
-        Err(Error::Unsupported { ty: TensorType::Q4_1 })
+        quantize_rows(TensorType::Q2_K, &x, 32, &mut out, None),
+        Err(Error::Unsupported { ty: TensorType::Q2_K })
     );
     let mut values = [0.0; 64];
     let expected = Error::PartialRow { unit: "bytes", row: 34, found: 67 };

@@ -10,6 +10,7 @@
 mod added;
 mod alphabet;
 mod clock;
+mod condition;
 mod conversation;
 mod ggml;
 mod metadata;
@@ -17,6 +18,7 @@ mod stream;
 mod template;
 mod tokenizer;
 
+pub use condition::DEFAULT_CONDITION;
 pub use conversation::{Conversation, Message, Role};
 pub use ggml::{GgmlKeys, TOKEN_CONTROL, TOKEN_NORMAL, TOKEN_UNKNOWN, TOKEN_UNUSED, TOKEN_USER_DEFINED, VocabParts};
 pub use metadata::{MetadataError, stop_tokens, template_source, write as write_metadata};

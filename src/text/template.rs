@@ -24,7 +24,8 @@ use serde_json::Value as Json;
 use serde_json::ser::PrettyFormatter;
 
 use super::added::{Match, Which};
-use super::{Error, Message, Role, Tokenizer, clock};
+use super::{Error, Message, MetadataError, Role, Tokenizer, clock, condition};
+use crate::gguf::Metadata;
 
 /// The largest source of a template. Real ones have up to some tens of kilobytes.
 const MAX_SOURCE: usize = 1 << 20;
@@ -59,6 +60,9 @@ pub enum TemplateKind {
     /// The model has none, and was hardly trained to chat: it goes on with the text. That its vocabulary has the tokens of ChatML
     /// says nothing; base models have them too, and are worse with them (Ouro-1.4B loses 18 of 79 points on GSM8K).
     Continuation,
+    /// The model has none, but was trained with prefixes and has the tokens of HRM-Text, whose published format this is: single
+    /// questions under a condition.
+    Prefix,
 }
 
 impl fmt::Display for TemplateKind {
@@ -67,6 +71,7 @@ impl fmt::Display for TemplateKind {
             Self::Model => "the model's own",
             Self::ChatMl => "built-in ChatML",
             Self::Continuation => "none, so the model continues your text",
+            Self::Prefix => "the published format of prefix models without a template",
         })
     }
 }
@@ -123,6 +128,30 @@ impl Template {
         Self::with_kind(CHAT_ML, TemplateKind::ChatMl)
     }
 
+    /// The template for a model that has none and was trained with prefixes, to answer under a condition: `direct`, `cot`, `noisy`,
+    /// `synth` or several of them with commas between ([`DEFAULT_CONDITION`](super::DEFAULT_CONDITION)). `None` if the vocabulary
+    /// lacks the tokens for it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a condition that is not known.
+    pub fn prefix(tokenizer: &Tokenizer, condition: &str) -> Result<Option<Self>, Error> {
+        let source = condition::source(condition)?;
+        condition::suits(tokenizer).then(|| Self::with_kind(&source, TemplateKind::Prefix)).transpose()
+    }
+
+    /// A model's own template, or what takes its place: [`Template::prefix`] for a model that was trained with prefixes, where it
+    /// can, else [`Template::continuation`].
+    ///
+    /// # Errors
+    /// A malformed template, or a key of the wrong type.
+    pub fn of_model(metadata: &Metadata, tokenizer: &Tokenizer, prefix_lm: bool) -> Result<Self, MetadataError> {
+        if let Some(source) = super::template_source(metadata)? {
+            return Ok(Self::new(source)?);
+        }
+        let prefix = if prefix_lm { Self::prefix(tokenizer, super::DEFAULT_CONDITION)? } else { None };
+        Ok(prefix.map_or_else(Self::continuation, Ok)?)
+    }
+
     fn with_kind(source: &str, kind: TemplateKind) -> Result<Self, Error> {
         if source.len() > MAX_SOURCE {
             return Err(Error::TooLarge { what: "the chat template", limit: MAX_SOURCE });
@@ -152,7 +181,8 @@ impl Template {
         self.source.contains(THINKING)
     }
 
-    /// The tokens of a prompt, after BOS where the model wants one that the template does not write. `thinking` turns thinking
+    /// The tokens of a conversation, after BOS where the model wants one that the template does not write; with `ask`, up to where
+    /// the model's answer begins. `thinking` turns thinking
     /// on or off; `None` leaves it to the template. Where the template has no switch for it, it is turned on by starting the
     /// answer with `<think>`, which is what the templates that have one do.
     ///
@@ -162,15 +192,16 @@ impl Template {
         &self,
         tokenizer: &Tokenizer,
         messages: &[Message],
+        ask: bool,
         thinking: Option<bool>,
     ) -> Result<Vec<u32>, Error> {
         let extra = thinking.map(|on| (THINKING.to_owned(), Json::Bool(on))).into_iter().collect();
-        let inputs = TemplateInputs { messages, add_generation_prompt: true, extra: &extra };
+        let inputs = TemplateInputs { messages, add_generation_prompt: ask, extra: &extra };
         let mut rendered = self.render(tokenizer, &inputs)?;
         if self.kind == TemplateKind::Continuation {
             return tokenizer.encode_prompt(&rendered.text());
         }
-        if thinking == Some(true) && !self.has_thinking_switch() {
+        if ask && thinking == Some(true) && !self.has_thinking_switch() {
             rendered.marked.push_str(THINK);
         }
         Ok(tokenizer.with_bos_if_wanted(tokenizer.encode_rendered(&rendered)?))
@@ -184,6 +215,11 @@ impl Template {
             }
             _ => answer,
         }
+    }
+
+    /// The token that ends an answer, where the format has one that files may not name.
+    pub fn stop_token(&self, tokenizer: &Tokenizer) -> Option<u32> {
+        (self.kind == TemplateKind::Prefix).then(|| tokenizer.id_of(condition::END_OF_ANSWER)).flatten()
     }
 
     /// Writes the conversation as a prompt. `tokenizer` is the one that will encode it: its special tokens are the

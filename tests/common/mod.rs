@@ -189,8 +189,12 @@ impl Setup {
 
 /// Continues a sequence; all logits, read-out rules allowed if they are what `recorder` has.
 pub(crate) fn run(session: &mut Session, recorder: &mut Recorder, sequence: usize, tokens: &[u32]) -> Run {
-    let first = session.len(sequence);
-    let batch = Batch { sequence, tokens, logits: Logits::All, readout_exits: false, both_ways: false };
+    run_batch(session, recorder, Batch { sequence, logits: Logits::All, ..Batch::next(tokens) })
+}
+
+/// Runs a batch that wants all logits.
+pub(crate) fn run_batch(session: &mut Session, recorder: &mut Recorder, batch: Batch<'_>) -> Run {
+    let (sequence, first) = (batch.sequence, session.len(batch.sequence));
     let Output { steps, logits, .. } = session.run(batch, recorder).unwrap();
     let (steps, logits) = (steps.to_vec(), logits.to_vec());
     let rows = recorder.rows(sequence, first, &steps);
@@ -211,7 +215,7 @@ pub(crate) struct Run {
 pub(crate) struct Seen {
     pub(crate) prelude: Vec<f32>,
     pub(crate) initial: Vec<f32>,
-    /// `[steps][D]`.
+    /// `[steps][S]`, those of all looped segments one after the other.
     pub(crate) latents: Vec<Vec<f32>>,
     pub(crate) stats: Vec<LatentStats>,
 }
@@ -283,8 +287,12 @@ impl Recorder {
         let rows: Vec<Seen> = (first..first + steps.len()).map(|p| self.seen.remove(&(sequence, p)).unwrap()).collect();
         for (row, &steps) in rows.iter().zip(steps) {
             assert_eq!(row.latents.len(), steps);
-            let said: Vec<_> = row.stats.iter().map(|s| s.step).collect();
-            assert_eq!(said, (1..=steps).collect::<Vec<_>>());
+            // From 1 on in every looped segment, one after the other.
+            for (before, now) in row.stats.iter().zip(row.stats.iter().skip(1)) {
+                let next = (before.segment, before.step + 1);
+                assert!([next, (before.segment + 1, 1)].contains(&(now.segment, now.step)));
+            }
+            assert_eq!(row.stats.first().map(|s| (s.segment, s.step)), Some((0, 1)));
         }
         rows
     }
@@ -296,8 +304,10 @@ impl DepthPolicy for Recorder {
     }
 
     fn begin(&mut self, index: usize, row: &Row, segment: usize, prelude: &[f32], initial: &[f32]) {
-        let seen = Seen { prelude: prelude.to_vec(), initial: initial.to_vec(), ..Seen::default() };
-        self.seen.insert((row.sequence, row.position), seen);
+        if segment == 0 {
+            let seen = Seen { prelude: prelude.to_vec(), initial: initial.to_vec(), ..Seen::default() };
+            self.seen.insert((row.sequence, row.position), seen);
+        }
         self.policy.begin(index, row, segment, prelude, initial);
     }
 

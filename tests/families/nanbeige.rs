@@ -1,26 +1,30 @@
 //! Nanbeige: parity, llama.cpp's files and its logits, settings that are refused.
 
 use super::common::{Golden, Setup, Tensors, data, gguf, model, relative_error};
-use super::{changed, company_does_not_show, converted, f32_is_the_reference, open};
+use super::edited::{File, conversion_refusal, conversion_refuses};
+use super::{bits_are_independent_of_company, is_the_reference};
+use rdt::arch;
 use rdt::exit::{ExitRule, RulePolicy};
-use rdt::gguf::{Header, Metadata};
+use rdt::files::Bytes;
+use rdt::gguf::Header;
 use rdt::model::InitialState;
 use rdt::quant::Recipe;
 use serde_json::json;
+use std::sync::Arc;
 
 const EVERY: &str = "nanbeige/every-pass";
 const LAST: &str = "nanbeige/last-norm";
 
 #[test]
 fn goldens() {
-    f32_is_the_reference(EVERY);
-    f32_is_the_reference(LAST);
+    is_the_reference(EVERY);
+    is_the_reference(LAST);
 }
 
 #[test]
 fn bits_do_not_depend_on_company() {
-    company_does_not_show(EVERY, "step-norm:1");
-    company_does_not_show(LAST, "step-norm:1");
+    bits_are_independent_of_company(EVERY, "step-norm:1");
+    bits_are_independent_of_company(LAST, "step-norm:1");
 }
 
 /// A file of llama.cpp's, from `tests/data/llama-cpp`.
@@ -36,7 +40,7 @@ fn llama_cpps_files_give_its_logits() {
     let tokens: Vec<u32> = golden.i32("tokens").iter().map(|&t| u32::try_from(t).unwrap()).collect();
     let mut decided = 0;
     for name in ["every-pass-f32", "last-norm-rope-freqs-f32", "every-pass-q8_0", "every-pass-q4_0"] {
-        let model = open(llama_cpp(name)).unwrap();
+        let model = Arc::new(arch::from_bytes(Bytes::from(llama_cpp(name))).unwrap());
         let steps = model.config().mean_steps();
         let run = Setup::fixed(steps, &InitialState::Zeros).run(&model, &tokens);
         let expected = golden.f32(&format!("logits.{name}"));
@@ -90,11 +94,8 @@ fn depth_is_the_trained_one() {
 #[test]
 fn silent_files_run_once() {
     let golden = Golden::read(EVERY);
-    let silent = |m: &mut Metadata| {
-        m.remove("nanbeige.num_loops");
-        m.remove("nanbeige.skip_loop_final_norm");
-    };
-    let model = open(changed(&gguf(EVERY, Recipe::F32), silent, &[])).unwrap();
+    let silent = File::of(EVERY).with::<u32>("num_loops", None).with::<bool>("skip_loop_final_norm", None);
+    let model = silent.open().unwrap();
     let run = Setup::fixed(model.config().mean_steps(), &golden.initial).run(&model, &golden.tokens);
     let expected = golden.tensors.f32("logits");
     assert!(relative_error(&run.logits, &expected[..expected.len() / golden.steps]) < 1e-4);
@@ -102,22 +103,17 @@ fn silent_files_run_once() {
 
 #[test]
 fn malformed_files_are_refused() {
-    let file = gguf(EVERY, Recipe::F32);
+    let file = File::of(EVERY);
     for loops in [0, 1 << 31, u32::MAX] {
-        let error = open(changed(&file, |m| drop(m.insert("nanbeige.num_loops", loops)), &[])).unwrap_err();
-        assert!(error.contains("num_loops"), "{error}");
+        file.refuses("num_loops", loops);
     }
-    let wrong = |m: &mut Metadata| drop(m.insert("nanbeige.skip_loop_final_norm", 1u32));
-    assert!(open(changed(&file, wrong, &[])).unwrap_err().contains("skip_loop_final_norm"));
+    file.refuses("skip_loop_final_norm", 1u32);
     for missing in ["blk.1.attn_k.weight", "blk.0.ffn_norm.weight", "output_norm.weight"] {
-        assert!(open(changed(&file, |_| (), &[missing])).unwrap_err().contains(missing));
+        assert!(File::of(EVERY).without(&[missing]).refusal().unwrap().contains(missing));
     }
-    // Loops and scaling that are merely unusual.
-    let linear = |m: &mut Metadata| drop(m.insert("nanbeige.rope.scaling.factor", 2.0f32));
-    open(changed(&file, linear, &[])).unwrap();
+    assert_eq!(File::of(EVERY).with("rope.scaling.factor", Some(2.0f32)).refusal(), None);
     for factor in [0.0, -1.0, f32::NAN, f32::INFINITY] {
-        let wrong = |m: &mut Metadata| drop(m.insert("nanbeige.rope.scaling.factor", factor));
-        assert!(open(changed(&file, wrong, &[])).unwrap_err().contains("rope.scaling.factor"));
+        file.refuses("rope.scaling.factor", factor);
     }
 }
 
@@ -151,8 +147,7 @@ fn unsupported_checkpoints_are_refused() {
         ("num_loops", json!(0)),
         ("num_loops", json!(1u64 << 31)),
     ] {
-        let error = converted(EVERY, |c| drop(c.insert(key.into(), value.clone()))).unwrap_err();
-        assert!(error.contains(key), "{key} = {value}: {error}");
+        conversion_refuses(EVERY, key, value);
     }
     for (key, value) in [
         ("loop_share_kv", json!(false)),
@@ -162,6 +157,6 @@ fn unsupported_checkpoints_are_refused() {
         ("loop_loss_weights", json!([0.5])),
         ("kv_channels", json!(32)),
     ] {
-        converted(EVERY, |c| drop(c.insert(key.into(), value.clone()))).unwrap();
+        assert_eq!(conversion_refusal(EVERY, &[(key, value)]), None, "{key}");
     }
 }

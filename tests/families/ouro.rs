@@ -1,9 +1,9 @@
 //! Ouro: parity, the gate, the clamp, the KV policy of the last loop.
 
-use super::common::{Golden, Run, Setup, bits, gguf, model, relative_error, run};
-use super::{changed, company_does_not_show, converted, f32_is_the_reference, open};
+use super::common::{Golden, Run, Setup, bits, model, relative_error, run};
+use super::edited::{File, conversion_refusal, conversion_refuses};
+use super::{bits_are_independent_of_company, is_the_reference};
 use rdt::exit::{ExitRule, NoGate, RulePolicy, Signal};
-use rdt::gguf::Header;
 use rdt::model::{Batch, FixedDepth, LatentStats, Logits, PostNorm};
 use rdt::quant::Recipe;
 use serde_json::json;
@@ -13,15 +13,15 @@ const SHAPES: [&str; 2] = ["ouro-shapes/gqa", "ouro-shapes/tied"];
 #[test]
 fn goldens() {
     for folder in ["ouro", SHAPES[0], SHAPES[1]] {
-        f32_is_the_reference(folder);
+        is_the_reference(folder);
     }
 }
 
 #[test]
 fn bits_do_not_depend_on_company() {
-    company_does_not_show("ouro", "gate:0.9");
-    company_does_not_show(SHAPES[0], "gate:0.6");
-    company_does_not_show(SHAPES[1], "fixed");
+    bits_are_independent_of_company("ouro", "gate:0.9");
+    bits_are_independent_of_company(SHAPES[0], "gate:0.6");
+    bits_are_independent_of_company(SHAPES[1], "gate:0.6");
 }
 
 /// What the reference picked at each of its thresholds: `(threshold, exit steps, logits [T][V])`.
@@ -170,18 +170,14 @@ fn the_last_loops_keys_alone_can_be_kept() {
 /// Files that other programs made of a checkpoint have no gate; ours are theirs and the gate.
 #[test]
 fn files_without_a_gate_run() {
-    let file = gguf("ouro", Recipe::F32);
-    let header = Header::parse(&file).unwrap();
-    for (key, value) in [("num_loops", 4), ("block_count", 2), ("rope.dimension_count", 32)] {
-        assert_eq!(header.metadata.require_usize(&format!("ouro.{key}")).unwrap(), value, "{key}");
-    }
-    assert_eq!(header.metadata.bool("ouro.skip_loop_final_norm").unwrap(), Some(false));
     const GATE: [&str; 2] = ["loop.exit_gate.weight", "loop.exit_gate.bias"];
-    let drop_key = |m: &mut rdt::gguf::Metadata| {
-        m.remove("ouro.loop.exit_gate");
-    };
-    let with = model("ouro", Recipe::F32);
-    let without = open(changed(&file, drop_key, &GATE)).unwrap();
+    let keyless = || File::of("ouro").with::<bool>("loop.exit_gate", None);
+    let metadata = File::of("ouro").metadata;
+    for (key, value) in [("num_loops", 4), ("block_count", 2), ("rope.dimension_count", 32)] {
+        assert_eq!(metadata.require_usize(&format!("ouro.{key}")).unwrap(), value, "{key}");
+    }
+    assert_eq!(metadata.bool("ouro.skip_loop_final_norm").unwrap(), Some(false));
+    let (with, without) = (File::of("ouro").open().unwrap(), keyless().without(&GATE).open().unwrap());
     assert!(with.config().exit_gate && !without.config().exit_gate);
     assert!(matches!(with.blocks()[1].post_ffn, PostNorm::Branch(_)));
     let rule: ExitRule = "gate:0.6".parse().unwrap();
@@ -194,58 +190,53 @@ fn files_without_a_gate_run() {
     assert_eq!(bits(&logits(&with)), bits(&logits(&without)));
 
     // Half of either is a damaged file.
-    assert!(open(changed(&file, |_| (), &GATE[1..])).unwrap_err().contains(GATE[1]));
-    assert!(open(changed(&file, drop_key, &[])).unwrap_err().contains("loop.exit_gate"));
+    assert!(File::of("ouro").without(&GATE[1..]).refusal().unwrap().contains(GATE[1]));
+    assert!(keyless().refusal().unwrap().contains("loop.exit_gate"));
 }
 
 #[test]
 fn malformed_files_are_refused() {
-    let file = gguf(SHAPES[1], Recipe::F32);
-    open(changed(&file, |_| (), &[])).unwrap();
-    let keys: [(&str, u32); 9] = [
+    let file = File::of("ouro");
+    for (key, value) in [
         ("num_loops", 0),
         ("num_loops", 1 << 31),
         ("num_loops", u32::MAX),
         ("block_count", 0),
         ("block_count", u32::MAX),
-        ("block_count", 2),
         ("attention.head_count", 0),
-        ("attention.head_count_kv", 2),
+        ("attention.head_count_kv", 3),
         ("attention.key_length", u32::MAX),
-    ];
-    for (key, value) in keys {
-        let key = format!("ouro.{key}");
-        let result = open(changed(&file, |m| drop(m.insert(key.as_str(), value)), &[]));
-        assert!(result.is_err(), "{key} = {value}");
+        ("attention.key_length", 31),
+    ] {
+        file.refuses(key, value);
     }
-    let yarn = |m: &mut rdt::gguf::Metadata| drop(m.insert("ouro.rope.scaling.type", "yarn"));
-    assert!(open(changed(&file, yarn, &[])).unwrap_err().contains("rope.scaling.type"));
-    for missing in ["blk.0.attn_q.weight", "blk.2.post_ffw_norm.weight", "output_norm.weight", "token_embd.weight"] {
-        assert!(open(changed(&file, |_| (), &[missing])).unwrap_err().contains(missing));
+    assert!(File::of("ouro").with("block_count", Some(1u32)).refusal().unwrap().contains("blk.1."));
+    file.refuses("rope.scaling.type", "yarn");
+    file.refuses("rope.scaling.attn_factor", 2.0f32);
+    for missing in ["blk.0.attn_q.weight", "blk.1.post_ffw_norm.weight", "output_norm.weight", "token_embd.weight"] {
+        assert!(File::of("ouro").without(&[missing]).refusal().unwrap().contains(missing));
     }
 }
 
 /// Settings for other arithmetic are refused by name.
 #[test]
 fn unsupported_checkpoints_are_refused() {
-    converted("ouro", |_| ()).unwrap();
-    converted("ouro", |c| drop(c.insert("rope_scaling".into(), json!({"rope_type": "default"})))).unwrap();
-    for (key, value, named) in [
-        ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0}), "rope_scaling.rope_type"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "rope_scaling.type"),
-        ("rope_scaling", json!({"factor": 2.0}), "rope_scaling.factor"),
-        ("use_sliding_window", json!(true), "use_sliding_window"),
-        ("layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
-        ("hidden_act", json!("gelu"), "hidden_act"),
-        ("total_ut_steps", json!(0), "total_ut_steps"),
-        ("total_ut_steps", json!(1u64 << 31), "total_ut_steps"),
-        ("num_attention_heads", json!(0), "num_attention_heads"),
-        ("num_key_value_heads", json!(3), "num_key_value_heads"),
-        ("head_dim", json!(31), "head_dim"),
-        ("rms_norm_eps", json!(0.0), "rms_norm_eps"),
+    assert_eq!(conversion_refusal("ouro", &[]), None);
+    assert_eq!(conversion_refusal("ouro", &[("rope_scaling", json!({"rope_type": "default"}))]), None);
+    for (key, value) in [
+        ("rope_scaling", json!({"rope_type": "yarn", "factor": 4.0})),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0})),
+        ("use_sliding_window", json!(true)),
+        ("layer_types", json!(["full_attention", "sliding_attention"])),
+        ("hidden_act", json!("gelu")),
+        ("total_ut_steps", json!(0)),
+        ("total_ut_steps", json!(1u64 << 31)),
+        ("total_ut_steps", json!(null)),
+        ("num_attention_heads", json!(0)),
+        ("num_key_value_heads", json!(3)),
+        ("head_dim", json!(31)),
+        ("rms_norm_eps", json!(0.0)),
     ] {
-        let error = converted("ouro", |c| drop(c.insert(key.into(), value.clone()))).unwrap_err();
-        assert!(error.contains(named), "{key} = {value}: {error}");
+        conversion_refuses("ouro", key, value);
     }
-    assert!(converted("ouro", |c| drop(c.remove("total_ut_steps"))).unwrap_err().contains("total_ut_steps"));
 }

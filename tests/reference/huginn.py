@@ -23,6 +23,7 @@ import types
 
 import torch
 from safetensors.torch import load_file, save_file
+from tiny import relative
 
 # The reference, once `main` knows where it is.
 ref = None
@@ -86,11 +87,6 @@ def run(model, tokens, init_state, steps):
         "latents": torch.stack(latents),
         "logits": torch.stack(logits),
     }
-
-
-def relative(found, expected):
-    """The largest absolute error over the tensor's standard deviation."""
-    return ((found - expected).abs().max() / expected.std()).item()
 
 
 def check(folders):

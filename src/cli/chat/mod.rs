@@ -79,6 +79,10 @@ pub struct Flags {
     /// System prompt
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,
+    /// What kind of answer a prefix model without a chat template is asked for: direct, cot, noisy, synth, or several with
+    /// commas between [default: synth,cot]
+    #[arg(long, value_name = "NAMES")]
+    pub condition: Option<String>,
     /// Go on with a saved conversation, with its settings of depth, sampling and initial state
     #[arg(long, value_name = "FILE", conflicts_with = "system")]
     pub load: Option<PathBuf>,
@@ -176,6 +180,7 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     if let Some(note) = chat.too_deep("--") {
         screen.note(&format!("rdt-chat: {note}"));
     }
+    report::prefix_line(&chat).iter().for_each(|line| screen.note(line));
     if let Some(notes) = &notes {
         repl::loaded(&chat, &screen, notes);
     }
@@ -241,6 +246,9 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
     let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
     if let Some(template) = template(flags)? {
         chat.set_template(template);
+    }
+    if let Some(condition) = &flags.condition {
+        chat.set_condition(condition)?;
     }
     Ok(chat)
 }

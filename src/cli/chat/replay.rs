@@ -1,19 +1,20 @@
 //! An engine that remembers how it came to what it holds.
 //!
-//! Keys and values of a token depend on how it was run: under which exit rule, how deep at most, and, for read-out rules,
-//! whether it was part of a prompt or drawn. With that written down, the same tokens can be run again to the same bits, as
+//! Keys and values of a token depend on how it was run: under which exit rule, how deep at most, and whether it was part of a
+//! prompt, of one that is read in both directions, or drawn. With that written down, the same tokens can be run again to the same bits, as
 //! long as all loop steps keep KV slots of their own.
 
 use crate::exit::ExitRule;
-use crate::generate::engine::{Engine, Error, PromptStats, Step};
+use crate::generate::engine::{Engine, Error, PromptStats, Step, Way};
+use std::ops::Range;
 
-/// Tokens in a row that were run in the same way.
+/// Tokens in a row that were run in the same way; a prompt that is read in both directions is a run of its own.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Run {
     /// How many.
     pub len: usize,
-    /// Drawn by the sampler, not part of a prompt.
-    pub drawn: bool,
+    /// As what.
+    pub way: Way,
     /// The exit rule.
     pub rule: ExitRule,
     /// Loop steps at most.
@@ -48,15 +49,22 @@ impl Recorder {
         &self.runs
     }
 
-    /// As [`Engine::prompt`].
+    /// As [`Engine::prompt_with`].
     ///
     /// # Errors
-    /// As [`Engine::prompt`].
-    pub fn prompt(&mut self, tokens: &[u32]) -> Result<PromptStats, Error> {
-        let reused = self.engine.reusable(tokens);
-        let result = self.engine.prompt(tokens);
+    /// As [`Engine::prompt_with`].
+    pub fn prompt(&mut self, tokens: &[u32], both_ways: &[Range<usize>]) -> Result<PromptStats, Error> {
+        let reused = self.engine.reusable(tokens, both_ways);
+        let result = self.engine.prompt_with(tokens, both_ways);
         self.forget_from(reused);
-        self.note(reused, false);
+        let (mut from, held) = (reused, self.engine.held().len());
+        let ranges = self.engine.both_ways().iter().filter(|r| r.start >= reused).cloned().collect::<Vec<_>>();
+        for range in ranges {
+            self.note(from..range.start, Way::Prompt);
+            from = range.end;
+            self.note(range, Way::BothWays);
+        }
+        self.note(from..held, Way::Prompt);
         result
     }
 
@@ -67,7 +75,7 @@ impl Recorder {
     pub fn next_token(&mut self) -> Result<Option<Step>, Error> {
         let before = self.engine.held().len();
         let result = self.engine.next_token();
-        self.note(before, true);
+        self.note(before..self.engine.held().len(), Way::Drawn);
         result
     }
 
@@ -90,8 +98,8 @@ impl Recorder {
                 tokens = later;
                 let before = self.engine.held().len();
                 self.engine.set_rule(run.rule, Some(run.steps))?;
-                let result = self.engine.extend(now, run.drawn);
-                self.note(before, run.drawn);
+                let result = self.engine.extend(now, run.way);
+                self.note(before..self.engine.held().len(), run.way);
                 result?;
             }
             Ok(())
@@ -109,16 +117,16 @@ impl Recorder {
         });
     }
 
-    /// Writes down how the tokens from `before` on were run.
-    fn note(&mut self, before: usize, drawn: bool) {
-        let len = self.engine.held().len() - before;
+    /// Writes down how some tokens were run.
+    fn note(&mut self, tokens: Range<usize>, way: Way) {
+        let len = tokens.len();
         let (rule, steps) = (*self.engine.rule(), self.engine.depth().unwrap_or(self.engine.session().steps()));
         if len == 0 {
             return;
         }
         match self.runs.last_mut() {
-            Some(run) if (run.drawn, run.rule, run.steps) == (drawn, rule, steps) => run.len += len,
-            _ => self.runs.push(Run { len, drawn, rule, steps }),
+            Some(run) if way != Way::BothWays && (run.way, run.rule, run.steps) == (way, rule, steps) => run.len += len,
+            _ => self.runs.push(Run { len, way, rule, steps }),
         }
     }
 }

@@ -30,6 +30,24 @@ pub fn headline(chat: &Chat, origin: &str) -> String {
     )
 }
 
+/// How a model that was trained with prefixes is asked, and what its publishers do not define.
+pub fn prefix_line(chat: &Chat) -> Option<String> {
+    if !chat.model().config().prefix_lm {
+        return None;
+    }
+    Some(match chat.condition() {
+        Some(condition) => format!(
+            "[a prefix model: each prompt is read in both directions, under the condition {condition} (--condition). It was \
+             published for single questions: how a system prompt or a second question is put to it is not defined; here the \
+             one becomes part of the first question, and the other a prefix of its own behind the answers before it]"
+        ),
+        None => {
+            "[a prefix model: each prompt is read in both directions, a later one also all that was said before it]"
+                .into()
+        }
+    })
+}
+
 fn depths(d: &Depths) -> String {
     format!("{:.2} loop steps ({}-{})", d.mean(), d.min, d.max)
 }

@@ -8,7 +8,7 @@ use super::settings::{MOST_STEPS, Settings};
 use super::state::Chat;
 use crate::exit::{self, ExitRule};
 use crate::files::{self, AtomicFile};
-use crate::generate::{SamplerConfig, sampler};
+use crate::generate::{SamplerConfig, Way, sampler};
 use crate::kernels::KvType;
 use crate::model::{InitialState, Model};
 use crate::text::{self, Conversation, Message, Role};
@@ -153,6 +153,9 @@ pub struct WrittenSettings {
     /// Left out where the template decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reasoning: Option<bool>,
+    /// Under which a prefix model was asked, where its format has conditions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    condition: Option<String>,
 }
 
 impl WrittenSettings {
@@ -178,6 +181,7 @@ impl WrittenSettings {
             seed: sampler.seed,
             kv_type: chat.engine().session().kv_shape().ty.to_string(),
             reasoning: *reasoning,
+            condition: chat.condition().map(str::to_owned),
         }
     }
 
@@ -199,6 +203,10 @@ fn decimal(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }
 
+fn is_false(b: &bool) -> bool {
+    !b
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenMessage {
@@ -210,6 +218,9 @@ struct WrittenMessage {
 #[serde(deny_unknown_fields)]
 struct WrittenRun {
     drawn: bool,
+    /// Only in files of models that read prompts in both directions.
+    #[serde(default, skip_serializing_if = "is_false")]
+    both_ways: bool,
     exit_rule: String,
     steps: usize,
     ids: Vec<u32>,
@@ -247,7 +258,8 @@ impl Saved {
         let message = |m: &Message| WrittenMessage { role: m.role.to_string(), content: m.content.clone() };
         let mut ids = chat.engine().held().iter().copied();
         let run = |r: &Run| WrittenRun {
-            drawn: r.drawn,
+            drawn: r.way == Way::Drawn,
+            both_ways: r.way == Way::BothWays,
             exit_rule: r.rule.to_string(),
             steps: r.steps,
             ids: ids.by_ref().take(r.len).collect(),
@@ -312,7 +324,12 @@ impl Saved {
         }
         let run = |r: &WrittenRun| {
             let (rule, steps) = (r.exit_rule.parse()?, steps(r.steps)?);
-            Ok(Run { len: r.ids.len(), drawn: r.drawn, rule, steps })
+            let way = match (r.drawn, r.both_ways) {
+                (true, _) => Way::Drawn,
+                (false, true) => Way::BothWays,
+                (false, false) => Way::Prompt,
+            };
+            Ok(Run { len: r.ids.len(), way, rule, steps })
         };
         let mut runs = written.held.iter().map(run).collect::<Result<Vec<_>, Error>>()?;
         runs.retain(|r| r.len > 0);
@@ -361,6 +378,11 @@ impl Saved {
             Init::Noise => Some(InitialState::Noise { seed: self.written.settings.init_seed }),
             Init::Given => None,
         }
+    }
+
+    /// The condition under which the model was asked, if any.
+    pub fn condition(&self) -> Option<&str> {
+        self.written.settings.condition.as_deref()
     }
 
     /// Whether the KV cache was of this type.

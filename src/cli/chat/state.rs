@@ -9,8 +9,9 @@ use super::settings::{MOST_STEPS, Settings};
 use crate::exit::ExitRule;
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
-use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, Tokenizer};
+use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, TemplateKind, Tokenizer};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -53,11 +54,60 @@ struct Voice {
     model: Arc<Model>,
     tokenizer: Tokenizer,
     template: Template,
+    /// Under which answers are asked for, if the template has such a thing.
+    condition: Option<String>,
     stop_tokens: Vec<u32>,
     cancel: Cancel,
 }
 
 impl Voice {
+    /// The tokens of a conversation; with `ask`, up to where the model's answer begins.
+    fn encode(&self, messages: &[Message], ask: bool, thinking: Option<bool>) -> Result<Vec<u32>, Error> {
+        Ok(self.template.prompt(&self.tokenizer, messages, ask, thinking)?)
+    }
+
+    /// Parts of `prompt`, the tokens of `messages`, that the model reads in both directions: none, unless it was trained with
+    /// prefixes; then all that lies between two answers. Where a template writes an answer in such a way that its tokens cannot
+    /// be told from those around it, the whole prompt is one prefix.
+    fn both_ways(
+        &self,
+        messages: &[Message],
+        prompt: &[u32],
+        thinking: Option<bool>,
+    ) -> Result<Vec<Range<usize>>, Error> {
+        let mut ranges = Vec::new();
+        if !self.model.config().prefix_lm {
+            return Ok(ranges);
+        }
+        let mut start = 0;
+        for (i, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
+            let (before, with) =
+                (self.encode(&messages[..i], true, thinking)?, self.encode(&messages[..=i], false, thinking)?);
+            if !(prompt.starts_with(&before) && prompt.starts_with(&with) && start < before.len()) {
+                ranges.clear();
+                start = 0;
+                break;
+            }
+            ranges.push(start..before.len());
+            start = with.len().max(before.len());
+        }
+        ranges.extend((start < prompt.len()).then_some(start..prompt.len()));
+        Ok(ranges)
+    }
+
+    /// The format that a model without a template is asked in, under another condition.
+    fn under(&self, condition: &str) -> Result<Template, Error> {
+        let template = match self.template.kind() {
+            TemplateKind::Prefix => Template::prefix(&self.tokenizer, condition)?,
+            _ => None,
+        };
+        Ok(template.ok_or_else(|| text::Error::Unsupported {
+            what: "the condition",
+            found: condition.chars().take(40).collect(),
+            known: "none for this model".to_owned(),
+        })?)
+    }
+
     /// Tokens that can be chosen and written.
     fn vocabulary(&self) -> usize {
         self.tokenizer.vocabulary().min(self.model.config().vocab)
@@ -108,12 +158,11 @@ impl Chat {
         cancel: Cancel,
     ) -> Result<Self, Error> {
         let tokenizer = Tokenizer::from_gguf(model.metadata())?;
-        let template = match text::template_source(model.metadata())? {
-            Some(source) => Template::new(source)?,
-            None => Template::continuation()?,
-        };
-        let stop_tokens = text::stop_tokens(model.metadata(), &tokenizer)?;
-        let voice = Voice { model, tokenizer, template, stop_tokens, cancel };
+        let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
+        let condition = (template.kind() == TemplateKind::Prefix).then(|| text::DEFAULT_CONDITION.to_owned());
+        let mut stop_tokens = text::stop_tokens(model.metadata(), &tokenizer)?;
+        stop_tokens.extend(template.stop_token(&tokenizer));
+        let voice = Voice { model, tokenizer, template, condition, stop_tokens, cancel };
         let recorder = voice.engine(&options, &settings, 1)?;
         voice.cancel.watch(recorder.engine().cancel_flag());
         let conversation = Conversation::new(system);
@@ -133,6 +182,22 @@ impl Chat {
     /// Uses another template, from the next message on.
     pub fn set_template(&mut self, template: Template) {
         self.voice.template = template;
+        self.voice.condition = None;
+    }
+
+    /// The condition under which answers are asked for, if the model's format has one.
+    pub fn condition(&self) -> Option<&str> {
+        self.voice.condition.as_deref()
+    }
+
+    /// Changes the condition from the next message on.
+    ///
+    /// # Errors
+    /// A condition that is not known, or a model whose format has none.
+    pub fn set_condition(&mut self, condition: &str) -> Result<(), Error> {
+        self.voice.template = self.voice.under(condition)?;
+        self.voice.condition = Some(condition.to_owned());
+        Ok(())
     }
 
     /// The engine, with the session and what it holds.
@@ -227,10 +292,12 @@ impl Chat {
             time: Duration::ZERO,
         };
         let start = Instant::now();
-        let prompt = match self.fit() {
+        let (prompt, both_ways) = match self.fit() {
             Ok((dropped, prompt)) => {
                 answer.dropped = dropped;
-                prompt
+                let both_ways =
+                    self.voice.both_ways(&self.conversation.messages(), &prompt, self.settings.reasoning)?;
+                (prompt, both_ways)
             }
             Err(e) if e.is_cancelled() => {
                 answer.end = End::Cancelled;
@@ -241,7 +308,7 @@ impl Chat {
         if answer.dropped > 0 {
             sink(Event::Dropped(answer.dropped)).map_err(Error::Show)?;
         }
-        match self.recorder.prompt(&prompt).map_err(Error::from) {
+        match self.recorder.prompt(&prompt, &both_ways).map_err(Error::from) {
             Ok(stats) => answer.prompt = stats,
             Err(e) if e.is_cancelled() => answer.end = End::Cancelled,
             Err(e) => return Err(e),
@@ -301,7 +368,7 @@ impl Chat {
             if voice.cancel.is_set() {
                 return Err(Error::Model(model::Error::Cancelled));
             }
-            prompt = voice.template.prompt(&voice.tokenizer, messages, thinking)?;
+            prompt = voice.encode(messages, true, thinking)?;
             Ok(prompt.len())
         };
         let room = context - reserve;
@@ -435,7 +502,15 @@ impl Chat {
         } else {
             notes.push("it was saved with another model".to_owned());
         }
+        let under = match saved.condition() {
+            Some(condition) if self.condition().is_some() => Some((self.voice.under(condition)?, condition.to_owned())),
+            _ => None,
+        };
         self.replace(options, settings, &held, runs, saved.draws())?;
+        if let Some((template, condition)) = under {
+            self.voice.template = template;
+            self.voice.condition = Some(condition);
+        }
         self.conversation = saved.conversation().clone();
         self.totals = Totals::default();
         Ok(notes)

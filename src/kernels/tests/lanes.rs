@@ -145,9 +145,62 @@ fn dots<S: Simd>(s: S) {
             _ => i16::from_le_bytes([noise[36 * LANES + i], noise[40 * LANES + i]]).clamp(-WIDE_MAX, WIDE_MAX),
         });
         // SAFETY: every pointer is to 32 bytes.
+        let (block, oracle) = unsafe { (s.block_i8(p), Scalar.block_i8(p)) };
+        same("dot_i8", &[], out(s, s.dot_i8(&block, &wide)), Scalar.dot_i8(&oracle, &wide));
+        // Weights of five and six bits, all ones among them, and signed bytes but -128.
+        let masked = |mask: u8| weights.map(|w| w.map(|w| w & mask));
+        let (five, six) = (masked(31), masked(63));
+        let signed = weights.map(|w| w.map(|w| w.cast_signed().max(-127).cast_unsigned()));
+        let [five, six, signed] = [&five, &six, &signed].map(|w| w.each_ref().map(|w| w.as_ptr()));
+        // SAFETY: as above.
         unsafe {
-            same("dot_i8", &[], out(s, s.dot_i8(&s.block_i8(p), &wide)), Scalar.dot_i8(&Scalar.block_i8(p), &wide));
-            same("dot_u4", &[], out(s, s.dot_u4(&s.block_u4(p), &a)), Scalar.dot_u4(&Scalar.block_u4(p), &a));
+            same("dot_u5", &[], out(s, s.dot_u5(&s.block_i8(five), &a)), Scalar.dot_u5(&Scalar.block_i8(five), &a));
+            same("dot_s8", &[], out(s, s.dot_s8(&s.block_i8(signed), &a)), Scalar.dot_s8(&Scalar.block_i8(signed), &a));
+            let (got, want) = (s.dot_u6(&s.block_i8(six), &a), Scalar.dot_u6(&Scalar.block_i8(six), &a));
+            same("dot_u6", &[], out(s, got[0]), want[0]);
+            same("dot_u6", &[], out(s, got[1]), want[1]);
+        }
+    }
+}
+
+/// The elements of blocks, one after the other.
+fn elements<S: Simd>(s: S, w: S::Block) -> [Lanes; 32] {
+    std::array::from_fn(|i| out(s, s.dot_s8(&w, &std::array::from_fn(|j| i8::from(i == j)))))
+}
+
+fn blocks<S: Simd>(s: S) {
+    let table = std::array::from_fn(|i| (i as i8 - 7) * 15);
+    for seed in 0..20 {
+        let noise: Vec<u8> = values(seed + 1, 64 * LANES).iter().map(|x| (x.to_bits() >> 8) as u8).collect();
+        let at = |offset: usize| std::array::from_fn(|r| noise[64 * r + offset..].as_ptr());
+        let (p, high) = (at(seed as usize), at(32));
+        let compare = |what: &str, got: S::Block, want: [[i8; 32]; LANES]| {
+            for (got, want) in elements(s, got).into_iter().zip(elements(Scalar, want)) {
+                same(what, &[], got, want);
+            }
+        };
+        // SAFETY: behind every pointer are at least 32 bytes of `noise`.
+        unsafe {
+            compare("block_u4", s.block_u4(p), Scalar.block_u4(p));
+            compare("lookup", s.lookup(s.block_u4(p), &table), Scalar.lookup(Scalar.block_u4(p), &table));
+            compare("raise_bits", s.raise_bits(s.block_u4(p), high), Scalar.raise_bits(Scalar.block_u4(p), high));
+            for shift in [0, 4] {
+                let (low, want) = (s.block_nibbles(p, shift), Scalar.block_nibbles(p, shift));
+                compare("block_nibbles", low, want);
+                for shift in 0..8 {
+                    compare("raise", s.raise(low, high, shift, 1), Scalar.raise(want, high, shift, 1));
+                    compare("raise", s.raise(low, high, shift & 6, 3), Scalar.raise(want, high, shift & 6, 3));
+                }
+            }
+            for (w, oracle) in s.words(p).into_iter().zip(Scalar.words(p)) {
+                for i in 0..4 {
+                    same("signed_byte", &[], out(s, s.signed_byte(w, i)), Scalar.signed_byte(oracle, i));
+                    same("half", &[], out(s, s.half(w, i / 2)), Scalar.half(oracle, i / 2));
+                }
+                for (from, bits) in [(0, 6), (24, 6), (30, 2), (28, 4), (0, 23), (9, 1)] {
+                    same("field", &[], out(s, s.field(w, from, bits)), Scalar.field(oracle, from, bits));
+                }
+            }
         }
     }
 }
@@ -157,6 +210,7 @@ fn all<S: Simd>(token: Option<S>) {
     arithmetic(s);
     conversions(s);
     dots(s);
+    blocks(s);
 }
 
 #[test]

@@ -257,11 +257,11 @@ fn models_without_a_template_continue_the_text() {
     for mut t in [tokenizer(), chat_ml_tokenizer()] {
         let text = "A tale.\n\nOnce upon a time there <|im_end|>";
         for thinking in [None, Some(true), Some(false)] {
-            let ids = none.prompt(&t, &c.messages(), thinking).unwrap();
+            let ids = none.prompt(&t, &c.messages(), true, thinking).unwrap();
             assert_eq!(ids, t.encode_plain(text).unwrap());
         }
         t.apply_config(&json!({"bos_token": "<|begin_text|>", "add_bos_token": true})).unwrap();
-        let ids = none.prompt(&t, &c.messages(), None).unwrap();
+        let ids = none.prompt(&t, &c.messages(), true, None).unwrap();
         assert_eq!((ids[0], &ids[1..]), (0, &t.encode_plain(text).unwrap()[..]));
     }
     assert_eq!(none.kept("a </think> b"), "a </think> b");
@@ -289,11 +289,11 @@ fn thinking_is_switched() {
     let with = Template::new(switch).unwrap();
     assert!(with.has_thinking_switch());
     for (thinking, text) in [(None, "UNSAID"), (Some(true), "YES"), (Some(false), "NO")] {
-        assert_eq!(with.prompt(&t, &user("x"), thinking).unwrap(), t.encode_plain(text).unwrap());
+        assert_eq!(with.prompt(&t, &user("x"), true, thinking).unwrap(), t.encode_plain(text).unwrap());
     }
     let without = Template::chat_ml().unwrap();
     assert!(!without.has_thinking_switch());
-    let prompt = |thinking| without.prompt(&t, &user("x"), thinking).unwrap();
+    let prompt = |thinking| without.prompt(&t, &user("x"), true, thinking).unwrap();
     assert_eq!(prompt(None), prompt(Some(false)));
     let opened = t.encode_trusted("<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n<think>\n").unwrap();
     assert_eq!(prompt(Some(true)), opened);
@@ -314,10 +314,10 @@ fn bos_is_written_where_the_template_forgets_it() {
     let mut t = tokenizer();
     let template = Template::new("{{ messages[0].content }}").unwrap();
     let hi = t.encode_plain("Hi").unwrap();
-    assert_eq!(template.prompt(&t, &user("Hi"), None).unwrap(), hi);
+    assert_eq!(template.prompt(&t, &user("Hi"), true, None).unwrap(), hi);
     t.apply_config(&json!({"bos_token": "<|begin_text|>", "add_bos_token": true})).unwrap();
-    assert_eq!(template.prompt(&t, &user("Hi"), None).unwrap(), [&[0], &hi[..]].concat());
-    let own = own().prompt(&t, &user("Hi"), None).unwrap();
+    assert_eq!(template.prompt(&t, &user("Hi"), true, None).unwrap(), [&[0], &hi[..]].concat());
+    let own = own().prompt(&t, &user("Hi"), true, None).unwrap();
     assert_eq!(own.iter().filter(|id| **id == 0).count(), 1);
 }
 

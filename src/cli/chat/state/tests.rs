@@ -1,7 +1,7 @@
 use super::*;
 use crate::arch::{self, Load};
 use crate::cli::chat::saved;
-use crate::generate::{SamplerConfig, engine};
+use crate::generate::{SamplerConfig, Way, engine};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -183,12 +183,7 @@ fn a_message_that_cannot_fit_is_refused() {
     let mut n = 1;
     let long = loop {
         let text = "word ".repeat(n);
-        let tokens = chat
-            .voice
-            .template
-            .prompt(&chat.voice.tokenizer, &[Message::new(Role::User, text.as_str())], None)
-            .unwrap()
-            .len();
+        let tokens = chat.voice.encode(&[Message::new(Role::User, text.as_str())], true, None).unwrap().len();
         if tokens > 56 {
             break text;
         }
@@ -381,7 +376,7 @@ fn a_load_that_fails_changes_nothing() {
     let before = (saved(&first), bits(&first));
     // Runs that do not fit the engine stand for any failure while tokens are run.
     let (options, settings) = (first.options.clone(), first.settings.clone());
-    let bad = [Run { len: 1, drawn: false, rule: settings.rule, steps: 3 }];
+    let bad = [Run { len: 1, way: Way::Prompt, rule: settings.rule, steps: 3 }];
     let result = first.replace(options, settings, &[u32::MAX], &bad, 0);
     assert!(matches!(result, Err(Error::Engine(engine::Error::Model(model::Error::Token { .. })))));
     assert_eq!((saved(&first), bits(&first)), before);
