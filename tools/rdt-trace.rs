@@ -89,6 +89,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let rule = flags.depth.rule(ExitRule::default());
     let steps = flags.depth.depth_limit(&rule, &model);
+    if let Some(note) = cli::too_deep("--", &rule, flags.depth.steps, &config) {
+        eprintln!("rdt-trace: {note}");
+    }
     let initial = flags.depth.initial(config.state_width)?;
     let mut session = flags.session.session(&model, steps, initial, KvType::F32)?;
     let shape = *session.kv_shape();

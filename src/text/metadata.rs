@@ -48,7 +48,7 @@ pub fn write(checkpoint: &Checkpoint, rows: usize, metadata: &mut Metadata) -> R
     if let Some(template) = checkpoint.chat_template() {
         metadata.insert(TEMPLATE, template);
     } else {
-        notes.push("no chat template: rdt-chat will use a plain one".to_owned());
+        notes.push("no chat template: rdt-chat will continue the user's text".to_owned());
     }
     let json = checkpoint.tokenizer_json();
     let mut tokenizer = match (json, checkpoint.sentencepiece()) {
@@ -63,6 +63,9 @@ pub fn write(checkpoint: &Checkpoint, rows: usize, metadata: &mut Metadata) -> R
     if let Some(config) = checkpoint.tokenizer_config() {
         tokenizer.apply_config(config.value())?;
     }
+    stops.extend(tokenizer.known_ends().filter(|&id| (id as usize) < rows));
+    stops.sort_unstable();
+    stops.dedup();
     let mut special = tokenizer.special_ids();
     // A row that only pads the table is no token, and cannot be read back as one.
     stops.retain(|&id| tokenizer.token_bytes(id).is_ok());
@@ -256,12 +259,12 @@ pub fn template_source(metadata: &Metadata) -> Result<Option<&str>, gguf::Error>
     metadata.str(TEMPLATE)
 }
 
-/// Every token id that ends an answer: [`write()`]'s list, and the ids of GGUF's own keys.
+/// Every token id that ends an answer: [`write()`]'s list, the ids of GGUF's own keys, and [`Tokenizer::known_ends`].
 ///
 /// # Errors
 /// A key has the wrong type.
-pub fn stop_tokens(metadata: &Metadata) -> Result<Vec<u32>, gguf::Error> {
-    let mut ids = Vec::new();
+pub fn stop_tokens(metadata: &Metadata, tokenizer: &Tokenizer) -> Result<Vec<u32>, gguf::Error> {
+    let mut ids: Vec<u32> = tokenizer.known_ends().collect();
     if metadata.get(STOPS).is_some_and(|v| matches!(v, Value::Array(_))) {
         let listed = metadata.i64s(STOPS)?.unwrap_or_default();
         ids.extend(listed.into_iter().filter_map(|id| u32::try_from(id).ok()));

@@ -298,6 +298,14 @@ impl Tokenizer {
         self.special
     }
 
+    /// Special tokens that end a turn or a text by their well-known spelling, whatever a configuration says: published ones
+    /// are sometimes wrong (Ouro's names 0 alone, and its turns end with 2).
+    pub fn known_ends(&self) -> impl Iterator<Item = u32> {
+        const SPELLINGS: [&str; 6] =
+            ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>"];
+        SPELLINGS.into_iter().filter_map(|text| self.id_of(text)).filter(|&id| self.is_special(id))
+    }
+
     /// The text of each special token that is known, as chat templates see it (`bos_token` and so on).
     pub fn special_texts(&self) -> impl Iterator<Item = (&'static str, String)> + '_ {
         let text = |(name, id): (_, Option<u32>)| Some((name, self.text_of(id?)?));
@@ -375,11 +383,7 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let ids = self.encode_plain(text)?;
-        Ok(match self.add_bos {
-            true => self.with_bos(ids),
-            false => ids,
-        })
+        Ok(self.with_bos_if_wanted(self.encode_plain(text)?))
     }
 
     /// Encodes a whole text, such as one to be scored: as [`Tokenizer::encode_prompt`], and EOS behind it where the
@@ -401,6 +405,11 @@ impl Tokenizer {
     pub fn encode_rendered(&self, rendered: &Rendered) -> Result<Vec<u32>, Error> {
         let (text, matches) = rendered.unmark(|marked| self.added.find(marked, Which::All));
         self.encode(&text, &matches)
+    }
+
+    /// As [`with_bos`](Self::with_bos), if prompts of this model start with BOS.
+    pub(super) fn with_bos_if_wanted(&self, ids: Vec<u32>) -> Vec<u32> {
+        if self.add_bos { self.with_bos(ids) } else { ids }
     }
 
     /// Puts BOS before `ids` unless there is none or they start with it.

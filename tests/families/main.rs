@@ -3,18 +3,22 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod edited;
 mod hrm_text;
 mod looped_gpt2;
 mod malformed;
+mod nanbeige;
+mod ouro;
 mod parcae;
 mod plans;
 mod retrofit;
 
-use common::{Golden, Run, Setup, model, relative_error};
+use common::{Golden, Run, Seen, Setup, model, relative_error};
 use rdt::kernels::KvType;
 use rdt::quant::Recipe;
 
-/// f32 weights and KV: every latent and every depth's logits within 1e-4 of the tensor's standard deviation.
+/// f32 weights and KV: every latent, every depth's logits and what the exit gate says, where there is one, within 1e-4 of the
+/// tensor's standard deviation.
 fn is_the_reference(folder: &str) {
     let golden = Golden::read(folder);
     let model = model(folder, Recipe::F32);
@@ -29,12 +33,22 @@ fn is_the_reference(folder: &str) {
         close(&run.logits, "logits", k, v);
         for j in 1..=k {
             close(&run.latents(j), "latents", j, s);
+            let gates: Vec<f32> = run.rows.iter().map(|r| r.stats[j - 1].gate).collect();
+            match golden.tensors.has("gate") {
+                true => close(&gates, "gate", j, 1),
+                false => assert!(gates.iter().all(|g| g.is_nan()), "{folder}"),
+            }
         }
     }
 }
 
 /// Chunks, threads and rows that leave at other steps do not show, in any weight and KV format.
 fn bits_are_independent_of_company(folder: &str) {
+    bits_under(folder, None);
+}
+
+/// As [`bits_are_independent_of_company`], under a rule that makes tokens leave at different steps; `None` finds one.
+fn bits_under(folder: &str, rule: Option<&str>) {
     const STEPS: usize = 12;
     let golden = Golden::read(folder);
     let head_dim = model(folder, Recipe::F32).config().head_dim;
@@ -50,11 +64,17 @@ fn bits_are_independent_of_company(folder: &str) {
             continue;
         }
         let model = model(folder, recipe);
-        // A threshold that half of the tokens have passed after four steps.
-        let full = Setup::fixed(STEPS, &golden.initial).run(&model, &golden.tokens);
-        let mut moved: Vec<f32> = full.rows.iter().map(|r| r.stats[3].step_norm / r.stats[3].state_norm).collect();
-        moved.sort_by(f32::total_cmp);
-        let rule = format!("step-norm:{},hits=1,max={STEPS}", moved[moved.len() / 2]);
+        let rule = rule.map_or_else(
+            || {
+                // A threshold that half of the tokens have passed after four steps.
+                let full = Setup::fixed(STEPS, &golden.initial).run(&model, &golden.tokens);
+                let four = |r: &Seen| r.stats[3].step_norm / r.stats[3].state_norm;
+                let mut moved: Vec<f32> = full.rows.iter().map(four).collect();
+                moved.sort_by(f32::total_cmp);
+                format!("step-norm:{},hits=1,max={STEPS}", moved[moved.len() / 2])
+            },
+            str::to_owned,
+        );
         let run = |chunk: usize, threads: usize| -> Run {
             let setup = Setup { kv_type, chunk, threads, ..Setup::rule(&rule, STEPS, &golden.initial) };
             setup.run(&model, &golden.tokens)

@@ -9,9 +9,7 @@ use super::settings::{MOST_STEPS, Settings};
 use crate::exit::ExitRule;
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
-use crate::text::{
-    self, Conversation, Message, Role, StopStrings, StreamDecoder, Template, TemplateInputs, TemplateKind, Tokenizer,
-};
+use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, TemplateKind, Tokenizer};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -64,24 +62,27 @@ struct Voice {
 
 impl Voice {
     /// The tokens of a conversation; with `ask`, up to where the model's answer begins.
-    fn encode(&self, messages: &[Message], ask: bool) -> Result<Vec<u32>, Error> {
-        let extra = serde_json::Map::new();
-        let inputs = TemplateInputs { messages, add_generation_prompt: ask, extra: &extra };
-        let rendered = self.template.render(&self.tokenizer, &inputs)?;
-        Ok(self.tokenizer.encode_rendered(&rendered)?)
+    fn encode(&self, messages: &[Message], ask: bool, thinking: Option<bool>) -> Result<Vec<u32>, Error> {
+        Ok(self.template.prompt(&self.tokenizer, messages, ask, thinking)?)
     }
 
     /// Parts of `prompt`, the tokens of `messages`, that the model reads in both directions: none, unless it was trained with
     /// prefixes; then all that lies between two answers. Where a template writes an answer in such a way that its tokens cannot
     /// be told from those around it, the whole prompt is one prefix.
-    fn both_ways(&self, messages: &[Message], prompt: &[u32]) -> Result<Vec<Range<usize>>, Error> {
+    fn both_ways(
+        &self,
+        messages: &[Message],
+        prompt: &[u32],
+        thinking: Option<bool>,
+    ) -> Result<Vec<Range<usize>>, Error> {
         let mut ranges = Vec::new();
         if !self.model.config().prefix_lm {
             return Ok(ranges);
         }
         let mut start = 0;
         for (i, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
-            let (before, with) = (self.encode(&messages[..i], true)?, self.encode(&messages[..=i], false)?);
+            let (before, with) =
+                (self.encode(&messages[..i], true, thinking)?, self.encode(&messages[..=i], false, thinking)?);
             if !(prompt.starts_with(&before) && prompt.starts_with(&with) && start < before.len()) {
                 ranges.clear();
                 start = 0;
@@ -159,7 +160,7 @@ impl Chat {
         let tokenizer = Tokenizer::from_gguf(model.metadata())?;
         let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
         let condition = (template.kind() == TemplateKind::Prefix).then(|| text::DEFAULT_CONDITION.to_owned());
-        let mut stop_tokens = text::stop_tokens(model.metadata())?;
+        let mut stop_tokens = text::stop_tokens(model.metadata(), &tokenizer)?;
         stop_tokens.extend(template.stop_token(&tokenizer));
         let voice = Voice { model, tokenizer, template, condition, stop_tokens, cancel };
         let recorder = voice.engine(&options, &settings, 1)?;
@@ -181,6 +182,12 @@ impl Chat {
     /// The chat template in use.
     pub fn template(&self) -> &Template {
         &self.voice.template
+    }
+
+    /// Uses another template, from the next message on.
+    pub fn set_template(&mut self, template: Template) {
+        self.voice.template = template;
+        self.voice.condition = None;
     }
 
     /// The condition under which answers are asked for, if the model's format has one.
@@ -223,6 +230,11 @@ impl Chat {
         self.settings.depth_limit(self.model().config())
     }
 
+    /// What to tell a user whose settings ask for more steps than the model was trained for, see [`crate::cli::too_deep`].
+    pub fn too_deep(&self, sign: &str) -> Option<String> {
+        crate::cli::too_deep(sign, &self.settings.rule, self.settings.steps, self.model().config())
+    }
+
     /// What was said. Between two calls, user and assistant take turns, and the assistant has the last word.
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
@@ -247,7 +259,7 @@ impl Chat {
         let result = self.answer(sink);
         match &result {
             Ok(answer) if answer.end != End::Cancelled || !answer.tokens.is_empty() => {
-                self.conversation.push(Role::Assistant, answer.text.as_str());
+                self.conversation.push(Role::Assistant, self.voice.template.kept(&answer.text));
                 self.totals.add(answer);
             }
             _ => self.conversation = before,
@@ -288,7 +300,8 @@ impl Chat {
         let (prompt, both_ways) = match self.fit() {
             Ok((dropped, prompt)) => {
                 answer.dropped = dropped;
-                let both_ways = self.voice.both_ways(&self.conversation.messages(), &prompt)?;
+                let both_ways =
+                    self.voice.both_ways(&self.conversation.messages(), &prompt, self.settings.reasoning)?;
                 (prompt, both_ways)
             }
             Err(e) if e.is_cancelled() => {
@@ -316,10 +329,9 @@ impl Chat {
 
     /// Draws tokens until something ends the answer.
     fn generate(&mut self, answer: &mut Answer, sink: Sink<'_>) -> Result<(), Error> {
-        let Voice { tokenizer, template, stop_tokens, cancel, .. } = &self.voice;
+        let Voice { tokenizer, stop_tokens, cancel, .. } = &self.voice;
         let most = self.settings.predict.unwrap_or(usize::MAX);
         let mut decoder = StreamDecoder::new();
-        let mut stops = StopStrings::new(template.stop_strings().iter().map(|&s| s.to_owned()).collect())?;
         answer.end = loop {
             if answer.tokens.len() >= most {
                 break End::Length;
@@ -336,16 +348,13 @@ impl Chat {
             if stop_tokens.contains(&step.token) {
                 break End::Stop;
             }
-            let shown = stops.push(&decoder.push(tokenizer, step.token)?);
-            answer.text.push_str(&shown.text);
-            let token = Token { id: step.token, steps: step.steps, text: shown.text };
+            let text = decoder.push(tokenizer, step.token)?;
+            answer.text.push_str(&text);
+            let token = Token { id: step.token, steps: step.steps, text };
             sink(Event::Token(&token)).map_err(Error::Show)?;
             answer.tokens.push(token);
-            if shown.stop.is_some() {
-                return Ok(());
-            }
         };
-        let rest = stops.push(&decoder.flush()).text + &stops.flush();
+        let rest = decoder.flush();
         if let (false, Some(last)) = (rest.is_empty(), answer.tokens.last_mut()) {
             sink(Event::Rest(&rest)).map_err(Error::Show)?;
             last.text.push_str(&rest);
@@ -359,12 +368,12 @@ impl Chat {
         let context = self.engine().session().kv_shape().context;
         let reserve = ANSWER_ROOM.min(context / 4).min(self.settings.predict.unwrap_or(usize::MAX));
         let mut prompt = Vec::new();
-        let voice = &self.voice;
+        let (voice, thinking) = (&self.voice, self.settings.reasoning);
         let mut count = |messages: &[Message]| {
             if voice.cancel.is_set() {
                 return Err(Error::Model(model::Error::Cancelled));
             }
-            prompt = voice.encode(messages, true)?;
+            prompt = voice.encode(messages, true, thinking)?;
             Ok(prompt.len())
         };
         let room = context - reserve;
@@ -401,6 +410,11 @@ impl Chat {
         self.settings.sampler = sampler;
         self.voice.suppress(&mut self.recorder, &self.settings);
         Ok(())
+    }
+
+    /// Turns thinking before the answer on or off, from the next message on; `None` leaves it to the template.
+    pub fn set_reasoning(&mut self, reasoning: Option<bool>) {
+        self.settings.reasoning = reasoning;
     }
 
     /// Changes the depth; `None` goes back to the default. The exit rule's own maximum stays in force. Gives the number of

@@ -399,3 +399,17 @@ proptest! {
         prop_assert_eq!(t.decode(&ids).unwrap(), text);
     }
 }
+
+/// Turns end where ChatML says, though the configuration may not; a plain word that looks so ends nothing.
+#[test]
+fn known_ends_are_special_tokens() {
+    let with = |special: bool| {
+        let mut json: serde_json::Value = serde_json::from_str(JSON).unwrap();
+        let token = json!({"id": 829, "content": "<|im_end|>", "special": special});
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+        Tokenizer::from_json(&json.to_string()).unwrap()
+    };
+    assert_eq!(with(true).known_ends().collect::<Vec<_>>(), [829]);
+    assert_eq!(with(false).known_ends().count(), 0);
+    assert_eq!(tokenizer().known_ends().count(), 0);
+}
