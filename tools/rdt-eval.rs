@@ -140,7 +140,7 @@ fn read_questions(flags: &Flags) -> anyhow::Result<Vec<Question>> {
 }
 
 fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: ExitRule) -> anyhow::Result<Outcome> {
-    let tokenizer = Tokenizer::from_gguf(model.metadata())?;
+    let tokenizer = cli::tokenizer("rdt-eval", model)?;
     let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
     let mut stops = text::stop_tokens(model.metadata(), &tokenizer)?;
     stops.extend(template.stop_token(&tokenizer));

@@ -8,7 +8,6 @@ use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
 use rdt::model::{self, Batch, Config, DepthPolicy, LatentStats, Logits, Row, Verdict};
-use rdt::text::Tokenizer;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -80,7 +79,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         None => flags.tokens.clone(),
         // With its BOS it would be a prompt, but hardly the one that was meant.
         Some(text) if text.is_empty() => Vec::new(),
-        Some(text) => Tokenizer::from_gguf(model.metadata())?.encode_prompt(text)?,
+        Some(text) => cli::tokenizer("rdt-trace", &model)?.encode_prompt(text)?,
     };
     if tokens.is_empty() {
         bail!("there is nothing to trace: the prompt is empty");

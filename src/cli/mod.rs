@@ -72,6 +72,23 @@ impl ModelFlags {
     }
 }
 
+/// A model's tokenizer for `program`, which tells the user where it may differ from the model's own.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn tokenizer(program: &str, model: &Model) -> anyhow::Result<text::Tokenizer> {
+    let tokenizer = text::Tokenizer::from_gguf(model.metadata())?;
+    warn(program, tokenizer.warnings());
+    Ok(tokenizer)
+}
+
+/// Puts warnings on stderr.
+fn warn(program: &str, warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("{program}: warning: {}", one_line(warning));
+    }
+}
+
 /// Converts a checkpoint in memory, every tensor in the type it was published in.
 fn open_checkpoint(folder: &Path) -> anyhow::Result<Model> {
     let checkpoint = Checkpoint::open(folder)?;

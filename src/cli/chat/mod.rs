@@ -250,6 +250,7 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
     if let Some(condition) = &flags.condition {
         chat.set_condition(condition)?;
     }
+    super::warn("rdt-chat", chat.tokenizer().warnings());
     Ok(chat)
 }
 

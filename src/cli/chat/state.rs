@@ -174,6 +174,11 @@ impl Chat {
         &self.voice.model
     }
 
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.voice.tokenizer
+    }
+
     /// The chat template in use.
     pub fn template(&self) -> &Template {
         &self.voice.template
