@@ -8,8 +8,9 @@
 //! A gate on the normed state says with what probability a token leaves after each pass (exit rule `gate`).
 //!
 //! # The file
-//! Keys and tensors are those that llama.cpp was offered for this family (its pull request 29823); no released version reads them.
-//! That proposal leaves the gate out. Here it is kept, as `loop.exit_gate`, and `ouro.loop.exit_gate` says so.
+//! Keys, tensors and the order of rows are those that llama.cpp was offered for this family (its pull request 29823); no released
+//! version reads them. That proposal leaves the gate out. Here it is kept, as `loop.exit_gate`, and `ouro.loop.exit_gate` says so;
+//! llama.cpp refuses files with tensors that it does not know, so these would have to be taken out for it.
 
 use super::Family;
 use super::convert::{Conversion, Error, Planner};

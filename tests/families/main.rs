@@ -5,6 +5,7 @@ mod common;
 
 mod edited;
 mod hrm_text;
+mod llama_cpp;
 mod looped_gpt2;
 mod malformed;
 mod nanbeige;

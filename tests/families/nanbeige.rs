@@ -1,16 +1,11 @@
 //! Nanbeige: parity, llama.cpp's files and its logits, settings that are refused.
 
-use super::common::{Golden, Setup, Tensors, data, gguf, model, relative_error};
+use super::common::{Golden, Setup, model, relative_error};
 use super::edited::{File, conversion_refusal, conversion_refuses};
-use super::{bits_under, is_the_reference};
-use rdt::arch;
+use super::{bits_under, is_the_reference, llama_cpp};
 use rdt::exit::{ExitRule, RulePolicy};
-use rdt::files::Bytes;
-use rdt::gguf::Header;
-use rdt::model::InitialState;
 use rdt::quant::Recipe;
 use serde_json::json;
-use std::sync::Arc;
 
 const EVERY: &str = "nanbeige/every-pass";
 const LAST: &str = "nanbeige/last-norm";
@@ -27,58 +22,15 @@ fn bits_do_not_depend_on_company() {
     bits_under(LAST, Some("step-norm:1"));
 }
 
-/// A file of llama.cpp's, from `tests/data/llama-cpp`.
-fn llama_cpp(name: &str) -> Vec<u8> {
-    std::fs::read(data("llama-cpp/nanbeige").join(format!("{name}.gguf"))).unwrap()
-}
-
-/// Files that other programs wrote, unchanged: with f32 weights llama.cpp's logits within 2e-3 of their standard deviation; with
-/// quantised ones the same best token wherever llama.cpp's two best are more than 0.05 apart.
 #[test]
 fn llama_cpps_files_give_its_logits() {
-    let golden = Tensors::read(&data("llama-cpp/nanbeige/golden.safetensors"));
-    let tokens: Vec<u32> = golden.i32("tokens").iter().map(|&t| u32::try_from(t).unwrap()).collect();
-    let mut decided = 0;
-    for name in ["every-pass-f32", "last-norm-rope-freqs-f32", "every-pass-q8_0", "every-pass-q4_0"] {
-        let model = Arc::new(arch::from_bytes(Bytes::from(llama_cpp(name))).unwrap());
-        let steps = model.config().mean_steps();
-        let run = Setup::fixed(steps, &InitialState::Zeros).run(&model, &tokens);
-        let expected = golden.f32(&format!("logits.{name}"));
-        let error = relative_error(&run.logits, expected);
-        if name.ends_with("f32") {
-            assert!(error < 2e-3, "{name}: {error:.1e}");
-            continue;
-        }
-        for (row, (found, expected)) in
-            run.logits.chunks(model.config().vocab).zip(expected.chunks(model.config().vocab)).enumerate()
-        {
-            let best = |x: &[f32]| (0..x.len()).max_by(|&a, &b| x[a].total_cmp(&x[b])).unwrap();
-            let first = best(expected);
-            let second =
-                expected.iter().enumerate().filter(|(i, _)| *i != first).map(|(_, &x)| x).fold(f32::MIN, f32::max);
-            if expected[first] - second > 0.05 {
-                assert_eq!(best(found), first, "{name}, position {row}");
-                decided += 1;
-            }
-        }
-    }
-    assert!(decided > 40, "{decided}");
+    let files = ["every-pass-f32", "last-norm-rope-freqs-f32", "every-pass-q8_0", "every-pass-q4_0", "wide-q4_k_m"];
+    llama_cpp::logits_are_the_same("nanbeige", &files);
 }
 
-/// What becomes of a checkpoint is what llama.cpp's format asks for, byte for byte: the reordered rows too.
 #[test]
 fn our_files_are_llama_cpps() {
-    let (ours, theirs) = (gguf(EVERY, Recipe::F32), llama_cpp("every-pass-f32"));
-    let (mine, other) = (Header::parse(&ours).unwrap(), Header::parse(&theirs).unwrap());
-    assert_eq!(mine.tensors.len(), other.tensors.len());
-    for tensor in &other.tensors {
-        let found = mine.tensor(&tensor.name).unwrap_or_else(|| panic!("{} is missing", tensor.name));
-        assert_eq!((found.ty, &found.dims), (tensor.ty, &tensor.dims), "{}", tensor.name);
-        assert!(found.data(&ours) == tensor.data(&theirs), "{}", tensor.name);
-    }
-    for (key, value) in other.metadata.iter().filter(|(key, _)| key.starts_with("nanbeige.")) {
-        assert_eq!(mine.metadata.get(key), Some(value), "{key}");
-    }
+    llama_cpp::files_are_the_same(EVERY, "nanbeige", "every-pass-f32", &[]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::common::{Golden, Run, Setup, bits, model, relative_error, run};
 use super::edited::{File, conversion_refusal, conversion_refuses};
-use super::{bits_under, is_the_reference};
+use super::{bits_under, is_the_reference, llama_cpp};
 use rdt::exit::{ExitRule, NoGate, RulePolicy, Signal};
 use rdt::model::{Batch, FixedDepth, LatentStats, Logits, PostNorm};
 use rdt::quant::Recipe;
@@ -26,14 +26,15 @@ fn bits_do_not_depend_on_company() {
 
 /// What the reference picked at each of its thresholds: `(threshold, exit steps, logits [T][V])`.
 fn picked(golden: &Golden) -> Vec<(f32, Vec<usize>, Vec<f32>)> {
-    let thresholds = golden.tensors.f32("thresholds");
-    let t = golden.tokens.len();
-    let logits = golden.tensors.f32("picked").chunks(golden.tensors.f32("picked").len() / thresholds.len());
-    let steps = golden.tensors.i32("exit_step").chunks(t);
-    let case = |((&threshold, steps), logits): ((&f32, &[i32]), &[f32])| {
-        (threshold, steps.iter().map(|&s| usize::try_from(s).unwrap()).collect(), logits.to_vec())
+    let (t, logits) = (golden.tokens.len(), golden.tensors.f32("logits"));
+    let vocab = logits.len() / (golden.steps * t);
+    let of = |token: usize, step: usize| &logits[((step - 1) * t + token) * vocab..][..vocab];
+    let case = |(&threshold, steps): (&f32, &[i32])| {
+        let steps: Vec<usize> = steps.iter().map(|&s| usize::try_from(s).unwrap()).collect();
+        let logits = steps.iter().enumerate().flat_map(|(token, &step)| of(token, step).to_vec()).collect();
+        (threshold, steps, logits)
     };
-    thresholds.iter().zip(steps).zip(logits).map(case).collect()
+    golden.tensors.f32("thresholds").iter().zip(golden.tensors.i32("exit_step").chunks(t)).map(case).collect()
 }
 
 /// On the gates of the reference, which computes every step, the rule picks the step that the reference picks.
@@ -87,10 +88,10 @@ fn lower_thresholds_take_fewer_steps() {
 
 /// The price of saving the compute. The reference runs all steps and then picks; here the steps after an exit are not run, and
 /// later tokens see the last keys and values there are. Up to the first early exit nothing differs; beyond, with these random
-/// weights, logits are off by up to 0.62 (0.36) of their standard deviation, and up to 2 of 16 tokens leave at another step.
+/// weights, logits are off by up to 0.62 (0.36) of their standard deviation, and up to 5 (2) of 16 tokens leave at another step.
 #[test]
 fn saved_compute_differs_from_picking_by_a_known_amount() {
-    for (folder, most_rms, most_moved) in [(SHAPES[0], 0.7, 2), (SHAPES[1], 0.4, 2)] {
+    for (folder, most_rms, most_moved) in [(SHAPES[0], 0.7, 5), (SHAPES[1], 0.4, 2)] {
         let golden = Golden::read(folder);
         let model = model(folder, Recipe::F32);
         let vocab = model.config().vocab;
@@ -142,11 +143,11 @@ fn depth_is_clamped_to_the_trained_one() {
 }
 
 /// The published policy for decoding (arXiv 2510.25741): only the last loop's keys and values are kept, a quarter of the memory. A
-/// prompt in one chunk is exact; tokens after it are off by 0.78 (0.71) of the logits' standard deviation with these random
+/// prompt in one chunk is exact; tokens after it are off by 0.78 (0.45) of the logits' standard deviation with these random
 /// weights, whose steps have little in common. Of trained ones the paper reports 78.85 for 78.92 points on GSM8K.
 #[test]
 fn the_last_loops_keys_alone_can_be_kept() {
-    for (folder, most) in [("ouro", 0.85), (SHAPES[0], 0.8)] {
+    for (folder, most) in [("ouro", 0.85), (SHAPES[0], 0.5)] {
         let golden = Golden::read(folder);
         let model = model(folder, Recipe::F32);
         let setup = Setup::fixed(4, &golden.initial);
@@ -165,6 +166,20 @@ fn the_last_loops_keys_alone_can_be_kept() {
         let off = rms_off(&decode(&last).logits, &decode(&setup).logits);
         assert!(off > 0.0 && off < most, "{folder}: {off}");
     }
+}
+
+/// llama.cpp with the graph that was proposed for this family, on files as proposed.
+#[test]
+fn the_proposed_files_give_llama_cpps_logits() {
+    llama_cpp::logits_are_the_same("ouro", &["gqa-f32"]);
+    // With 8-bit weights llama.cpp rounds activations to 8 bits too, and moves the first choice where it is clear. Here they have
+    // 16, and the logits are nearer to those of f32.
+    let golden = llama_cpp::golden("ouro");
+    let exact = golden.f32("logits.gqa-f32");
+    let (ours, theirs) = (llama_cpp::run("ouro", "gqa-q8_0"), golden.f32("logits.gqa-q8_0"));
+    assert!(rms_off(&ours.logits, exact) < rms_off(theirs, exact));
+    let gate = ["loop.exit_gate.weight", "loop.exit_gate.bias"];
+    llama_cpp::files_are_the_same(SHAPES[0], "ouro", "gqa-f32", &gate);
 }
 
 /// Files that other programs made of a checkpoint have no gate; ours are theirs and the gate.
@@ -206,7 +221,6 @@ fn malformed_files_are_refused() {
         ("attention.head_count", 0),
         ("attention.head_count_kv", 3),
         ("attention.key_length", u32::MAX),
-        ("attention.key_length", 31),
     ] {
         file.refuses(key, value);
     }
