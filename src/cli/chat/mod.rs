@@ -7,6 +7,7 @@ pub mod command;
 pub mod error;
 pub mod input;
 pub mod interrupt;
+pub mod prefix;
 pub mod repl;
 pub mod replay;
 pub mod report;
