@@ -6,3 +6,5 @@ mod common;
 mod hrm_text;
 mod looped_gpt2;
 mod malformed;
+#[cfg(feature = "cli")]
+mod trace;
