@@ -4,7 +4,10 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use rdt::arch::{self, Anatomy, Load};
 use rdt::cli::{self, human_bytes, one_line};
+use rdt::files::Bytes;
 use rdt::gguf::{Array, Header, Metadata, TensorInfo, TensorType, Value};
+use rdt::kernels::KvType;
+use rdt::model;
 use rdt::text::escape_controls;
 use serde::Serialize;
 use serde_json::ser::Formatter;
@@ -17,7 +20,9 @@ use std::process::ExitCode;
 #[command(
     version,
     after_help = "\
-Without --tensors and --metadata everything is shown. Any GGUF can be shown, of a model that rdt runs or not.
+Without --tensors and --metadata everything is shown: keys, tensors, and of a looped model its plan, where its bytes
+lie, what a token reads, and what its keys and values take per token, by the number of loop steps that keep their own
+(--kv-steps of the other programs). Any GGUF can be shown, of a model that rdt runs or not.
 
 Examples:
   rdt-inspect model.gguf
@@ -38,10 +43,10 @@ struct Flags {
     /// Long strings and arrays whole
     #[arg(long)]
     full: bool,
-    /// Loop steps for the bytes that a token reads (default: the model's mean)
+    /// Loop steps for the bytes that a token reads and keeps (default: the model's own)
     #[arg(long, value_name = "N", value_parser = cli::positive)]
     steps: Option<usize>,
-    /// As JSON: the header, or the part that is asked for
+    /// As JSON: the header and what the model makes of it, or the part that is asked for
     #[arg(long)]
     json: bool,
 }
@@ -59,14 +64,79 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         Some(key) => metadata(&mut out, flags, &header, key)?,
         None if flags.tensors && flags.json => print_json(&mut out, &header.tensors)?,
         None if flags.tensors => tensors(&mut out, &header)?,
-        None if flags.json => print_json(&mut out, &header)?,
-        None => everything(&mut out, flags, &header, bytes.len())?,
+        None => {
+            let loops = Loops::of(bytes.clone(), flags.steps);
+            if flags.json {
+                print_json(&mut out, &Whole { header: &header, model: loops.as_ref().ok() })?;
+            } else {
+                everything(&mut out, flags, &header, bytes.len(), &loops)?;
+            }
+        }
     }
     out.flush()?;
     Ok(())
 }
 
-fn everything(out: &mut impl Write, flags: &Flags, header: &Header, size: usize) -> io::Result<()> {
+/// The JSON of everything.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    header: &'a Header,
+    /// `null` for what is no model that rdt runs.
+    model: Option<&'a Loops>,
+}
+
+/// What a looped model makes of the file.
+#[derive(Serialize)]
+struct Loops {
+    /// The way of a token, in words.
+    plan: String,
+    #[serde(flatten)]
+    anatomy: Anatomy,
+    /// Steps of every loop that the next numbers are for; a loop that supports fewer takes fewer.
+    steps: Vec<usize>,
+    bytes_per_token: u64,
+    kv_bytes_per_token: Vec<KvBytes>,
+}
+
+/// Bytes of keys and values per token.
+#[derive(Serialize)]
+struct KvBytes {
+    /// Loop steps that keep their own.
+    kv_steps: usize,
+    f16: Option<u64>,
+    /// `None`: heads that do not divide into blocks.
+    q8_0: Option<u64>,
+}
+
+impl Loops {
+    fn of(bytes: Bytes, steps: Option<usize>) -> Result<Self, model::Error> {
+        let model = arch::from_bytes(bytes)?;
+        let anatomy = Anatomy::of(&model);
+        let depths: Vec<usize> = anatomy.loops.iter().map(|l| l.steps(steps)).collect();
+        let deepest = depths.iter().copied().max().unwrap_or(1);
+        let fewer = [16, 8, 4, 2, 1].into_iter().filter(|&n| n < deepest);
+        let kv = |n: usize| {
+            let of = |ty| model.kv_layout().bytes_per_position(ty, n);
+            KvBytes { kv_steps: n, f16: of(KvType::F16), q8_0: of(KvType::Q8_0) }
+        };
+        Ok(Self {
+            plan: arch::plan_in_words(&model),
+            bytes_per_token: anatomy.bytes_per_token(steps),
+            anatomy,
+            steps: depths,
+            kv_bytes_per_token: std::iter::once(deepest).chain(fewer).map(kv).collect(),
+        })
+    }
+}
+
+fn everything(
+    out: &mut impl Write,
+    flags: &Flags,
+    header: &Header,
+    size: usize,
+    loops: &Result<Loops, model::Error>,
+) -> io::Result<()> {
     let Header { version, alignment, .. } = header;
     let (keys, count) = (header.metadata.len(), header.tensors.len());
     writeln!(out, "{}", one_line(&flags.file.display().to_string()))?;
@@ -78,7 +148,12 @@ fn everything(out: &mut impl Write, flags: &Flags, header: &Header, size: usize)
     writeln!(out)?;
     tensors(out, header)?;
     writeln!(out)?;
-    totals(out, flags, header)
+    totals(out, header)?;
+    match loops {
+        Ok(loops) => looped(out, loops),
+        // The file is shown all the same.
+        Err(error) => writeln!(out, "\nno model that rdt runs: {}", one_line(&error.to_string())),
+    }
 }
 
 /// One key's value as it is, or all keys with a beginning.
@@ -122,16 +197,18 @@ fn tensors(out: &mut impl Write, header: &Header) -> io::Result<()> {
     Ok(())
 }
 
-/// Sums by type, and by part if the model is looped.
-fn totals(out: &mut impl Write, flags: &Flags, header: &Header) -> io::Result<()> {
+fn heading(out: &mut impl Write, by: &str) -> io::Result<()> {
+    writeln!(out, "{by:<10} {:>7} {:>14} {:>11} {:>11}", "tensors", "values", "size", "bits/weight")
+}
+
+fn row(out: &mut impl Write, name: &str, tensors: usize, values: u64, bytes: u64) -> io::Result<()> {
+    let (size, bits) = (human_bytes(bytes), bytes as f64 * 8.0 / values.max(1) as f64);
+    writeln!(out, "{name:<10} {tensors:>7} {values:>14} {size:>11} {bits:>11.2}")
+}
+
+/// Sums by type.
+fn totals(out: &mut impl Write, header: &Header) -> io::Result<()> {
     let values = |t: &TensorInfo| t.dims.iter().product::<usize>() as u64;
-    let heading = |out: &mut dyn Write, by: &str| {
-        writeln!(out, "{by:<10} {:>7} {:>14} {:>11} {:>11}", "tensors", "values", "size", "bits/weight")
-    };
-    let row = |out: &mut dyn Write, name: &str, tensors: usize, values: u64, bytes: u64| {
-        let (size, bits) = (human_bytes(bytes), bytes as f64 * 8.0 / values.max(1) as f64);
-        writeln!(out, "{name:<10} {tensors:>7} {values:>14} {size:>11} {bits:>11.2}")
-    };
     heading(out, "type")?;
     for ty in TensorType::ALL {
         let of_type: Vec<_> = header.tensors.iter().filter(|t| t.ty == *ty).collect();
@@ -141,21 +218,33 @@ fn totals(out: &mut impl Write, flags: &Flags, header: &Header) -> io::Result<()
         }
     }
     let bytes = header.tensors.iter().map(|t| t.bytes as u64).sum();
-    row(out, "all", header.tensors.len(), header.tensors.iter().map(values).sum(), bytes)?;
+    row(out, "all", header.tensors.len(), header.tensors.iter().map(values).sum(), bytes)
+}
 
-    let Some(anatomy) = Anatomy::of(header) else { return Ok(()) };
+/// Sums by part, the plan, and what a token costs.
+fn looped(out: &mut impl Write, loops: &Loops) -> io::Result<()> {
     writeln!(out)?;
     heading(out, "part")?;
-    for share in &anatomy.parts {
+    for share in &loops.anatomy.parts {
         row(out, share.part.name(), share.tensors, share.values, share.bytes)?;
     }
-    let steps = flags.steps.unwrap_or(anatomy.mean_steps);
-    writeln!(
-        out,
-        "\nweights read: {} per loop step, {} per token at {steps} steps",
-        human_bytes(anatomy.bytes_per_step),
-        human_bytes(anatomy.bytes_per_token(steps))
-    )
+    writeln!(out, "\nplan: {}", loops.plan)?;
+    let joined = |list: Vec<String>| list.join(" + ");
+    let per_step = joined(loops.anatomy.loops.iter().map(|l| human_bytes(l.bytes_per_step)).collect());
+    let steps = joined(loops.steps.iter().map(usize::to_string).collect());
+    let per_token = human_bytes(loops.bytes_per_token);
+    writeln!(out, "weights read: {per_step} per loop step, {per_token} per token at {steps} steps")?;
+    writeln!(out, "\n{:<25} {:>11} {:>11}", "keys and values per token", "f16", "q8_0")?;
+    for (i, kv) in loops.kv_bytes_per_token.iter().enumerate() {
+        let name = match kv.kv_steps {
+            n if i == 0 => format!("all steps ({n})"),
+            1 => "last step only (1)".to_owned(),
+            n => format!("last {n} steps"),
+        };
+        let size = |bytes: Option<u64>| bytes.map_or("-".to_owned(), human_bytes);
+        writeln!(out, "{name:<25} {:>11} {:>11}", size(kv.f16), size(kv.q8_0))?;
+    }
+    Ok(())
 }
 
 /// A value in a line, whole or cut.

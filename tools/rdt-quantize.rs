@@ -36,11 +36,13 @@ Examples:
   rdt-quantize huginn-0125                    (writes huginn-0125-q4_0.gguf)
   rdt-quantize huginn-0125 huginn-f16.gguf --type f16
   rdt-quantize huginn-f16.gguf --type q8_0    (writes huginn-q8_0.gguf)
-  rdt-quantize huginn-0125 --dry-run"
+  rdt-quantize huginn-0125 --dry-run
+  rdt-quantize --list-families"
 )]
 struct Flags {
     /// Folder of a checkpoint (config.json, model.safetensors or model.pt, tokenizer.json), or a GGUF file
-    input: PathBuf,
+    #[arg(required_unless_present = "list_families")]
+    input: Option<PathBuf>,
     /// File to write (default: NAME-TYPE.gguf in the current folder)
     output: Option<PathBuf>,
     /// What most of the weights become
@@ -52,6 +54,9 @@ struct Flags {
     /// Write nothing, and say what would become of each tensor
     #[arg(long)]
     dry_run: bool,
+    /// Say which model families can be converted and run, and do nothing else
+    #[arg(long, conflicts_with_all = ["input", "output", "dry_run"])]
+    list_families: bool,
     /// The summary as JSON
     #[arg(long)]
     json: bool,
@@ -68,22 +73,23 @@ fn note(text: &str) {
 
 fn run(flags: &Flags) -> anyhow::Result<()> {
     let start = Instant::now();
+    let Some(input) = &flags.input else { return list_families(flags.json) };
     let output = match &flags.output {
         Some(path) => path.clone(),
-        None => default_output(&flags.input, flags.recipe)?,
+        None => default_output(input, flags.recipe)?,
     };
-    check_output(&flags.input, &output)?;
+    check_output(input, &output)?;
     if let Some(n) = flags.threads {
         rayon::ThreadPoolBuilder::new().num_threads(n.get()).build_global().context("cannot start the threads")?;
     }
-    let source = Source::open(&flags.input)?;
-    let (conversion, notes) = source.conversion()?;
+    let source = Source::open(input)?;
+    let conversion = source.conversion()?;
     let again = requantised(&conversion, flags.recipe);
     if !again.is_empty() {
         // Said first: the user may want to stop.
         note(&format!(
             "{} is already quantised ({}); another rounding costs quality, so start from the published weights where you can",
-            flags.input.display(),
+            input.display(),
             again.join(", ")
         ));
     }
@@ -91,14 +97,14 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         conversion.summary(flags.recipe)?
     } else {
         write(&conversion, &source.input(), flags.recipe, &output).map_err(|e| match e.downcast_ref() {
-            Some(arch::Error::Quant { .. }) => e.context(flags.input.display().to_string()),
+            Some(arch::Error::Quant { .. }) => e.context(input.display().to_string()),
             _ => e,
         })?
     };
-    notes.iter().for_each(|words| note(words));
+    conversion.notes.iter().for_each(|words| note(words));
     let mut out = io::stdout().lock();
     if flags.json {
-        let summary = json_summary(flags, &output, &summary, start.elapsed());
+        let summary = json_summary(flags, input, &output, &conversion, &summary, start.elapsed());
         serde_json::to_writer_pretty(&mut out, &summary).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
@@ -128,21 +134,25 @@ impl Source {
         Ok(Self::Gguf(bytes, Box::new(header)))
     }
 
-    /// The conversion, and notes for the user.
-    fn conversion(&self) -> anyhow::Result<(Conversion, Vec<String>)> {
+    /// The conversion, with notes for the user.
+    fn conversion(&self) -> anyhow::Result<Conversion> {
         match self {
             Self::Gguf(_, header) => {
-                let name = architecture(header);
-                let unknown = format!("architecture '{name}' is not known here; tensors went by their names alone");
-                let notes = if arch::families().iter().any(|f| f.name == name) { Vec::new() } else { vec![unknown] };
-                Ok((Conversion::of_gguf(header), notes))
+                let mut conversion = Conversion::of_gguf(header);
+                if !is_known(header) {
+                    let name = architecture(header);
+                    let unknown = format!("architecture '{name}' is not known here; tensors went by their names alone");
+                    conversion.notes.push(unknown);
+                }
+                Ok(conversion)
             }
             Self::Checkpoint(checkpoint) => {
                 let folder = || checkpoint.folder().display().to_string();
                 let mut conversion = arch::conversion(checkpoint).with_context(folder)?;
                 let rows = conversion.vocabulary();
                 let notes = text::write_metadata(checkpoint, rows, &mut conversion.metadata).with_context(folder)?;
-                Ok((conversion, notes))
+                conversion.notes.extend(notes);
+                Ok(conversion)
             }
         }
     }
@@ -157,6 +167,30 @@ impl Source {
 
 fn architecture(header: &Header) -> &str {
     header.metadata.str("general.architecture").ok().flatten().unwrap_or("unknown")
+}
+
+/// Is this a file of a family that is known here?
+fn is_known(header: &Header) -> bool {
+    arch::families().iter().any(|f| f.name == architecture(header))
+}
+
+/// Says what can be converted and run.
+fn list_families(json: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        let list: Vec<_> = arch::families()
+            .iter()
+            .map(|f| json!({"name": f.name, "checkpoints": f.checkpoints, "notes": f.notes}))
+            .collect();
+        serde_json::to_writer_pretty(&mut out, &list).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        for f in arch::families() {
+            writeln!(out, "{}\n  checkpoints: {}\n  GGUF files: {}", f.name, f.checkpoints, f.notes)?;
+        }
+    }
+    out.flush()?;
+    Ok(())
 }
 
 /// Formats of the input that are rounded already and would be rounded once more.
@@ -292,10 +326,17 @@ fn print(out: &mut impl Write, flags: &Flags, output: &Path, summary: &Summary, 
     }
 }
 
-fn json_summary(flags: &Flags, output: &Path, summary: &Summary, time: Duration) -> serde_json::Value {
+fn json_summary(
+    flags: &Flags,
+    input: &Path,
+    output: &Path,
+    conversion: &Conversion,
+    summary: &Summary,
+    time: Duration,
+) -> serde_json::Value {
     let types = by_type(summary);
     json!({
-        "input": flags.input.display().to_string(),
+        "input": input.display().to_string(),
         "output": output.display().to_string(),
         "type": flags.recipe.name(),
         "written": !flags.dry_run,
@@ -306,6 +347,7 @@ fn json_summary(flags: &Flags, output: &Path, summary: &Summary, time: Duration)
         "file_bytes": summary.file_bytes,
         "bits_per_weight": summary.bits_per_weight(),
         "seconds": time.as_secs_f64(),
+        "notes": conversion.notes,
         "types": types.iter().map(|t| json!({
             "type": t.ty.name(),
             "tensors": t.tensors,

@@ -1,10 +1,12 @@
 //! From a checkpoint, or from another GGUF, to a GGUF: tensor by tensor, a few rows at a time.
 
 use super::role;
+use super::settings::KeyWriter;
 use crate::checkpoint::{self, Checkpoint};
 use crate::files::Bytes;
 use crate::gguf::{self, Header, Metadata, TensorDecl, TensorType, Writer};
 use crate::quant::{self, Choice, Recipe, Role};
+use std::fmt::Display;
 use std::io::Write;
 use std::ops::Range;
 
@@ -107,6 +109,8 @@ pub struct Conversion {
     pub metadata: Metadata,
     /// All tensors, in the order of the file.
     pub tensors: Vec<Planned>,
+    /// What the user should know, a line each.
+    pub notes: Vec<String>,
 }
 
 /// Where values come from.
@@ -211,7 +215,7 @@ impl Conversion {
                 }
             })
             .collect();
-        Self { metadata: header.metadata.clone(), tensors }
+        Self { metadata: header.metadata.clone(), tensors, notes: Vec::new() }
     }
 
     /// Rows of the embedding table, 0 if there is none.
@@ -391,16 +395,23 @@ pub(super) struct Planner<'a> {
     checkpoint: &'a Checkpoint,
     tensors: Vec<Planned>,
     used: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl<'a> Planner<'a> {
     pub(super) fn new(checkpoint: &'a Checkpoint) -> Self {
-        Self { checkpoint, tensors: Vec::new(), used: Vec::new() }
+        Self { checkpoint, tensors: Vec::new(), used: Vec::new(), notes: Vec::new() }
     }
 
     /// Marks a published tensor as known, whether it is used or not.
     pub(super) fn know(&mut self, published: &str) {
         self.used.push(published.to_owned());
+    }
+
+    /// Leaves out a published tensor that the reference leaves unused too, and says why.
+    pub(super) fn ignore(&mut self, published: &str, why: impl Display) {
+        self.know(published);
+        self.notes.push(format!("tensor '{published}' is left out: {why}"));
     }
 
     /// Part of a published tensor of this shape becomes a tensor of ours. `vector`: all of the part is one dimension.
@@ -444,8 +455,14 @@ impl<'a> Planner<'a> {
         self.take(name, published, &[len], 0..1, 0..len, true)
     }
 
+    /// The conversion with these keys and all tensors taken, if the checkpoint has no others.
+    pub(super) fn conversion(mut self, keys: KeyWriter) -> Result<Conversion, Error> {
+        let notes = std::mem::take(&mut self.notes);
+        Ok(Conversion { metadata: keys.metadata, tensors: self.finish()?, notes })
+    }
+
     /// All tensors, if the checkpoint has no others.
-    pub(super) fn finish(self) -> Result<Vec<Planned>, Error> {
+    fn finish(self) -> Result<Vec<Planned>, Error> {
         let unknown: Vec<_> =
             self.checkpoint.names().filter(|n| !self.used.iter().any(|u| u == n)).map(str::to_owned).collect();
         if unknown.is_empty() { Ok(self.tensors) } else { Err(Error::UnknownTensors(unknown)) }

@@ -231,7 +231,7 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
             p.matrix(to("ffn_down"), &from("mlp.down_proj"), width, hidden)?;
         }
     }
-    Ok(Conversion { metadata: keys.metadata, tensors: p.finish()? })
+    p.conversion(keys)
 }
 
 /// Blocks per stack. `num_hidden_layers` is that number, or that of both stacks (the training code's own export), or that of all

@@ -10,6 +10,16 @@ pub(super) struct Keys<'a> {
     pub prefix: &'a str,
 }
 
+/// Physical blocks of a model with one loop: prelude, core, coda, one after the other.
+pub(super) struct Stacks {
+    /// First block of the core.
+    pub core: usize,
+    /// First block of the coda.
+    pub coda: usize,
+    /// All blocks.
+    pub count: usize,
+}
+
 /// The sizes that a transformer of any family has.
 pub(super) struct Sizes {
     pub width: usize,
@@ -128,6 +138,27 @@ impl Keys<'_> {
         let vocab = self.size_or("vocab_size", MOST_TOKENS, tokens)?;
         let context = self.size("context_length", MOST_CONTEXT)?;
         Ok(Sizes { width, head_dim, vocab, context, heads, kv_heads, hidden })
+    }
+
+    /// The stacks that `loop.prelude_count`, `.core_count` and `.coda_count` describe; `block_count` is their sum.
+    pub(super) fn stacks(&self) -> Result<Stacks, Error> {
+        let core = self.count("loop.prelude_count", MOST_BLOCKS)?;
+        let coda = core + self.size("loop.core_count", MOST_BLOCKS)?;
+        let count = coda + self.count("loop.coda_count", MOST_BLOCKS)?;
+        let found = self.size("block_count", 3 * MOST_BLOCKS)?;
+        if found != count {
+            return Err(self.wrong("block_count", found, format!("{count} (prelude + core + coda)")));
+        }
+        Ok(Stacks { core, coda, count })
+    }
+
+    /// `loop.state_std`.
+    pub(super) fn state_std(&self) -> Result<f32, Error> {
+        let std = self.metadata.require_f32(&self.key("loop.state_std"))?;
+        if std.is_finite() && std >= 0.0 {
+            return Ok(std);
+        }
+        Err(self.wrong("loop.state_std", std, "a number not below 0"))
     }
 
     /// A required list of at most `most` counts.

@@ -10,10 +10,16 @@ mod hrm_text;
 mod huginn;
 mod keys;
 mod looped_gpt2;
+mod parcae;
+mod raven;
+mod retrofit;
+mod rope;
 mod settings;
+mod words;
 
-pub use anatomy::{Anatomy, Part, Share};
+pub use anatomy::{Anatomy, Part, Share, StepShare};
 pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary};
+pub use words::plan_in_words;
 
 use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bytes};
@@ -38,7 +44,8 @@ pub struct Family {
 }
 
 /// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
-static ALL: [&Family; 3] = [&huginn::FAMILY, &hrm_text::FAMILY, &looped_gpt2::FAMILY];
+static ALL: [&Family; 5] =
+    [&huginn::FAMILY, &retrofit::FAMILY, &hrm_text::FAMILY, &parcae::FAMILY, &looped_gpt2::FAMILY];
 
 /// The families that can be converted and run.
 pub fn families() -> &'static [&'static Family] {
@@ -132,9 +139,12 @@ pub fn role(name: &str) -> Role {
     }
     match stem {
         "token_embd" => Role::TokenEmbedding,
+        "position_embd" => Role::PositionEmbedding,
         "output" => Role::Output,
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,
+        "loop.readout" => Role::Readout,
+        "loop.a_log" | "loop.dt_bias" => Role::State,
         "hrm.z_l_init" => Role::State,
         _ => match stem.rsplit('.').next() {
             Some("attn_q") => Role::AttnQ,
@@ -142,6 +152,8 @@ pub fn role(name: &str) -> Role {
             Some("attn_v") => Role::AttnV,
             Some("attn_gate") => Role::AttnGate,
             Some("attn_output") => Role::AttnOutput,
+            Some("value_embd") => Role::ValueEmbedding,
+            Some("value_gate") => Role::Gate,
             Some("ffn_gate") => Role::FfnGate,
             Some("ffn_up") => Role::FfnUp,
             Some("ffn_down") => Role::FfnDown,

@@ -1,8 +1,10 @@
 //! Checked reading of a published config.json, and writing of the keys that follow from it.
 
+use super::bounds::MOST_HEADS;
 use super::convert::Error;
 use crate::checkpoint::{Checkpoint, Config};
 use crate::gguf::{Metadata, Value};
+use serde_json::Value as Json;
 use std::fmt::Display;
 
 /// A published configuration.
@@ -32,6 +34,19 @@ impl Settings<'_> {
         }
     }
 
+    /// A setting for something that is not supported: it must be missing, false, zero or empty.
+    pub(super) fn unset(&self, key: &str) -> Result<(), Error> {
+        let Some(value) = self.0.get(key) else { return Ok(()) };
+        let off = match value {
+            Json::Bool(on) => !on,
+            Json::Number(n) => n.as_f64() == Some(0.0),
+            Json::Array(list) => list.is_empty(),
+            Json::String(text) => text.is_empty(),
+            _ => false,
+        };
+        if off { Ok(()) } else { Err(self.unsupported(key, &short(value), "not set")) }
+    }
+
     /// A number within bounds.
     pub(super) fn within(&self, key: &str, n: usize, least: usize, most: usize) -> Result<usize, Error> {
         if (least..=most).contains(&n) { Ok(n) } else { Err(self.unsupported(key, &n, format!("{least} to {most}"))) }
@@ -45,6 +60,23 @@ impl Settings<'_> {
     /// As [`size`](Self::size), where the file may be silent.
     pub(super) fn size_or(&self, key: &str, most: usize, otherwise: usize) -> Result<usize, Error> {
         self.within(key, self.0.usize(key)?.unwrap_or(otherwise), 1, most)
+    }
+
+    /// A number of heads that divides `width` into heads of even size.
+    pub(super) fn heads(&self, key: &str, heads: usize, width: usize) -> Result<usize, Error> {
+        if (1..=MOST_HEADS).contains(&heads) && width.is_multiple_of(2 * heads) {
+            return Ok(heads);
+        }
+        Err(self.unsupported(key, &heads, format!("a divisor of half of the width, {width}")))
+    }
+
+    /// A number of key and value heads that divides the query heads; as many where the file is silent.
+    pub(super) fn kv_heads(&self, key: &str, heads: usize) -> Result<usize, Error> {
+        let kv_heads = self.0.usize(key)?.unwrap_or(heads);
+        if kv_heads > 0 && heads.is_multiple_of(kv_heads) {
+            return Ok(kv_heads);
+        }
+        Err(self.unsupported(key, &kv_heads, format!("a divisor of the number of heads, {heads}")))
     }
 
     /// The base of a rotation that is not scaled, under the names that transformers has had for it.
@@ -64,6 +96,15 @@ impl Settings<'_> {
     pub(super) fn number(&self, key: &str) -> Result<f32, Error> {
         let x = self.0.require_f32(key)?;
         if x > 0.0 { Ok(x) } else { Err(self.unsupported(key, &x, "a number above 0")) }
+    }
+}
+
+/// A value in a few words.
+fn short(value: &Json) -> String {
+    match value {
+        Json::Array(_) => "a list".to_owned(),
+        Json::Object(_) => "an object".to_owned(),
+        simple => simple.to_string().chars().take(80).collect(),
     }
 }
 

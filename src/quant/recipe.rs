@@ -12,6 +12,8 @@ use std::{fmt, str::FromStr};
 pub enum Role {
     /// Rows looked up by token id. In a tied model it is the output head too.
     TokenEmbedding,
+    /// Learned positions: rows looked up by position and added to the embedding.
+    PositionEmbedding,
     /// The output head, one row per token of the vocabulary.
     Output,
     /// Query projection.
@@ -32,10 +34,14 @@ pub enum Role {
     FfnUp,
     /// Last matrix of a feed-forward layer.
     FfnDown,
+    /// Rows looked up by token id and added to a block's values.
+    ValueEmbedding,
     /// The half of the loop's adapter that multiplies the latent state.
     AdapterState,
     /// The half of the loop's adapter that multiplies the prelude's output.
     AdapterInput,
+    /// What takes the latent state out of the loop, once per token.
+    Readout,
     /// Weight of a norm.
     Norm,
     /// Added to something; also when it has more than one dimension, as query and key biases do.
@@ -53,6 +59,7 @@ pub enum Role {
 /// What holds in every recipe:
 /// - Norms, biases, gates, state constants and everything with one dimension are f32. They are few, they are used as
 ///   f32, and widening a 16 bit value changes nothing.
+/// - Learned positions are never in a block format: a small table, of which a token reads one row.
 /// - A matrix whose rows do not divide into the format's blocks falls back to f16, with a reason.
 ///
 /// The text form (`f32`, `f16`, `bf16`, `q8_0`, `q4_0`, `published`) is what [`FromStr`] reads and `Display` writes.
@@ -68,10 +75,10 @@ pub enum Recipe {
     /// Matrices in q8_0, save the value projections and the two halves of the adapter, which are f16: a tenth of a
     /// core's weights that carries a third of the error which 8 bits make in the read-out of a looped model.
     Q8_0,
-    /// Matrices in q4_0, save four that stay at q8_0. The token embedding is read one row per token and costs no time;
+    /// Matrices in q4_0, save a few that stay at q8_0. Embeddings are read one row per token and cost no time;
     /// the output head runs once per token however deep the loop goes, and its errors move the choice of the token
     /// directly. The two halves of the adapter are a small share of the core, and the state passes through them at
-    /// every step, so their errors are fed back.
+    /// every step, so their errors are fed back; what takes the state out of the loop is as near to the head.
     Q4_0,
     /// Each matrix in the type it was published in.
     Published,
@@ -99,12 +106,14 @@ impl Recipe {
             Self::F32 => TensorType::F32,
             Self::F16 => TensorType::F16,
             Self::BF16 => TensorType::BF16,
+            Self::Q8_0 | Self::Q4_0 if role == Role::PositionEmbedding => TensorType::F16,
             Self::Q8_0 => match role {
                 Role::AttnV | Role::AdapterState | Role::AdapterInput => TensorType::F16,
                 _ => TensorType::Q8_0,
             },
             Self::Q4_0 => match role {
-                Role::TokenEmbedding | Role::Output | Role::AdapterState | Role::AdapterInput => TensorType::Q8_0,
+                Role::TokenEmbedding | Role::ValueEmbedding | Role::Output => TensorType::Q8_0,
+                Role::AdapterState | Role::AdapterInput | Role::Readout => TensorType::Q8_0,
                 _ => TensorType::Q4_0,
             },
             Self::Published => published,
@@ -192,6 +201,9 @@ mod tests {
 
     #[test]
     fn q4_0_keeps_embedding_head_and_adapter_at_8_bits() {
+        for recipe in [Recipe::Q8_0, Recipe::Q4_0] {
+            assert_eq!(choose(recipe, Role::PositionEmbedding, &[128, 40]), TensorType::F16);
+        }
         for role in [Role::TokenEmbedding, Role::Output, Role::AdapterState, Role::AdapterInput] {
             assert_eq!(choose(Recipe::Q4_0, role, &[128, 4]), TensorType::Q8_0);
         }

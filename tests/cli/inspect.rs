@@ -22,7 +22,17 @@ fn json_is_the_header() {
     // By way of text, as floats have more digits in a `Value`.
     let header = serde_json::to_string(&Header::parse(&file).unwrap()).unwrap();
     let header: Json = serde_json::from_str(&header).unwrap();
-    assert_eq!(json(&[]), header);
+    let mut whole = json(&[]);
+    let model = whole.as_object_mut().unwrap().remove("model").unwrap();
+    assert_eq!(whole, header);
+    // Two blocks outside the loop and one inside it, two heads of 32 each, keys and values.
+    let kv = |steps: u64| serde_json::json!({"kv_steps": steps, "f16": (2 + steps) * 256, "q8_0": (2 + steps) * 136});
+    assert_eq!(model["kv_bytes_per_token"], Json::from([3, 2, 1].map(kv).to_vec()));
+    assert_eq!(model["steps"], serde_json::json!([3]));
+    let sum = |key: &str| model[key].as_u64().unwrap();
+    let step = model["loops"][0]["bytes_per_step"].as_u64().unwrap();
+    assert_eq!(sum("bytes_per_token"), sum("bytes_outside") + 3 * step);
+    assert_eq!(json(&["--steps", "20"])["model"]["kv_bytes_per_token"][1]["kv_steps"], 16);
     assert_eq!(json(&["--tensors"]), header["tensors"]);
     assert_eq!(json(&["--metadata", "huginn.block_count"]), 3);
     assert_eq!(json(&["--metadata", "*"]), header["metadata"]);
@@ -51,6 +61,9 @@ fn everything_is_shown() {
         assert!(shown.lines().any(|l| l.starts_with(part)), "{part}: {shown}");
     }
     assert!(shown.contains("per token at 3 steps"), "{shown}");
+    let plan = "embedding -> block 0 once -> [inject: linear -> block 1] x 3 -> norm -> block 2 once -> norm -> head";
+    assert!(shown.contains(&format!("plan: {plan}\n")), "{shown}");
+    assert!(shown.contains("all steps (3)") && shown.contains("last step only (1)"), "{shown}");
     let shown = run(INSPECT, dir.path(), &["m.gguf", "--steps", "9"]).ok("steps").stdout;
     assert!(shown.contains("per token at 9 steps"), "{shown}");
     let missing = run(INSPECT, dir.path(), &["m.gguf", "--metadata", "no.such\x1b.key"]).refused(1, "a missing key");
@@ -75,8 +88,22 @@ fn models_of_others_are_shown() {
         let shown = run(INSPECT, dir.path(), &["m.gguf"]).ok("llama").stdout;
         assert!(shown.contains("nested = [[1, 2]]") && shown.contains("nan = NaN"), "{shown}");
         assert_eq!(shown.contains("iq3_s"), !tensors.is_empty(), "{shown}");
-        run(INSPECT, dir.path(), &["m.gguf", "--json"]).ok("llama as JSON");
+        assert!(shown.contains("'llama'"), "says why there is no plan: {shown}");
+        let json: Json =
+            serde_json::from_str(&run(INSPECT, dir.path(), &["m.gguf", "--json"]).ok("JSON").stdout).unwrap();
+        assert!(json["model"].is_null() && json["metadata"]["general.architecture"] == "llama");
     }
+}
+
+/// A file of a known family that is no whole model is shown, with what is wrong.
+#[test]
+fn broken_models_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut parts = Parts::of(&gguf("q4_0"));
+    parts.tensors.retain(|(decl, _)| decl.name != "loop.adapter_state.weight");
+    fs::write(dir.path().join("m.gguf"), parts.file()).unwrap();
+    let shown = run(INSPECT, dir.path(), &["m.gguf"]).ok("broken").stdout;
+    assert!(shown.contains("huginn.block_count = 3") && shown.contains("'loop.adapter_state.weight'"), "{shown}");
 }
 
 /// Nothing that a terminal acts on comes out, whatever the file holds.

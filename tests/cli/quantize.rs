@@ -178,3 +178,19 @@ fn tokenizer_and_stop_tokens_come_along() {
     let outcome = quantize(dir.path(), &[checkpoint().to_str().unwrap(), "none.gguf"]).ok("without a tokenizer");
     assert!(outcome.stderr.contains("no tokenizer.json"), "{}", outcome.stderr);
 }
+
+#[test]
+fn families_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = run(QUANTIZE, dir.path(), &["--list-families"]).ok("list").stdout;
+    let json: Json =
+        serde_json::from_str(&run(QUANTIZE, dir.path(), &["--list-families", "--json"]).ok("JSON").stdout).unwrap();
+    for (family, json) in rdt::arch::families().iter().zip(json.as_array().unwrap()) {
+        assert!(shown.lines().any(|l| l == family.name), "{shown}");
+        assert_eq!(json["name"], family.name);
+        assert_eq!(json["checkpoints"], family.checkpoints);
+    }
+    assert!(shown.contains("huginn-0125") && shown.contains("ParcaeConfig"), "{shown}");
+    run(QUANTIZE, dir.path(), &["in", "--list-families"]).refused(2, "an input that is not looked at");
+    run(QUANTIZE, dir.path(), &["--json"]).refused(2, "no input");
+}

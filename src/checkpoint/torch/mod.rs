@@ -12,17 +12,19 @@
 mod container;
 mod error;
 mod pickle;
+mod value;
 
 pub use error::TorchError;
 
 use super::{TensorView, error::shorten};
 use container::Container;
-use pickle::{Described, Pickle, Storage, Value};
+use pickle::Pickle;
 use safetensors::Dtype;
 use std::{
     collections::{BTreeMap, HashMap, btree_map::Entry},
     ops::Range,
 };
+use value::{Described, Storage, Value};
 
 /// The most dimensions of a tensor; PyTorch has the same limit.
 const DIMENSION_LIMIT: usize = 64;

@@ -56,6 +56,10 @@ red (the most possible). Where there are no colours (no terminal, or NO_COLOR is
 stands behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself is then
 doubled. --json has ids, texts and steps of all tokens.
 
+Prefix models (HRM-Text) read each prompt in both directions, and answer under a --condition. They
+were published for single questions: here a system prompt becomes part of the first question, and a
+further question is a prefix of its own, which sees the questions and answers before it.
+
 Examples:
   rdt-chat
   rdt-chat -p 'What is 4 + 5, keeping only the last digit?' --show-steps
