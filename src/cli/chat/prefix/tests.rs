@@ -68,7 +68,7 @@ fn every_question_is_a_prefix_of_its_own() {
     let first = ask(&mut chat, "The loop is run again.");
     assert_eq!((first.prompt.reused, first.end), (0, End::Length));
     let one = 0..first.prompt.run;
-    assert_eq!(chat.engine().both_ways(), [one.clone()]);
+    assert_eq!(chat.engine().both_ways(), std::slice::from_ref(&one));
     assert_eq!(ends(&chat, &one), [begin, end]);
     // The condition's tokens follow the first.
     assert_eq!(chat.engine().held()[1..3], [id_of(&chat, "<|quad_end|>"), id_of(&chat, "<|object_ref_end|>")]);
@@ -171,6 +171,6 @@ fn answers_that_cannot_be_told_apart_are_part_of_the_prefix() {
         *tokens.last_mut().unwrap() = 8;
         Ok(tokens)
     };
-    assert_eq!(both_ways(&messages, &[7, 7, 7, 7, 7, 7, 8], merged).unwrap(), [0..7]);
-    assert_eq!(both_ways(&messages[..1], &[7, 7, 8], merged).unwrap(), [0..3]);
+    assert_eq!(both_ways(&messages, &[7, 7, 7, 7, 7, 7, 8], merged).unwrap(), [Range { start: 0, end: 7 }]);
+    assert_eq!(both_ways(&messages[..1], &[7, 7, 8], merged).unwrap(), [Range { start: 0, end: 3 }]);
 }
