@@ -6,7 +6,7 @@ use rdt::arch::{self, Load};
 use rdt::exit::ExitRule;
 use rdt::generate::{Engine, SamplerConfig};
 use rdt::model::{InitialState, Session, SessionOptions};
-use rdt::text::{self, Message, Role, StreamDecoder, Template, TemplateInputs, Tokenizer};
+use rdt::text::{self, Message, Role, StreamDecoder, Template, Tokenizer};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let model = Arc::new(arch::open(Path::new(path), Load::Map)?);
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
     let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
-    let mut stops = text::stop_tokens(model.metadata())?;
+    let mut stops = text::stop_tokens(model.metadata(), &tokenizer)?;
     stops.extend(template.stop_token(&tokenizer));
 
     // A token leaves the loop when its latent state has settled, at the latest after 16 steps.
@@ -31,9 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = Engine::new(session, rule, None, SamplerConfig::greedy(), tokenizer.vocabulary())?;
 
     let messages = [Message::new(Role::User, question.as_str())];
-    let inputs = TemplateInputs { messages: &messages, add_generation_prompt: true, extra: &serde_json::Map::new() };
-    let rendered = template.render(&tokenizer, &inputs)?;
-    engine.prompt(&tokenizer.with_bos(tokenizer.encode_rendered(&rendered)?))?;
+    engine.prompt(&template.prompt(&tokenizer, &messages, true, None)?)?;
 
     let mut decoder = StreamDecoder::new();
     let mut depths = Vec::new();

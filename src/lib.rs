@@ -29,7 +29,7 @@
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let model = Arc::new(arch::open(Path::new("model.gguf"), arch::Load::Map)?);
 //!     let tokenizer = text::Tokenizer::from_gguf(model.metadata())?;
-//!     let stops = text::stop_tokens(model.metadata())?;
+//!     let stops = text::stop_tokens(model.metadata(), &tokenizer)?;
 //!
 //!     let rule: ExitRule = "acceleration:0.05,hits=2,max=32".parse()?;
 //!     let options = SessionOptions { steps: rule.max_steps(), ..SessionOptions::default() };

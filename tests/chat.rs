@@ -291,3 +291,42 @@ fn a_full_context_is_told_and_survived() {
     assert!(err(&output).contains("the context has room for 39"), "{}", err(&output));
     assert_eq!(out(&output).lines().count(), 1);
 }
+
+/// A checkpoint without a chat template is a base model: the text goes on, which is said; and a depth beyond the trained one is not
+/// taken, which is said too. Its default is the trained depth.
+#[test]
+fn base_models_continue_the_text() {
+    let ouro = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/ouro");
+    let ask =
+        |more: &[&str]| run(&[&["-m", ouro, "-p", "Once", "-n", "3", "--init", "zeros", "--json"], more].concat());
+    let deep = "--steps 8: this model was trained for 4 steps and breaks beyond; using 4";
+    let output = ask(&["--steps", "8"]);
+    let value = json(&output);
+    assert_eq!(value["prompt"]["tokens"], 1);
+    assert_eq!((&value["depth_limit"], &value["settings"]["exit_rule"]), (&4.into(), &"fixed".into()));
+    assert!(err(&output).contains("continues your text"), "{}", err(&output));
+    assert_eq!(err(&output).matches(deep).count(), 1, "{}", err(&output));
+    let quiet = ask(&["--reasoning", "on"]);
+    assert_eq!(json(&quiet)["tokens"], value["tokens"]);
+    assert!(!err(&quiet).contains("trained for"), "{}", err(&quiet));
+    let rule = ask(&["--exit-rule", "gate:0.9,max=7"]);
+    assert!(
+        err(&rule).contains("--exit-rule gate:0.9,hits=1,max=7: this model was trained for 4 steps"),
+        "{}",
+        err(&rule)
+    );
+    assert!(one_line(&ask(&["--exit-rule", "gate"]), 2).contains("threshold"));
+    // Another template on request.
+    let chatml = ask(&["--chat-template", "chatml"]);
+    assert!(err(&chatml).contains("built-in ChatML"));
+    assert!(json(&chatml)["prompt"]["tokens"].as_u64().unwrap() > 10);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("t.jinja");
+    fs::write(&file, "{{ messages[0].content }}{{ ' more' if enable_thinking }}").unwrap();
+    let own = |more: &[&str]| {
+        json(&ask(&[&["--chat-template-file", path(&file)], more].concat()))["prompt"]["tokens"].clone()
+    };
+    assert_eq!(own(&[]), 1);
+    assert_eq!(own(&["--reasoning", "on"]), 2);
+    assert_eq!(own(&["--reasoning", "off"]), 1);
+}

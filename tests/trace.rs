@@ -255,6 +255,28 @@ fn exit_rules_are_traced() {
 }
 
 /// `--init` and `--seed`: zeros are zeros; noise is a function of seed and position, cut at three standard deviations.
+/// Where the model has an exit gate, its logits are written; elsewhere there is no such tensor.
+#[test]
+fn exit_gates_are_traced() {
+    let ouro = Golden::read("ouro");
+    let place = Place::new(Recipe::F32);
+    let args = ["--tokens", &tokens(&ouro), "--init", "zeros"];
+    assert!(!place.trace(&args[..]).has("gate"));
+    std::fs::write(&place.model, gguf("ouro", Recipe::F32)).unwrap();
+    let (found, expected) = (place.trace(&args), ouro.tensors.f32("gate"));
+    assert_eq!(found.shapes["gate"], (Dtype::F32, vec![4, ouro.tokens.len()]));
+    assert!(common::relative_error(found.f32("gate"), expected) < 1e-4);
+    assert!(common::relative_error(found.f32("latents"), ouro.tensors.f32("latents")) < 1e-4);
+    // A token that has left keeps its last gate.
+    let early = place.trace(&[&args[..], &["--exit-rule", "gate:0.9"]].concat());
+    let (exits, t) = (early.i32("exit_step"), ouro.tokens.len());
+    let gates = early.f32("gate");
+    for (at, gate) in gates.iter().enumerate() {
+        let last = (at / t + 1).min(exits[at % t] as usize);
+        assert_eq!(*gate, gates[(last - 1) * t + at % t], "step {}, token {}", at / t + 1, at % t);
+    }
+}
+
 #[test]
 fn initial_states_are_as_asked() {
     let place = Place::new(Recipe::Q8_0);

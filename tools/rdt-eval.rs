@@ -7,7 +7,7 @@ use rdt::exit::{ExitRule, RulePolicy};
 use rdt::generate::{Engine, SamplerConfig};
 use rdt::kernels::KvType;
 use rdt::model::Model;
-use rdt::text::{self, Message, Role, StopStrings, StreamDecoder, Template, TemplateInputs, Tokenizer};
+use rdt::text::{self, Message, Role, StreamDecoder, Template, Tokenizer};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -140,11 +140,14 @@ fn read_questions(flags: &Flags) -> anyhow::Result<Vec<Question>> {
 }
 
 fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: ExitRule) -> anyhow::Result<Outcome> {
-    let tokenizer = Tokenizer::from_gguf(model.metadata())?;
+    let tokenizer = cli::tokenizer("rdt-eval", model)?;
     let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
-    let mut stops = text::stop_tokens(model.metadata())?;
+    let mut stops = text::stop_tokens(model.metadata(), &tokenizer)?;
     stops.extend(template.stop_token(&tokenizer));
     let steps = RulePolicy::depth_limit(&rule, flags.depth.steps, model.config());
+    if let Some(note) = cli::too_deep("--", &rule, flags.depth.steps, model.config()) {
+        eprintln!("rdt-eval: {note}");
+    }
     let initial = flags.depth.initial(model.config().width)?;
     let session = flags.session.session(model, steps, initial, KvType::F32)?;
     let sampler = SamplerConfig::greedy();
@@ -168,17 +171,15 @@ fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: Exit
     let (mut same, mut compared) = (0, 0);
     let start = Instant::now();
     for q in questions {
-        let extra = serde_json::Map::new();
         let messages = [Message::new(Role::User, q.question.as_str())];
-        let inputs = TemplateInputs { messages: &messages, add_generation_prompt: true, extra: &extra };
-        let prompt = tokenizer.with_bos(tokenizer.encode_rendered(&template.render(&tokenizer, &inputs)?)?);
+        let prompt = template.prompt(&tokenizer, &messages, true, None)?;
         engine.reset();
         let stats = engine.prompt(&prompt)?;
         all_steps += stats.steps;
         outcome.tokens += stats.run as u64;
 
         let recorded = q.recorded(steps).filter(|_| rule == ExitRule::default() || rule.name() == "fixed");
-        let mut answer = Answer::new(&template, recorded)?;
+        let mut answer = Answer::new(recorded);
         while answer.tokens < flags.predict {
             let gap = top_gap(engine.logits(), tokenizer.vocabulary());
             let Some(step) = engine.next_token()? else { break };
@@ -225,7 +226,6 @@ fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: Exit
 /// An answer as it grows.
 struct Answer<'a> {
     decoder: StreamDecoder,
-    stops: StopStrings,
     recorded: Option<&'a str>,
     text: String,
     tokens: usize,
@@ -234,29 +234,15 @@ struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn new(template: &Template, recorded: Option<&'a str>) -> anyhow::Result<Self> {
-        let stops = template.stop_strings().iter().map(|s| (*s).to_owned()).collect();
-        Ok(Self {
-            decoder: StreamDecoder::new(),
-            stops: StopStrings::new(stops)?,
-            recorded,
-            text: String::new(),
-            tokens: 0,
-            gap: None,
-        })
+    fn new(recorded: Option<&'a str>) -> Self {
+        Self { decoder: StreamDecoder::new(), recorded, text: String::new(), tokens: 0, gap: None }
     }
 
     /// Adds a token. True: the answer is complete.
-    fn push(&mut self, tokenizer: &Tokenizer, token: u32, stop: bool, gap: f32) -> anyhow::Result<bool> {
+    fn push(&mut self, tokenizer: &Tokenizer, token: u32, done: bool, gap: f32) -> anyhow::Result<bool> {
         self.tokens += 1;
-        let mut done = stop;
-        if stop {
-            self.text.push_str(&self.stops.flush());
-        } else {
-            let piece = self.decoder.push(tokenizer, token)?;
-            let stopped = self.stops.push(&piece);
-            self.text.push_str(&stopped.text);
-            done |= stopped.stop.is_some();
+        if !done {
+            self.text.push_str(&self.decoder.push(tokenizer, token)?);
         }
         if let Some(recorded) = self.recorded
             && self.gap.is_none()

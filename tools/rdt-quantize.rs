@@ -127,7 +127,7 @@ impl Source {
         }
         let bytes = arch::read(path, Load::Map)?;
         let header = Header::parse(&bytes).with_context(|| path.display().to_string())?;
-        if arch::families().iter().any(|f| f.name == architecture(&header)) {
+        if is_known(&header) {
             // A file that is no whole model would become another that is none.
             arch::open(path, Load::Map)?;
         }

@@ -8,7 +8,6 @@ use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
 use rdt::model::{self, Batch, Config, DepthPolicy, LatentStats, Logits, Row, Verdict};
-use rdt::text::Tokenizer;
 use safetensors::{Dtype, View};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -80,7 +79,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         None => flags.tokens.clone(),
         // With its BOS it would be a prompt, but hardly the one that was meant.
         Some(text) if text.is_empty() => Vec::new(),
-        Some(text) => Tokenizer::from_gguf(model.metadata())?.encode_prompt(text)?,
+        Some(text) => cli::tokenizer("rdt-trace", &model)?.encode_prompt(text)?,
     };
     if tokens.is_empty() {
         bail!("there is nothing to trace: the prompt is empty");
@@ -90,6 +89,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let rule = flags.depth.rule(ExitRule::default());
     let steps = flags.depth.depth_limit(&rule, &model);
+    if let Some(note) = cli::too_deep("--", &rule, flags.depth.steps, &config) {
+        eprintln!("rdt-trace: {note}");
+    }
     let initial = flags.depth.initial(config.state_width)?;
     let mut session = flags.session.session(&model, steps, initial, KvType::F32)?;
     let shape = *session.kv_shape();

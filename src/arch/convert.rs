@@ -1,7 +1,7 @@
 //! From a checkpoint, or from another GGUF, to a GGUF: tensor by tensor, a few rows at a time.
 
-use super::role;
 use super::settings::KeyWriter;
+use super::{pairs, role};
 use crate::checkpoint::{self, Checkpoint};
 use crate::files::Bytes;
 use crate::gguf::{self, Header, Metadata, TensorDecl, TensorType, Writer};
@@ -83,6 +83,9 @@ pub struct Slice {
     pub rows: Range<usize>,
     /// Columns of each row.
     pub columns: Range<usize>,
+    /// The rows are those of heads of this size, taken in another order: row i and row i + half of a head become its rows
+    /// 2i and 2i + 1. What was rotated by halves is then rotated by neighbouring pairs.
+    pub paired: Option<usize>,
 }
 
 /// A tensor of the file to be written.
@@ -209,7 +212,7 @@ impl Conversion {
                     name: t.name.clone(),
                     role,
                     dims: t.dims.clone(),
-                    source: Slice { tensor: t.name.clone(), rows: 0..rows, columns: 0..k },
+                    source: Slice { tensor: t.name.clone(), rows: 0..rows, columns: 0..k, paired: None },
                     published: t.ty,
                     keep: role == Role::Other || matches!(t.ty, I8 | I16 | I32 | I64 | F64),
                 }
@@ -353,16 +356,17 @@ fn file_type(recipe: Recipe, tensors: &[Report]) -> Option<u32> {
 impl Input<'_> {
     /// Reads `rows` of a planned tensor's source as f32.
     fn read(&self, plan: &Planned, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let Slice { tensor, columns, .. } = &plan.source;
+        let Slice { tensor, columns, paired, .. } = &plan.source;
         match self {
             Input::Checkpoint(checkpoint) => {
                 let view = checkpoint.tensor(tensor)?;
                 let k = view.row_len();
-                if columns.len() == k {
+                if columns.len() == k && paired.is_none() {
                     return Ok(view.rows_f32(rows, out)?);
                 }
                 let mut row = vec![0.0; k];
                 for (r, out) in rows.zip(out.chunks_exact_mut(columns.len())) {
+                    let r = paired.map_or(r, |head| pairs::source_row(r, head));
                     view.rows_f32(r..r + 1, &mut row)?;
                     out.copy_from_slice(&row[columns.clone()]);
                 }
@@ -440,7 +444,7 @@ impl<'a> Planner<'a> {
             dims,
             published: view.tensor_type().unwrap_or(TensorType::F32),
             keep: false,
-            source: Slice { tensor: published.to_owned(), rows, columns },
+            source: Slice { tensor: published.to_owned(), rows, columns, paired: None },
         });
         Ok(())
     }
@@ -448,6 +452,23 @@ impl<'a> Planner<'a> {
     /// A published matrix `[rows, columns]`, whole.
     pub(super) fn matrix(&mut self, name: String, published: &str, rows: usize, columns: usize) -> Result<(), Error> {
         self.take(name, published, &[rows, columns], 0..rows, 0..columns, false)
+    }
+
+    /// A published matrix `[rows, columns]` whose rows are heads of `head_dim`, rotated by halves there and by neighbouring
+    /// pairs here. `rows` is a multiple of `head_dim`, which is even.
+    pub(super) fn paired(
+        &mut self,
+        name: String,
+        published: &str,
+        rows: usize,
+        columns: usize,
+        head_dim: usize,
+    ) -> Result<(), Error> {
+        self.matrix(name, published, rows, columns)?;
+        if let Some(planned) = self.tensors.last_mut() {
+            planned.source.paired = Some(head_dim);
+        }
+        Ok(())
     }
 
     /// A published vector.

@@ -84,6 +84,11 @@ impl Keys<'_> {
         Ok(self.metadata.require_bool(&self.key(name))?)
     }
 
+    /// A yes or no, where the file may be silent.
+    pub(super) fn flag_or(&self, name: &str, otherwise: bool) -> Result<bool, Error> {
+        Ok(self.metadata.bool(&self.key(name))?.unwrap_or(otherwise))
+    }
+
     /// A name that must be the one that is implemented.
     pub(super) fn only(&self, name: &str, value: &str) -> Result<(), Error> {
         let found = self.metadata.require_str(&self.key(name))?;

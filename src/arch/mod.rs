@@ -9,7 +9,11 @@ mod convert;
 mod hrm_text;
 mod huginn;
 mod keys;
+mod llama;
 mod looped_gpt2;
+mod nanbeige;
+mod ouro;
+mod pairs;
 mod parcae;
 mod raven;
 mod retrofit;
@@ -44,8 +48,15 @@ pub struct Family {
 }
 
 /// The families, in the order in which a checkpoint is offered to them. A new family is a file and a line here.
-static ALL: [&Family; 5] =
-    [&huginn::FAMILY, &retrofit::FAMILY, &hrm_text::FAMILY, &parcae::FAMILY, &looped_gpt2::FAMILY];
+static ALL: [&Family; 7] = [
+    &huginn::FAMILY,
+    &retrofit::FAMILY,
+    &ouro::FAMILY,
+    &hrm_text::FAMILY,
+    &nanbeige::FAMILY,
+    &parcae::FAMILY,
+    &looped_gpt2::FAMILY,
+];
 
 /// The families that can be converted and run.
 pub fn families() -> &'static [&'static Family] {
@@ -143,6 +154,7 @@ pub fn role(name: &str) -> Role {
         "output" => Role::Output,
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,
+        "loop.exit_gate" => Role::Gate,
         "loop.readout" => Role::Readout,
         "loop.a_log" | "loop.dt_bias" => Role::State,
         "hrm.z_l_init" => Role::State,

@@ -21,8 +21,7 @@ const NAME: &str = "huginn-retrofit";
 
 pub(super) static FAMILY: Family = Family {
     name: NAME,
-    checkpoints: "model_type huginn_raven with two norms per block: Llama models retrofitted into Huginn's loop \
-        (smcleish/Recurrent-TinyLlama-3T, smcleish/Recurrent-Llama-3.2)",
+    checkpoints: "model_type huginn_raven with two norms per block: Llama models retrofitted into Huginn's loop (McLeish et al.)",
     notes: "rdt's own keys; models made from OLMo 2 are not supported",
     recognise,
     convert,

@@ -47,6 +47,17 @@ impl Settings<'_> {
         if off { Ok(()) } else { Err(self.unsupported(key, &short(value), "not set")) }
     }
 
+    /// Every layer must attend to all positions before it.
+    pub(super) fn full_attention(&self) -> Result<(), Error> {
+        const KEY: &str = "layer_types";
+        let other = match self.0.get(KEY) {
+            None => None,
+            Some(Json::Array(list)) => list.iter().find(|kind| kind.as_str() != Some("full_attention")),
+            Some(other) => Some(other),
+        };
+        other.map_or(Ok(()), |found| Err(self.unsupported(KEY, &short(found), "'full_attention' for every layer")))
+    }
+
     /// A number within bounds.
     pub(super) fn within(&self, key: &str, n: usize, least: usize, most: usize) -> Result<usize, Error> {
         if (least..=most).contains(&n) { Ok(n) } else { Err(self.unsupported(key, &n, format!("{least} to {most}"))) }

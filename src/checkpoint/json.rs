@@ -5,8 +5,16 @@ use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, Seq
 use serde_json::{Map, Value};
 use std::{collections::HashSet, fmt, fs::File, io::Read, marker::PhantomData, path::Path};
 
-/// Reads the whole file, if there is one, and if it has at most `limit` bytes.
+/// Reads the whole file as text, if there is one, and if it has at most `limit` bytes.
 pub(super) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, Error> {
+    let Some(bytes) = read_bytes(path, limit)? else { return Ok(None) };
+    String::from_utf8(bytes)
+        .map(Some)
+        .map_err(|e| Error::Utf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })
+}
+
+/// Reads the whole file, if there is one, and if it has at most `limit` bytes.
+pub(super) fn read_bytes(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     match super::require_regular_file(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -26,9 +34,7 @@ pub(super) fn read_text(path: &Path, limit: u64) -> Result<Option<String>, Error
     if bytes.len() as u64 > limit {
         return Err(too_large(bytes.len() as u64));
     }
-    String::from_utf8(bytes)
-        .map(Some)
-        .map_err(|e| Error::Utf8 { path: path.to_owned(), offset: e.utf8_error().valid_up_to() })
+    Ok(Some(bytes))
 }
 
 /// Parses `text`, which came from `path`.

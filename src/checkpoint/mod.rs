@@ -41,6 +41,8 @@ pub struct Checkpoint {
     generation_config: Option<Config>,
     tokenizer_config: Option<Config>,
     tokenizer_json: Option<String>,
+    sentencepiece: Option<Vec<u8>>,
+    added_tokens: Option<Config>,
     chat_template: Option<String>,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Place>,
@@ -60,8 +62,8 @@ const PREFIXES: [&str; 3] = ["module.", "_orig_mod.", "model."];
 impl Checkpoint {
     /// Opens the checkpoint in a folder.
     ///
-    /// Read are `config.json` (required), `generation_config.json`, `tokenizer.json`, `tokenizer_config.json` and
-    /// `chat_template.jinja` where they exist, and the headers of the weights: the first that exists of
+    /// Read are `config.json` (required), `generation_config.json`, `tokenizer.json` (without it `tokenizer.model`
+    /// and `added_tokens.json`), `tokenizer_config.json` and `chat_template.jinja` where they exist, and the headers of the weights: the first that exists of
     /// `model.safetensors`, the shards that `model.safetensors.index.json` names, `pytorch_model.bin`, the shards that
     /// `pytorch_model.bin.index.json` names, `model.pt`, `model.pth` and `model.bin`. PyTorch files are read as data:
     /// nothing in them is run.
@@ -85,6 +87,11 @@ impl Checkpoint {
         let generation_config = Config::read(folder.join("generation_config.json"), limit::CONFIG)?;
         let tokenizer_config = Config::read(folder.join("tokenizer_config.json"), limit::CONFIG)?;
         let tokenizer_json = json::read_text(&folder.join("tokenizer.json"), limit::TOKENIZER)?;
+        let (mut sentencepiece, mut added_tokens) = (None, None);
+        if tokenizer_json.is_none() {
+            sentencepiece = json::read_bytes(&folder.join("tokenizer.model"), limit::TOKENIZER)?;
+            added_tokens = Config::read(folder.join("added_tokens.json"), limit::CONFIG)?;
+        }
         let chat_template = match json::read_text(&folder.join("chat_template.jinja"), limit::TEMPLATE)? {
             Some(template) => Some(template),
             None => tokenizer_config.as_ref().map(template_of).transpose()?.flatten(),
@@ -97,6 +104,8 @@ impl Checkpoint {
             generation_config,
             tokenizer_config,
             tokenizer_json,
+            sentencepiece,
+            added_tokens,
             chat_template,
             shards,
             tensors,
@@ -126,6 +135,16 @@ impl Checkpoint {
     /// The text of `tokenizer.json`, if there is one; not parsed yet.
     pub fn tokenizer_json(&self) -> Option<&str> {
         self.tokenizer_json.as_deref()
+    }
+
+    /// The bytes of `tokenizer.model`, SentencePiece's own file, if that is the only tokenizer; not parsed yet.
+    pub fn sentencepiece(&self) -> Option<&[u8]> {
+        self.sentencepiece.as_deref()
+    }
+
+    /// `added_tokens.json`, which goes with `tokenizer.model`, if there is one.
+    pub fn added_tokens(&self) -> Option<&Config> {
+        self.added_tokens.as_ref()
     }
 
     /// The chat template: the file `chat_template.jinja`, or else `chat_template` in `tokenizer_config.json`, of which

@@ -16,7 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::generate::SamplerConfig;
 use crate::kernels::KvType;
-use crate::model::{InitialState, Model, Session, SessionOptions};
+use crate::model::{Config, InitialState, Model, Session, SessionOptions};
 use crate::quant::Recipe;
 use crate::text;
 use anyhow::{Context, bail};
@@ -72,6 +72,23 @@ impl ModelFlags {
     }
 }
 
+/// A model's tokenizer for `program`, which tells the user where it may differ from the model's own.
+///
+/// # Errors
+/// There is none, or it cannot be read.
+pub fn tokenizer(program: &str, model: &Model) -> anyhow::Result<text::Tokenizer> {
+    let tokenizer = text::Tokenizer::from_gguf(model.metadata())?;
+    warn(program, tokenizer.warnings());
+    Ok(tokenizer)
+}
+
+/// Puts warnings on stderr.
+fn warn(program: &str, warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("{program}: warning: {}", one_line(warning));
+    }
+}
+
 /// Converts a checkpoint in memory, every tensor in the type it was published in.
 fn open_checkpoint(folder: &Path) -> anyhow::Result<Model> {
     let checkpoint = Checkpoint::open(folder)?;
@@ -90,7 +107,7 @@ pub struct DepthFlags {
     #[arg(long, value_name = "N", value_parser = positive)]
     pub steps: Option<usize>,
     /// When a token leaves the loop: NAME[:THRESHOLD][,hits=N][,min=N][,max=N] with NAME one of
-    /// acceleration, acceleration-raw, step-norm, kl, fixed
+    /// acceleration, acceleration-raw, step-norm, kl, gate (of models that have learnt one), fixed
     #[arg(long, value_name = "RULE")]
     pub exit_rule: Option<ExitRule>,
     /// Initial latent state: zeros, noise (see --seed), or a safetensors file with a tensor 'init_state' [T,D]
@@ -123,6 +140,21 @@ impl DepthFlags {
     pub fn depth_limit(&self, rule: &ExitRule, model: &Model) -> usize {
         RulePolicy::depth_limit(rule, self.steps, model.config())
     }
+}
+
+/// What to tell a user who asks for more loop steps than the model was trained for. `sign` stands before the flags' names: two
+/// dashes, or the slash of a command.
+pub fn too_deep(sign: &str, rule: &ExitRule, steps: Option<usize>, config: &Config) -> Option<String> {
+    let most = config.max_steps()?;
+    let (what, asked) = match (steps, rule.max_steps()) {
+        (Some(n), max) if max.is_none_or(|max| n <= max) => (format!("steps {n}"), n),
+        (_, Some(max)) => (format!("exit-rule {rule}"), max),
+        (_, None) => return None,
+    };
+    let plural = if most == 1 { "" } else { "s" };
+    (asked > most).then(|| {
+        format!("{sign}{what}: this model was trained for {most} step{plural} and breaks beyond; using {most}")
+    })
 }
 
 /// Reads `init_state` [T, D] from a safetensors file.
@@ -162,8 +194,9 @@ pub struct SessionFlags {
     /// KV cache storage: f32, f16 or q8_0
     #[arg(long, value_name = "TYPE")]
     pub kv_type: Option<KvType>,
-    /// Loop steps that keep their own keys and values (default: all, if they fit the memory budget)
-    #[arg(long, value_name = "N", value_parser = positive)]
+    /// Loop steps that keep their own keys and values (default: all, if they fit the memory budget); 'last' is 1: after
+    /// a token's last step only that step's are left, the published policy for Ouro, at a quarter of the memory
+    #[arg(long, value_name = "N", value_parser = kv_steps)]
     pub kv_steps: Option<usize>,
     /// Memory that the KV cache may take, in MiB
     #[arg(long, value_name = "MiB", value_parser = positive, default_value_t = 2048)]
@@ -255,6 +288,11 @@ pub fn positive(s: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(_) => Err("expected a whole number from 1".into()),
     }
+}
+
+/// As [`positive`], or `last` for the last step alone.
+fn kv_steps(s: &str) -> Result<usize, String> {
+    if s == "last" { Ok(1) } else { positive(s).map_err(|e| format!("{e}, or last")) }
 }
 
 /// As [`positive`], of a type that says so.

@@ -9,14 +9,22 @@
 //! ‖s_k‖, as the public reference implementation of Huginn does in its sampler, which asks for one step below 0.03.
 //! Two steps below 0.05 leave a little earlier than two below 0.03 and answer as well (README, "What depth buys").
 
-use super::{Rule, Statistic};
+use super::{ExitRule, Rule, Statistic};
 use crate::model::LatentStats;
 
+const THRESHOLD: f32 = 0.05;
+const HITS: usize = 2;
+
 pub(super) static NORMALISED: Rule =
-    Rule { name: "acceleration", statistic: Statistic::Latent(normalised), threshold: Some(0.05), hits: 2 };
+    Rule { name: "acceleration", statistic: Statistic::Latent(normalised), threshold: Some(THRESHOLD), hits: HITS };
 
 pub(super) static RAW: Rule =
     Rule { name: "acceleration-raw", statistic: Statistic::Latent(raw), threshold: None, hits: 2 };
+
+/// Plain `acceleration`.
+pub(super) const fn settled() -> ExitRule {
+    ExitRule { rule: &NORMALISED, threshold: THRESHOLD, hits: HITS, min: 0, max: None }
+}
 
 fn normalised(stats: &LatentStats) -> f32 {
     stats.acceleration / stats.state_norm

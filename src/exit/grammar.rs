@@ -103,7 +103,7 @@ impl FromStr for ExitRule {
         let settings = Settings::parse(settings)?;
         match rule.statistic {
             Statistic::Nothing => fixed(rule, argument, &settings),
-            Statistic::Latent(_) | Statistic::Readout(_) => adaptive(rule, argument, &settings),
+            Statistic::Latent(_) | Statistic::Readout(_) | Statistic::Gate(_) => adaptive(rule, argument, &settings),
         }
     }
 }
@@ -281,6 +281,7 @@ mod tests {
         assert_eq!(rule("acceleration-raw:1").signal(), Signal::Latent);
         assert_eq!(rule("step-norm").signal(), Signal::Latent);
         assert_eq!(rule("kl").signal(), Signal::Readout);
+        assert_eq!((rule("gate:0.6").signal(), rule("gate:0.6").threshold()), (Signal::Gate, Some(0.6)));
         assert_eq!((rule("fixed").signal(), rule("fixed").threshold()), (Signal::None, None));
         assert_eq!((rule("fixed").max_steps(), rule("fixed:7").max_steps()), (None, Some(7)));
         assert_eq!(ExitRule::default(), rule("fixed"));
@@ -298,6 +299,7 @@ mod tests {
         assert_eq!(error("kl: 0.03"), bad_threshold("kl", " 0.03"));
         assert_eq!(error("acceleration-raw"), Error::NoThreshold { rule: "acceleration-raw" });
         assert_eq!(error("acceleration-raw,hits=1"), Error::NoThreshold { rule: "acceleration-raw" });
+        assert_eq!(error("gate"), Error::NoThreshold { rule: "gate" });
 
         for name in ["", "Acceleration", " kl", "speed", "acceleration raw"] {
             assert_eq!(error(name), Error::UnknownRule { name: name.to_owned() });
@@ -333,7 +335,10 @@ mod tests {
     #[test]
     fn messages_say_what_would_have_been_right() {
         let table = [
-            ("speed", "unknown exit rule `speed`; known rules: acceleration, acceleration-raw, step-norm, kl, fixed"),
+            (
+                "speed",
+                "unknown exit rule `speed`; known rules: acceleration, acceleration-raw, step-norm, kl, gate, fixed",
+            ),
             ("kl,hit=1", "unknown key `hit` in an exit rule; known keys: hits, min, max"),
             ("acceleration:NaN", "the threshold of `acceleration` must be a positive, finite number, not `NaN`"),
             (

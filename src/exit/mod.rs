@@ -35,6 +35,7 @@
 //! | `acceleration-raw` | ‖Δ_k − Δ_{k−1}‖ | no threshold, `hits=2` |
 //! | `step-norm` | ‖Δ_k‖ / ‖s_k‖ | `step-norm:0.03,hits=1` |
 //! | `kl` | KL(previous read-out ‖ this one), the first previous one uniform | `kl:0.001,hits=1` |
+//! | `gate` | probability to have left by now, by the model's learned gate: must *reach* the threshold | no threshold, `hits=1` |
 //! | `fixed` | none: the model's own number of steps, or `fixed:N` | `fixed` |
 //!
 //! [`Display`](std::fmt::Display) prints everything that decides, so that a recorded rule keeps its meaning
@@ -51,17 +52,21 @@
 
 mod acceleration;
 mod fixed;
+mod gate;
 mod grammar;
 mod kl;
 mod step_norm;
 
-use crate::model::LatentStats;
 mod policy;
+
+use crate::model::{Config, LatentStats};
+
 pub use grammar::Error;
 pub use policy::{NoGate, RulePolicy};
 
 /// The rules there are, in the order in which messages list them. A new rule is a file and a line here.
-static RULES: [&Rule; 5] = [&acceleration::NORMALISED, &acceleration::RAW, &step_norm::RULE, &kl::RULE, &fixed::RULE];
+static RULES: [&Rule; 6] =
+    [&acceleration::NORMALISED, &acceleration::RAW, &step_norm::RULE, &kl::RULE, &gate::RULE, &fixed::RULE];
 
 /// What sets one kind of rule apart from another; each file here defines one or two of them.
 #[derive(Debug)]
@@ -83,6 +88,8 @@ enum Statistic {
     Latent(fn(&LatentStats) -> f32),
     /// From a row's read-out, `[vocabulary]`, and the one before it, which the function replaces.
     Readout(fn(&mut kl::Previous, &[f32]) -> f32),
+    /// From the logit of the model's exit gate and what the gate said before. It has to reach the threshold, not to fall below it.
+    Gate(fn(&mut gate::Survival, f32) -> f32),
 }
 
 /// What a rule needs to see after each step.
@@ -94,7 +101,7 @@ pub enum Signal {
     Latent,
     /// The logits that coda and head make of the state: [`ExitRule::check_readout`].
     Readout,
-    /// The logit of a gate that the model has learnt.
+    /// The logit of a gate that the model has learnt: [`ExitRule::check_latent`].
     Gate,
 }
 
@@ -132,6 +139,16 @@ impl PartialEq for ExitRule {
 }
 
 impl ExitRule {
+    /// The rule for a model if nobody asks for one: `acceleration`, but `fixed` for a model that was trained at one depth only,
+    /// whose state does not come to rest before it. There, rules that watch the state fire too late to save anything, or too
+    /// early; Nanbeige, for one, answers no question of GSM8K after one of its two passes.
+    pub fn for_model(config: &Config) -> Self {
+        match config.loops.iter().all(|l| l.max_steps == Some(l.mean_steps)) {
+            true => fixed::full_depth(),
+            false => acceleration::settled(),
+        }
+    }
+
     /// The rule's name, without its settings.
     pub fn name(&self) -> &'static str {
         self.rule.name
@@ -143,15 +160,16 @@ impl ExitRule {
             Statistic::Nothing => Signal::None,
             Statistic::Latent(_) => Signal::Latent,
             Statistic::Readout(_) => Signal::Readout,
+            Statistic::Gate(_) => Signal::Gate,
         }
     }
 
-    /// The statistic must be strictly below this; `None` if the rule has no statistic.
+    /// The statistic must be strictly below this, or, if it is a gate's, reach it; `None` if the rule has no statistic.
     pub fn threshold(&self) -> Option<f32> {
         (self.signal() != Signal::None).then_some(self.threshold)
     }
 
-    /// The number of checked steps in a row on which the statistic must be below the threshold, from 1.
+    /// The number of checked steps in a row on which the statistic must pass the threshold, from 1.
     pub fn hits(&self) -> usize {
         self.hits
     }
@@ -176,20 +194,27 @@ impl ExitRule {
     /// (of no account unless the [signal](Self::signal) is [`Signal::Readout`]).
     pub fn memory(&self, vocab: usize) -> Memory {
         let logits = if self.signal() == Signal::Readout { vocab } else { 0 };
-        Memory { run: 0, previous: kl::Previous::new(logits) }
+        Memory { run: 0, previous: kl::Previous::new(logits), survival: gate::Survival::new() }
     }
 
     /// Whether the row leaves the loop now, after the step that `stats` describes.
     ///
     /// To be called once per step, in order. A rule with another signal leaves only at its cap.
     pub fn check_latent(&self, memory: &mut Memory, stats: &LatentStats) -> bool {
-        let Statistic::Latent(statistic) = self.rule.statistic else {
-            return self.is_capped(stats.step);
+        let hit = match self.rule.statistic {
+            Statistic::Latent(_) if !self.is_checked(stats.step) => return self.is_capped(stats.step),
+            Statistic::Latent(statistic) => statistic(stats) < self.threshold,
+            Statistic::Gate(statistic) => {
+                // The gate's earlier words count, whether or not they were checked.
+                let left = statistic(&mut memory.survival, stats.gate);
+                if !self.is_checked(stats.step) {
+                    return self.is_capped(stats.step);
+                }
+                left >= self.threshold && self.threshold < gate::OFF
+            }
+            Statistic::Nothing | Statistic::Readout(_) => return self.is_capped(stats.step),
         };
-        if !self.is_checked(stats.step) {
-            return self.is_capped(stats.step);
-        }
-        self.count(memory, statistic(stats))
+        self.count(memory, hit)
     }
 
     /// Whether the row leaves the loop now, after `step` steps (from 1) and with the read-out `logits`,
@@ -208,8 +233,8 @@ impl ExitRule {
         if !self.is_checked(step) {
             return self.is_capped(step);
         }
-        let statistic = statistic(&mut memory.previous, logits);
-        self.count(memory, statistic)
+        let hit = statistic(&mut memory.previous, logits) < self.threshold;
+        self.count(memory, hit)
     }
 
     fn is_capped(&self, step: usize) -> bool {
@@ -217,13 +242,9 @@ impl ExitRule {
     }
 
     /// Counts a checked step; true once the run of hits is long enough.
-    fn count(&self, memory: &mut Memory, statistic: f32) -> bool {
-        // A NaN compares as false and so ends the run.
-        if statistic < self.threshold {
-            memory.run = memory.run.saturating_add(1);
-        } else {
-            memory.run = 0;
-        }
+    fn count(&self, memory: &mut Memory, hit: bool) -> bool {
+        // A NaN compares as false, is no hit and so ends the run.
+        memory.run = if hit { memory.run.saturating_add(1) } else { 0 };
         memory.run >= self.hits
     }
 }
@@ -234,6 +255,7 @@ pub struct Memory {
     /// Hits in a row so far.
     run: usize,
     previous: kl::Previous,
+    survival: gate::Survival,
 }
 
 impl Memory {
@@ -241,6 +263,7 @@ impl Memory {
     pub fn reset(&mut self) {
         self.run = 0;
         self.previous.reset();
+        self.survival = gate::Survival::new();
     }
 }
 

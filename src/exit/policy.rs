@@ -73,7 +73,7 @@ impl DepthPolicy for RulePolicy {
     fn after_step(&mut self, index: usize, _: &Row, stats: &LatentStats, _: &[f32]) -> Verdict {
         match self.rule.signal() {
             Signal::Readout if self.rule.is_checked(stats.step) => Verdict::ReadOut,
-            Signal::Latent if self.rule.check_latent(&mut self.memories[index], stats) => Verdict::Leave,
+            Signal::Latent | Signal::Gate if self.rule.check_latent(&mut self.memories[index], stats) => Verdict::Leave,
             _ => Verdict::Stay,
         }
     }

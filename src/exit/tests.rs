@@ -1,6 +1,7 @@
 //! The rules on trajectories whose exits are known; text and divergence are tested in their own files.
 
 use super::*;
+use crate::model::Depth;
 
 pub(super) fn rule(text: &str) -> ExitRule {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -254,4 +255,98 @@ fn statistics_are_those_of_the_reference() {
         // The reference works in f32: what is left of a difference is good to 1e-7 of its terms.
         assert!((statistic(&mut previous, logits) - expected).abs() < 2e-7, "{expected}");
     }
+}
+
+/// The step after which `gate` leaves on these gates (logits).
+fn gate_exit(text: &str, gates: &[f32]) -> Option<usize> {
+    let none = f32::NAN;
+    let stats = |(step, &gate): (usize, &f32)| LatentStats {
+        segment: 0,
+        step,
+        state_norm: none,
+        step_norm: none,
+        acceleration: none,
+        step_cosine: none,
+        state_cosine: none,
+        gate,
+    };
+    latent_exit(&rule(text), &(1..).zip(gates).map(stats).collect::<Vec<_>>())
+}
+
+/// At a gate of 0 half of what is left leaves: 0.5, 0.75, 0.875, ...
+#[test]
+fn the_gates_sum_has_to_reach_the_threshold() {
+    let (half, nan) = ([0.0; 6], f32::NAN);
+    let table: &[(&str, &[f32], Option<usize>)] = &[
+        ("gate:0.5", &half, Some(1)),
+        ("gate:0.500001", &half, Some(2)),
+        ("gate:0.75", &half, Some(2)),
+        ("gate:0.9", &half, Some(4)),
+        ("gate:0.999", &half, None),
+        ("gate:0.5", &[-9.0, -9.0, 9.0], Some(3)),
+        // Further hits are further steps; unchecked steps count in the sum.
+        ("gate:0.5,hits=3", &half, Some(3)),
+        ("gate:0.75,min=1", &half, Some(2)),
+        ("gate:0.5,min=3", &half, Some(4)),
+        ("gate:0.5,hits=2,min=1", &half, Some(3)),
+        ("gate:0.999,max=3", &half, Some(3)),
+        // Certainty is no exit: 1 and more are off, though the sum rounds to 1.
+        ("gate:0.999", &[80.0], Some(1)),
+        ("gate:1", &[80.0; 6], None),
+        ("gate:7,max=6", &[f32::INFINITY; 6], Some(6)),
+        ("gate:0.5", &[f32::INFINITY], Some(1)),
+        ("gate:0.5", &[f32::NEG_INFINITY, 0.0], Some(2)),
+        // A gate that is not a number decides nothing, then and later.
+        ("gate:0.5", &[nan, 9.0, 9.0], None),
+        ("gate:0.5,max=3", &[-9.0, nan, 9.0], Some(3)),
+    ];
+    for (text, gates, expected) in table {
+        assert_eq!(gate_exit(text, gates), *expected, "{text} on {gates:?}");
+    }
+    // Without a gate there is nothing to go by.
+    assert_eq!(exit_of("gate:0.5", &[0.1; 9]), None);
+}
+
+#[test]
+fn the_gates_sum_is_forgotten_with_the_row() {
+    let rule = rule("gate:0.7");
+    let mut memory = rule.memory(0);
+    let at = |step| LatentStats {
+        segment: 0,
+        step,
+        state_norm: 1.0,
+        step_norm: 1.0,
+        acceleration: 1.0,
+        step_cosine: 1.0,
+        state_cosine: 1.0,
+        gate: 0.0,
+    };
+    assert!(!rule.check_latent(&mut memory, &at(1)));
+    memory.reset();
+    assert!(!rule.check_latent(&mut memory, &at(1)));
+    assert!(rule.check_latent(&mut memory, &at(2)));
+}
+
+/// Models that were trained at one depth have no use for a rule that waits for rest.
+#[test]
+fn the_default_depends_on_how_the_model_was_trained() {
+    let config = |loops: &[(usize, Option<usize>)]| Config {
+        architecture: String::new(),
+        name: String::new(),
+        width: 2,
+        state_width: 2,
+        vocab: 1,
+        context: 1,
+        head_dim: 2,
+        embedding_scale: 1.0,
+        loops: loops.iter().map(|&(mean_steps, max_steps)| Depth { mean_steps, max_steps }).collect(),
+        state_std: 0.0,
+        prefix_lm: false,
+        exit_gate: false,
+    };
+    let named = |loops| ExitRule::for_model(&config(loops)).to_string();
+    assert_eq!(named(&[(32, None)]), rule("acceleration").to_string());
+    assert_eq!(named(&[(8, Some(32))]), rule("acceleration").to_string());
+    assert_eq!(named(&[(4, Some(4))]), "fixed");
+    assert_eq!(named(&[(4, Some(4)), (3, None)]), rule("acceleration").to_string());
 }

@@ -261,14 +261,31 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn raise(self, mut w: Self::Block, p: [*const u8; LANES], shift: u32, mask: u8) -> Self::Block {
-        for (w, p) in w.iter_mut().zip(p) {
-            // Masked before it is moved up, so that no bit crosses into the next byte.
-            // SAFETY: the token proves AVX2; the caller promises 32 readable bytes behind every pointer.
-            *w = unsafe {
-                let down = _mm256_srl_epi16(_mm256_loadu_si256(p.cast()), _mm_cvtsi32_si128(shift as i32));
-                let high = _mm256_and_si256(down, _mm256_set1_epi8(mask.cast_signed()));
-                _mm256_or_si256(*w, _mm256_slli_epi16(high, 4))
-            };
+        // Straight from where the bits are to where they belong. Other bits cross into the next byte, and are masked.
+        // SAFETY: the token proves AVX2.
+        let (mask, left, right) = unsafe {
+            (
+                _mm256_set1_epi8((mask << 4).cast_signed()),
+                _mm_cvtsi32_si128(4u32.saturating_sub(shift) as i32),
+                _mm_cvtsi32_si128(shift.saturating_sub(4) as i32),
+            )
+        };
+        if shift < 4 {
+            for (w, p) in w.iter_mut().zip(p) {
+                // SAFETY: the token proves AVX2; the caller promises 32 readable bytes behind every pointer.
+                *w = unsafe {
+                    let high = _mm256_sll_epi16(_mm256_loadu_si256(p.cast()), left);
+                    _mm256_or_si256(*w, _mm256_and_si256(high, mask))
+                };
+            }
+        } else {
+            for (w, p) in w.iter_mut().zip(p) {
+                // SAFETY: as above.
+                *w = unsafe {
+                    let high = _mm256_srl_epi16(_mm256_loadu_si256(p.cast()), right);
+                    _mm256_or_si256(*w, _mm256_and_si256(high, mask))
+                };
+            }
         }
         w
     }

@@ -290,6 +290,10 @@ impl Blocks for Q5K {
 }
 
 /// q6_K: 128 bytes of nibbles, 64 with two more bits, a signed byte of scale for sixteen weights each, half scale.
+///
+/// It multiplies 8-bit activations. Measured on the rows of `tests/data/quant`, the root mean square error of a product grows
+/// by them, over 16-bit ones, by 5% for normal and 7% for Laplace activations, and by 20% where one activation in a hundred
+/// is twenty times as large; for q8_0 the same numbers are 41%, 60% and 140%. Sixteen bits would double the multiplications.
 pub(super) struct Q6K;
 
 /// Scales of q6_K: sixteen bytes, and the half.

@@ -23,6 +23,8 @@ mod guard;
 mod neon;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon_dotprod;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon_plain;
 #[cfg(test)]
 mod tests;
 
@@ -302,7 +304,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 if avx2::Avx2::detect().is_some() => Ok(&avx2::KERNELS),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-            Isa::Neon if neon::Neon::<neon::Plain>::detect().is_some() => Ok(&neon::KERNELS),
+            Isa::Neon if neon::Neon::<neon_plain::Plain>::detect().is_some() => Ok(&neon_plain::KERNELS),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Isa::NeonDotprod if neon::Neon::<neon_dotprod::Dotprod>::detect().is_some() => Ok(&neon_dotprod::KERNELS),
             isa => Err(Error::Unavailable(isa)),

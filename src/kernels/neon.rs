@@ -1,12 +1,11 @@
 //! NEON: every 64-bit ARM.
 //!
 //! Only the integer products of quantised blocks differ between ARM generations, so they are a parameter ([`Dot`]) of the
-//! lanes: [`Plain`] here, and [`super::neon_dotprod`] for CPUs that multiply bytes four at a time.
+//! lanes: [`super::neon_plain`], and [`super::neon_dotprod`] for CPUs that multiply bytes four at a time.
 
 use super::simd::{LANES, Simd};
 use core::arch::aarch64::*;
 use core::arch::asm;
-use std::arch::is_aarch64_feature_detected;
 
 /// Proof that the CPU has NEON and what `D` needs.
 #[derive(Clone, Copy)]
@@ -27,17 +26,6 @@ pub(super) trait Dot: Copy {
     fn u6(self, w: &Blocks, a: &[i8; 32]) -> [Sums; 2];
 }
 
-/// Products by the widening multiplications that every NEON has.
-#[derive(Clone, Copy)]
-pub(super) struct Plain(());
-
-impl Neon<Plain> {
-    /// The proof, if the running CPU has NEON.
-    pub(super) fn detect() -> Option<Self> {
-        is_aarch64_feature_detected!("neon").then_some(Neon(Plain(())))
-    }
-}
-
 /// Lane `i` of the result is the sum of all lanes of `v[i]`; integer sums do not care about order.
 #[inline(always)]
 pub(super) fn transpose_sum(v: [int32x4_t; LANES]) -> Sums {
@@ -47,89 +35,6 @@ pub(super) fn transpose_sum(v: [int32x4_t; LANES]) -> Sums {
             vpaddq_s32(vpaddq_s32(v[0], v[1]), vpaddq_s32(v[2], v[3])),
             vpaddq_s32(vpaddq_s32(v[4], v[5]), vpaddq_s32(v[6], v[7])),
         )
-    }
-}
-
-impl Dot for Plain {
-    #[inline(always)]
-    fn i8(self, w: &Blocks, a: &[i16; 32]) -> Sums {
-        // SAFETY: the token proves NEON; the four loads cover the 64 bytes of `a`.
-        unsafe {
-            let (a0, a1) = (vld1q_s16(a.as_ptr()), vld1q_s16(a.as_ptr().add(8)));
-            let (a2, a3) = (vld1q_s16(a.as_ptr().add(16)), vld1q_s16(a.as_ptr().add(24)));
-            let mut v = [vdupq_n_s32(0); LANES];
-            // Written out: with loops inside, the compiler leaves the one over the rows rolled, and `v` in memory.
-            for (v, &(lo, hi)) in v.iter_mut().zip(w) {
-                let (w0, w1) = (vmovl_s8(vget_low_s8(lo)), vmovl_high_s8(lo));
-                let (w2, w3) = (vmovl_s8(vget_low_s8(hi)), vmovl_high_s8(hi));
-                let mut sum = vmull_s16(vget_low_s16(w0), vget_low_s16(a0));
-                sum = vmlal_high_s16(sum, w0, a0);
-                sum = vmlal_s16(sum, vget_low_s16(w1), vget_low_s16(a1));
-                sum = vmlal_high_s16(sum, w1, a1);
-                sum = vmlal_s16(sum, vget_low_s16(w2), vget_low_s16(a2));
-                sum = vmlal_high_s16(sum, w2, a2);
-                sum = vmlal_s16(sum, vget_low_s16(w3), vget_low_s16(a3));
-                *v = vmlal_high_s16(sum, w3, a3);
-            }
-            transpose_sum(v)
-        }
-    }
-    #[inline(always)]
-    fn u5(self, w: &Blocks, a: &[i8; 32]) -> Sums {
-        // A product is at most 31 * 127 = 3937, so eight of them still fit 16 bits, where sums cost half: four in the
-        // multiplications and one level of pairs.
-        // SAFETY: the token proves NEON; the two loads cover the 32 bytes of `a`.
-        unsafe {
-            let (a_lo, a_hi) = (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16)));
-            let mut v = [vdupq_n_s16(0); LANES];
-            for (v, &(lo, hi)) in v.iter_mut().zip(w) {
-                *v = vmull_s8(vget_low_s8(lo), vget_low_s8(a_lo));
-                *v = vmlal_high_s8(*v, lo, a_lo);
-                *v = vmlal_s8(*v, vget_low_s8(hi), vget_low_s8(a_hi));
-                *v = vmlal_high_s8(*v, hi, a_hi);
-            }
-            let (v0, v2) = (vpaddlq_s16(vpaddq_s16(v[0], v[1])), vpaddlq_s16(vpaddq_s16(v[2], v[3])));
-            let (v4, v6) = (vpaddlq_s16(vpaddq_s16(v[4], v[5])), vpaddlq_s16(vpaddq_s16(v[6], v[7])));
-            (vpaddq_s32(v0, v2), vpaddq_s32(v4, v6))
-        }
-    }
-    #[inline(always)]
-    fn s8(self, w: &Blocks, a: &[i8; 32]) -> Sums {
-        // Two products, at most 2 * 127 * 127 = 32258, fit 16 bits.
-        // SAFETY: the token proves NEON; the two loads cover the 32 bytes of `a`.
-        unsafe {
-            let (a_lo, a_hi) = (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16)));
-            let mut v = [vdupq_n_s32(0); LANES];
-            for (v, &(lo, hi)) in v.iter_mut().zip(w) {
-                let lo = vmlal_high_s8(vmull_s8(vget_low_s8(lo), vget_low_s8(a_lo)), lo, a_lo);
-                let hi = vmlal_high_s8(vmull_s8(vget_low_s8(hi), vget_low_s8(a_hi)), hi, a_hi);
-                *v = vpadalq_s16(vpaddlq_s16(lo), hi);
-            }
-            transpose_sum(v)
-        }
-    }
-    #[inline(always)]
-    fn u6(self, w: &Blocks, a: &[i8; 32]) -> [Sums; 2] {
-        // A product is at most 32 * 127 = 4064, so eight of them still fit 16 bits: two in the multiplications and two levels
-        // of pairs.
-        // SAFETY: the token proves NEON; the two loads cover the 32 bytes of `a`.
-        unsafe {
-            let (a_lo, a_hi) = (vld1q_s8(a.as_ptr()), vld1q_s8(a.as_ptr().add(16)));
-            let mut v = [[vdupq_n_s16(0); LANES]; 2];
-            for (r, &(lo, hi)) in w.iter().enumerate() {
-                let (lo, hi) = (less_32(lo), less_32(hi));
-                v[0][r] = vmlal_high_s8(vmull_s8(vget_low_s8(lo), vget_low_s8(a_lo)), lo, a_lo);
-                v[1][r] = vmlal_high_s8(vmull_s8(vget_low_s8(hi), vget_low_s8(a_hi)), hi, a_hi);
-            }
-            let mut sums = [(vdupq_n_s32(0), vdupq_n_s32(0)); 2];
-            for (sums, v) in sums.iter_mut().zip(v) {
-                *sums = (
-                    vpaddlq_s16(vpaddq_s16(vpaddq_s16(v[0], v[1]), vpaddq_s16(v[2], v[3]))),
-                    vpaddlq_s16(vpaddq_s16(vpaddq_s16(v[4], v[5]), vpaddq_s16(v[6], v[7]))),
-                );
-            }
-            sums
-        }
     }
 }
 
@@ -198,16 +103,16 @@ unsafe fn transposed(p: [*const u8; 4]) -> [uint32x4_t; 4] {
     }
 }
 
-/// Those bits of 16 bytes that stand `shift` bits up under `mask`.
+/// Sixteen bytes shifted down (up, if negative), under `mask`.
 ///
 /// # Safety
 /// 16 bytes must be readable.
 #[inline(always)]
-unsafe fn bits_of(p: *const u8, shift: u32, mask: u8) -> int8x16_t {
+unsafe fn bits_of(p: *const u8, down: i32, mask: u8) -> int8x16_t {
     // SAFETY: the caller promises the bytes, and is reached through a token, which proves NEON.
     unsafe {
-        let down = vshlq_u8(vld1q_u8(p), vdupq_n_s8(-(shift as i8)));
-        vreinterpretq_s8_u8(vandq_u8(down, vdupq_n_u8(mask)))
+        let shifted = vshlq_u8(vld1q_u8(p), vdupq_n_s8(-down as i8));
+        vreinterpretq_s8_u8(vandq_u8(shifted, vdupq_n_u8(mask)))
     }
 }
 
@@ -414,7 +319,7 @@ impl<D: Dot> Simd for Neon<D> {
         let mut out = [unsafe { (vdupq_n_s8(0), vdupq_n_s8(0)) }; LANES];
         for (o, p) in out.iter_mut().zip(p) {
             // SAFETY: the token proves NEON; the caller promises 32 readable bytes behind every pointer.
-            *o = unsafe { (bits_of(p, shift, 15), bits_of(p.add(16), shift, 15)) };
+            *o = unsafe { (bits_of(p, shift as i32, 15), bits_of(p.add(16), shift as i32, 15)) };
         }
         out
     }
@@ -423,8 +328,9 @@ impl<D: Dot> Simd for Neon<D> {
         for (w, p) in w.iter_mut().zip(p) {
             // SAFETY: the token proves NEON; the caller promises 32 readable bytes behind every pointer.
             unsafe {
-                let (lo, hi) = (bits_of(p, shift, mask), bits_of(p.add(16), shift, mask));
-                *w = (vorrq_s8(w.0, vshlq_n_s8::<4>(lo)), vorrq_s8(w.1, vshlq_n_s8::<4>(hi)));
+                let down = shift as i32 - 4;
+                let (lo, hi) = (bits_of(p, down, mask << 4), bits_of(p.add(16), down, mask << 4));
+                *w = (vorrq_s8(w.0, lo), vorrq_s8(w.1, hi));
             }
         }
         w
@@ -482,6 +388,3 @@ impl<D: Dot> Simd for Neon<D> {
         }
     }
 }
-
-const ISA: super::Isa = super::Isa::Neon;
-super::stamp!(Neon(Plain(())), "neon");

@@ -199,6 +199,11 @@ impl<'a> Tensors<'a> {
         Self { bytes, header, kernels, taken: HashSet::new() }
     }
 
+    /// Whether the file has a tensor, for formats in which presence decides.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.header.tensor(name).is_some()
+    }
+
     /// A matrix of `rows` rows of `cols` values.
     pub(crate) fn matrix(&mut self, name: &str, rows: usize, cols: usize) -> Result<Matrix, Error> {
         let info = self.header.tensor(name).ok_or_else(|| Error::MissingTensor(name.to_owned()))?;

@@ -31,10 +31,12 @@ pub(super) struct AddedToken {
 }
 
 impl AddedToken {
-    /// Some vocabularies add runs of spaces, tabs or line breaks as tokens. They are compression, not control:
-    /// ordinary text is meant to be encoded with them.
-    pub(super) fn is_white_space(&self) -> bool {
-        self.content.chars().all(char::is_whitespace)
+    /// Some vocabularies add runs of spaces, tabs or line breaks as tokens, or single characters. They are
+    /// compression, not control: ordinary text is meant to be encoded with them.
+    pub(super) fn is_text(&self) -> bool {
+        let mut chars = self.content.chars();
+        let one = chars.next().is_some() && chars.next().is_none();
+        (one && !self.special) || self.content.chars().all(char::is_whitespace)
     }
 }
 
@@ -43,9 +45,9 @@ impl AddedToken {
 pub(super) enum Which {
     /// All of them: the text is trusted.
     All,
-    /// Runs of white space only: the text is a user's.
-    WhiteSpace,
-    /// What must not come out of a text that a user wrote: all but white space.
+    /// Runs of white space and single characters only: the text is a user's.
+    Text,
+    /// What must not come out of a text that a user wrote: all but those.
     Control,
     /// What must not come out of a text that the model wrote: special tokens. A model's own `<think>`, where that is
     /// a plain added token, is told back to it as the token it was.
@@ -211,9 +213,9 @@ impl AddedTokens {
 fn wanted(token: &AddedToken, which: Which) -> bool {
     match which {
         Which::All => true,
-        Which::WhiteSpace => token.is_white_space(),
-        Which::Control => !token.is_white_space(),
-        Which::Special => token.special && !token.is_white_space(),
+        Which::Text => token.is_text(),
+        Which::Control => !token.is_text(),
+        Which::Special => token.special && !token.is_text(),
     }
 }
 
@@ -262,7 +264,7 @@ mod tests {
         let t = tokens(&["<s>", "think", "  "]);
         let ids = |which| found(&t, "<s>  think", which).into_iter().map(|m| m.0).collect::<Vec<_>>();
         assert_eq!(ids(Which::All), [0, 2, 1]);
-        assert_eq!(ids(Which::WhiteSpace), [2]);
+        assert_eq!(ids(Which::Text), [2]);
         assert_eq!(ids(Which::Control), [0, 1]);
         assert_eq!(ids(Which::Special), [0]);
     }

@@ -59,7 +59,7 @@ impl Template {
     }
 
     /// A model's own template, or what takes its place: [`Template::prefix`] for a model that was trained with prefixes, where it
-    /// can, else [`Template::fallback`].
+    /// can, else [`Template::continuation`].
     ///
     /// # Errors
     /// A malformed template, or a key of the wrong type.
@@ -68,7 +68,7 @@ impl Template {
             return Ok(Self::new(source)?);
         }
         let prefix = if prefix_lm { Self::prefix(tokenizer, DEFAULT_CONDITION)? } else { None };
-        Ok(prefix.map_or_else(|| Self::fallback(tokenizer), Ok)?)
+        Ok(prefix.map_or_else(Self::continuation, Ok)?)
     }
 
     /// The token that ends an answer, where the format has one that files may not name.

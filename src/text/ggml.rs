@@ -1,11 +1,14 @@
 //! The `tokenizer.ggml.*` keys of GGUF: a tokenizer from them alone, and them from a tokenizer.
 //!
-//! Only byte-level BPE (model `gpt2`) is known. Its rules for cutting text into words are not in the file; the key
-//! `tokenizer.ggml.pre` names them. The names and rules below are llama.cpp's (`src/llama-vocab.cpp`).
+//! Two models are known: byte-level BPE (`gpt2`), whose rules for cutting text into words are not in the file but
+//! named by `tokenizer.ggml.pre`, and SentencePiece's BPE (`llama`), whose tokens have scores.
 
-use serde_json::{Value, json};
-use tokenizers::NormalizerWrapper;
+mod bpe;
+mod pre;
+mod spm;
 
+use super::added::AddedToken;
+use super::tokenizer::Words;
 use super::{Error, SpecialIds, Tokenizer};
 
 /// Token type of an ordinary token.
@@ -19,72 +22,37 @@ pub const TOKEN_USER_DEFINED: i32 = 4;
 /// Token type of a row that no text uses.
 pub const TOKEN_UNUSED: i32 = 5;
 
+/// Token type of a byte that is spelled `<0xNN>`.
+pub const TOKEN_BYTE: i32 = 6;
+
 /// The model name of byte-level BPE.
-const GPT2_MODEL: &str = "gpt2";
-
-const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const DEEPSEEK3: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"##;
-
-/// One way of cutting text into words.
-struct Pre {
-    /// The names it goes by; the first is the one we write.
-    names: &'static [&'static str],
-    /// Applied one after the other, each to every piece the one before left.
-    regexes: &'static [&'static str],
-    /// A word that is a token is that token, whatever the merges say.
-    ignore_merges: bool,
-    /// Whether a prompt starts with BOS where the file does not say.
-    add_bos: bool,
-}
-
-const fn pre(names: &'static [&'static str], regexes: &'static [&'static str]) -> Pre {
-    Pre { names, regexes, ignore_merges: false, add_bos: false }
-}
-
-const PRES: &[Pre] = &[
-    pre(
-        &["gpt-2", "phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "olmo", "mpt", "jais", "trillion"],
-        &[GPT2],
-    ),
-    Pre {
-        ignore_merges: true,
-        add_bos: true,
-        ..pre(&["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"], &[LLAMA3])
-    },
-    pre(&["dbrx", "smaug-bpe"], &[LLAMA3]),
-    pre(&["qwen2", "deepseek-r1-qwen", "stablelm2"], &[QWEN2]),
-    pre(&["qwen35"], &[QWEN35]),
-    pre(&["smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"], &[r"\p{N}", GPT2]),
-    pre(&["falcon"], &[r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"]),
-    pre(&["deepseek-coder"], &["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"]),
-    pre(&["deepseek-v3"], &[r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+", DEEPSEEK3]),
-    pre(&[DEFAULT], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
-];
-
-/// The name of the rules that llama.cpp falls back on.
-const DEFAULT: &str = "default";
+const BPE_MODEL: &str = "gpt2";
+/// The model name of SentencePiece's BPE.
+const SPM_MODEL: &str = "llama";
 
 /// The vocabulary of a GGUF file, as its keys have it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct VocabParts {
-    /// `tokenizer.ggml.model`; only `gpt2` is known.
+    /// `tokenizer.ggml.model`: `gpt2` or `llama`.
     pub model: String,
-    /// `tokenizer.ggml.pre`; empty if the file has none, which means the default.
+    /// `tokenizer.ggml.pre`, for `gpt2`; empty if the file has none, which means the default.
     pub pre: String,
     /// `tokenizer.ggml.tokens`, in order of their ids.
     pub tokens: Vec<String>,
     /// `tokenizer.ggml.token_type`, one per token; empty if the file has none.
     pub token_types: Vec<i32>,
-    /// `tokenizer.ggml.merges`, each two tokens with a space between, the first applied first.
+    /// `tokenizer.ggml.scores`, for `llama`: one per token, the highest merged first; empty if the file has none.
+    pub scores: Vec<f32>,
+    /// `tokenizer.ggml.merges`, for `gpt2`: each two tokens with a space between, the first applied first.
     pub merges: Vec<String>,
     /// `tokenizer.ggml.bos_token_id` and its like.
     pub special: SpecialIds,
     /// `tokenizer.ggml.add_bos_token`.
     pub add_bos: Option<bool>,
+    /// `tokenizer.ggml.add_eos_token`.
+    pub add_eos: Option<bool>,
+    /// `tokenizer.ggml.add_space_prefix`, for `llama`: whether a text starts with one more space.
+    pub add_space_prefix: Option<bool>,
 }
 
 /// What to write into a GGUF file.
@@ -92,56 +60,74 @@ pub struct VocabParts {
 pub struct GgmlKeys {
     /// The keys' values. `add_bos` is always given.
     pub parts: VocabParts,
-    /// Whether `parts.pre` names exactly the tokenizer's own rules. Otherwise it is the default, and another program that
-    /// goes by these keys may cut some text differently.
-    pub pre_is_exact: bool,
+    /// Whether the keys say exactly what the tokenizer does. Otherwise (its rules for cutting words have no name, or its
+    /// merges no order by scores) another program that goes by them may cut some text into other tokens.
+    pub exact: bool,
 }
 
 impl Tokenizer {
-    /// Builds a tokenizer from the `tokenizer.ggml.*` keys of a GGUF file.
+    /// Builds a tokenizer from the `tokenizer.ggml.*` keys of a GGUF file. What may make it differ from the model's own
+    /// is in its [`Tokenizer::warnings`].
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for an unknown model or pre-tokenizer, [`Error::Range`] for lists that do not fit
-    /// together, [`Error::Merge`] and [`Error::Ambiguous`] for bad entries, [`Error::UnknownId`] for a special id
-    /// outside the vocabulary.
-    pub fn from_parts(parts: VocabParts) -> Result<Self, Error> {
-        if parts.model != GPT2_MODEL {
-            return Err(Error::Unsupported {
-                what: "tokenizer.ggml.model",
-                found: parts.model,
-                known: GPT2_MODEL.to_owned(),
-            });
+    /// [`Error::Unsupported`] for an unknown model, [`Error::Range`] for lists that do not fit together,
+    /// [`Error::Merge`] and [`Error::Ambiguous`] for bad entries.
+    pub fn from_parts(mut parts: VocabParts) -> Result<Self, Error> {
+        parts.check_lengths()?;
+        for (id, text) in parts.tokens.iter_mut().enumerate() {
+            // llama.cpp's name for a token without one.
+            if text.is_empty() {
+                *text = format!("[EMPTY_{id}]");
+            }
         }
-        let name = match parts.pre.as_str() {
-            "" => DEFAULT,
-            name => name,
+        let (special, add_bos, add_eos) = (parts.special, parts.add_bos, parts.add_eos);
+        let mut tokenizer = match parts.model.as_str() {
+            BPE_MODEL => bpe::tokenizer(&parts)?,
+            SPM_MODEL => spm::tokenizer(&parts)?,
+            _ => {
+                return Err(Error::Unsupported {
+                    what: "tokenizer.ggml.model",
+                    found: parts.model,
+                    known: format!("{BPE_MODEL}, {SPM_MODEL}"),
+                });
+            }
         };
-        let rules = PRES.iter().find(|p| p.names.contains(&name));
-        let rules = rules.ok_or_else(|| Error::Unsupported {
-            what: "tokenizer.ggml.pre",
-            found: name.to_owned(),
-            known: PRES.iter().flat_map(|p| p.names).copied().collect::<Vec<_>>().join(", "),
-        })?;
-        let mut tokenizer = Self::from_value(tokenizer_json(&parts, rules)?)?;
-        tokenizer.set_special_ids(parts.special)?;
-        let add_bos = parts.add_bos.unwrap_or(rules.add_bos);
-        tokenizer.set_add_bos(add_bos && parts.special.bos.is_some());
+        tokenizer.take_special_ids(special);
+        let has_bos = tokenizer.special_ids().bos.is_some();
+        tokenizer.set_add_bos(add_bos.unwrap_or(tokenizer.add_bos()) && has_bos);
+        tokenizer.set_add_eos(add_eos.unwrap_or(false));
         Ok(tokenizer)
+    }
+
+    /// Takes the ids that the vocabulary has, and warns of others; what is not given stays.
+    fn take_special_ids(&mut self, given: SpecialIds) {
+        let mut ids = self.special_ids();
+        let slots = [
+            ("bos", given.bos, &mut ids.bos),
+            ("eos", given.eos, &mut ids.eos),
+            ("padding", given.pad, &mut ids.pad),
+            ("unknown", given.unk, &mut ids.unk),
+        ];
+        let mut warnings = Vec::new();
+        for (name, id, slot) in slots {
+            match id {
+                Some(id) if self.token_bytes(id).is_ok() => *slot = Some(id),
+                Some(id) => warnings.push(format!("tokenizer.ggml.{name}_token_id {id} is no token and is left out")),
+                None => {}
+            }
+        }
+        warnings.into_iter().for_each(|w| self.warn(w));
+        // All of them are tokens.
+        let _ = self.set_special_ids(ids);
     }
 
     /// The `tokenizer.ggml.*` keys that say what this tokenizer does, for a table of `rows` rows. Rows that are no
     /// token's are named `[PAD{row}]` and marked unused.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] unless the tokenizer is byte-level BPE, [`Error::Range`] if it has more tokens than the
-    /// table has rows.
+    /// [`Error::Unsupported`] unless the tokenizer is BPE, either byte-level or of SentencePiece's kind;
+    /// [`Error::Range`] if it has more tokens than the table has rows.
     pub fn ggml_keys(&self, rows: usize) -> Result<GgmlKeys, Error> {
-        let bpe = &self.model;
-        let regexes = self.byte_level_regexes().ok_or_else(|| Error::Unsupported {
-            what: "for GGUF, the tokenizer's model",
-            found: "BPE that is not byte-level".to_owned(),
-            known: "byte-level BPE".to_owned(),
-        })?;
         if rows < self.vocabulary() {
             return Err(Error::Range {
                 what: "the number of rows of the embedding table",
@@ -149,18 +135,24 @@ impl Tokenizer {
                 found: rows as u64,
             });
         }
-        // Unlike a vocabulary in memory, one in JSON gives its merges away.
-        let model = serde_json::to_value(bpe).unwrap_or_default();
-        let merge = |rule: &Value| match rule.as_str() {
-            Some(text) => Some(text.to_owned()),
-            None => Some(format!("{} {}", rule[0].as_str()?, rule[1].as_str()?)),
-        };
-        let merges = model["merges"].as_array().map_or(&[][..], Vec::as_slice);
-        let merges = merges.iter().filter_map(merge).collect();
+        match &self.model {
+            Words::Spm(spm) => Ok(spm::keys(self, spm, rows)),
+            Words::Bpe(model) => match self.byte_level_regexes() {
+                Some(regexes) => Ok(bpe::keys(self, model, &regexes, rows)),
+                None => spm::keys_of_bpe(self, model, rows).ok_or_else(|| Error::Unsupported {
+                    what: "for GGUF, the tokenizer's model",
+                    found: "BPE that is neither byte-level nor SentencePiece's".to_owned(),
+                    known: "byte-level BPE, SentencePiece BPE with a token for each byte".to_owned(),
+                }),
+            },
+        }
+    }
 
+    /// What both models' keys have in common: tokens and their types, special ids.
+    fn common_keys(&self, vocabulary: impl IntoIterator<Item = (String, u32)>, rows: usize) -> VocabParts {
         let mut tokens: Vec<Option<String>> = vec![None; rows];
         let mut token_types = vec![TOKEN_UNUSED; rows];
-        for (text, id) in bpe.get_vocab() {
+        for (text, id) in vocabulary {
             tokens[id as usize] = Some(text);
             token_types[id as usize] = TOKEN_NORMAL;
         }
@@ -172,132 +164,45 @@ impl Tokenizer {
             };
         }
         let pad = |(row, text): (usize, Option<String>)| text.unwrap_or_else(|| format!("[PAD{row}]"));
-        let ignore_merges = bpe.ignore_merges;
-        let exact = PRES.iter().find(|p| p.ignore_merges == ignore_merges && same_rules(p.regexes, &regexes));
-        Ok(GgmlKeys {
-            parts: VocabParts {
-                model: GPT2_MODEL.to_owned(),
-                pre: exact.map_or(DEFAULT, |p| p.names[0]).to_owned(),
-                tokens: tokens.into_iter().enumerate().map(pad).collect(),
-                token_types,
-                merges,
-                special: self.special_ids(),
-                add_bos: Some(self.add_bos()),
-            },
-            pre_is_exact: exact.is_some(),
-        })
+        VocabParts {
+            tokens: tokens.into_iter().enumerate().map(pad).collect(),
+            token_types,
+            special: self.special_ids(),
+            add_bos: Some(self.add_bos()),
+            add_eos: Some(self.add_eos()),
+            ..VocabParts::default()
+        }
     }
+}
 
-    /// The expressions that cut text into words before the byte-level alphabet, or `None` if there is none. A rule
-    /// that is no regular expression becomes an empty one, which equals no other.
-    fn byte_level_regexes(&self) -> Option<Vec<String>> {
-        let rules = serde_json::to_value(self.pre_tokenizer.as_ref()?).ok()?;
-        let steps = match rules["pretokenizers"].as_array() {
-            Some(steps) => steps.as_slice(),
-            None => std::slice::from_ref(&rules),
-        };
-        let mut regexes = Vec::new();
-        let mut byte_level = false;
-        for step in steps {
-            let unknown = String::new;
-            match step["type"].as_str().unwrap_or_default() {
-                "ByteLevel" => {
-                    byte_level = true;
-                    if step["add_prefix_space"] == true {
-                        regexes.push(unknown());
-                    }
-                    if step["use_regex"] != false {
-                        regexes.push(GPT2.to_owned());
-                    }
-                }
-                "Split" if step["behavior"] == "Isolated" && step["invert"] == false => {
-                    let regex = step["pattern"]["Regex"].as_str();
-                    regexes.push(regex.map_or_else(unknown, str::to_owned));
-                }
-                "Digits" if step["individual_digits"] == true => regexes.push(r"\p{N}".to_owned()),
-                _ => regexes.push(unknown()),
+impl VocabParts {
+    fn check_lengths(&self) -> Result<(), Error> {
+        let count = self.tokens.len();
+        let lists = [
+            ("the length of tokenizer.ggml.token_type", self.token_types.len()),
+            ("the length of tokenizer.ggml.scores", self.scores.len()),
+        ];
+        match lists.into_iter().find(|(_, len)| *len != 0 && *len < count) {
+            Some((what, found)) => {
+                Err(Error::Range { what, expected: format!("{count}, one per token"), found: found as u64 })
             }
+            None => Ok(()),
         }
-        // Composing characters (NFC) is what llama.cpp leaves out for the models that want it; other normalisers
-        // change ordinary text.
-        if !matches!(self.normalizer, None | Some(NormalizerWrapper::NFC(_))) {
-            regexes.push(String::new());
-        }
-        byte_level.then_some(regexes)
+    }
+
+    /// Ids, texts and types of the tokens that text or a model may use.
+    fn used(&self) -> impl Iterator<Item = (u32, &str, i32)> {
+        let kind = |id: usize| self.token_types.get(id).copied().unwrap_or(TOKEN_NORMAL);
+        let tokens = self.tokens.iter().enumerate();
+        tokens
+            .filter_map(move |(id, text)| Some((u32::try_from(id).ok()?, text.as_str(), kind(id))))
+            .filter(|(_, _, kind)| *kind != TOKEN_UNUSED)
     }
 }
 
-/// Whether two lists of expressions cut every text alike, as far as their spelling tells.
-fn same_rules(a: &[&str], b: &[String]) -> bool {
-    /// The known spellings of the same expression. A final `\s+` cuts where an isolated rest is cut anyway.
-    fn plain(regex: &str) -> String {
-        const CONTRACTIONS: &str = "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])";
-        let regex = regex.strip_suffix(r"|\s+").unwrap_or(regex);
-        regex.replace(CONTRACTIONS, "(?i:'s|'t|'re|'ve|'m|'ll|'d)")
-    }
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| plain(a) == plain(b))
-}
-
-/// The tokenizer.json that says what the keys say.
-fn tokenizer_json(parts: &VocabParts, rules: &Pre) -> Result<Value, Error> {
-    let count = parts.tokens.len();
-    if !parts.token_types.is_empty() && parts.token_types.len() != count {
-        return Err(Error::Range {
-            what: "the length of tokenizer.ggml.token_type",
-            expected: format!("{count}, one per token"),
-            found: parts.token_types.len() as u64,
-        });
-    }
-    let mut vocabulary = serde_json::Map::with_capacity(count);
-    let mut added = Vec::new();
-    for (id, text) in parts.tokens.iter().enumerate() {
-        let kind = parts.token_types.get(id).copied().unwrap_or(TOKEN_NORMAL);
-        if kind == TOKEN_UNUSED {
-            continue;
-        }
-        if matches!(kind, TOKEN_CONTROL | TOKEN_USER_DEFINED) {
-            added.push(json!({"id": id, "content": text, "special": kind == TOKEN_CONTROL}));
-        }
-        if let Some(first) = vocabulary.insert(text.clone(), json!(id)) {
-            return Err(Error::Ambiguous {
-                first: text.clone(),
-                first_id: first.as_u64().and_then(|id| u32::try_from(id).ok()).unwrap_or(u32::MAX),
-                second: text.clone(),
-                second_id: u32::try_from(id).unwrap_or(u32::MAX),
-            });
-        }
-    }
-    let mut merges = Vec::with_capacity(parts.merges.len());
-    for (index, rule) in parts.merges.iter().enumerate() {
-        // The alphabet has no space, so the one space is the border.
-        let two = rule.split_once(' ').filter(|(a, b)| {
-            let known = |t: &str| vocabulary.contains_key(t);
-            known(a) && known(b) && known(&format!("{a}{b}"))
-        });
-        let Some((a, b)) = two else {
-            let found = rule.clone();
-            return Err(Error::Merge { index, found });
-        };
-        merges.push(json!([a, b]));
-    }
-    let mut steps: Vec<Value> = rules
-        .regexes
-        .iter()
-        .map(|r| json!({"type": "Split", "pattern": {"Regex": r}, "behavior": "Isolated", "invert": false}))
-        .collect();
-    let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
-    steps.push(bytes.clone());
-    Ok(json!({
-        "added_tokens": added,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-        "decoder": bytes,
-        "model": {
-            "type": "BPE",
-            "ignore_merges": rules.ignore_merges,
-            "vocab": vocabulary,
-            "merges": merges,
-        },
-    }))
+/// A token that is looked for in the text before anything else.
+fn added_token(id: u32, content: &str, special: bool) -> AddedToken {
+    AddedToken { id, content: content.to_owned(), special, single_word: false, lstrip: false, rstrip: false }
 }
 
 #[cfg(test)]

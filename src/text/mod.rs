@@ -14,13 +14,17 @@ mod condition;
 mod conversation;
 mod ggml;
 mod metadata;
+mod sentencepiece;
+mod spm;
 mod stream;
 mod template;
 mod tokenizer;
 
 pub use condition::DEFAULT_CONDITION;
 pub use conversation::{Conversation, Message, Role};
-pub use ggml::{GgmlKeys, TOKEN_CONTROL, TOKEN_NORMAL, TOKEN_UNKNOWN, TOKEN_UNUSED, TOKEN_USER_DEFINED, VocabParts};
+pub use ggml::{
+    GgmlKeys, TOKEN_BYTE, TOKEN_CONTROL, TOKEN_NORMAL, TOKEN_UNKNOWN, TOKEN_UNUSED, TOKEN_USER_DEFINED, VocabParts,
+};
 pub use metadata::{MetadataError, stop_tokens, template_source, write as write_metadata};
 pub use stream::{StopStrings, Stopped, StreamDecoder, escape_controls};
 pub use template::{Rendered, Template, TemplateInputs, TemplateKind};
@@ -38,6 +42,9 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// A tokenizer.model is not what it should be.
+    #[error("tokenizer.model: {0}")]
+    SentencePiece(&'static str),
     /// Something is well formed, but of a kind that this program does not know.
     #[error("{what} {found:?} is not supported (known: {known})")]
     Unsupported {
@@ -97,8 +104,8 @@ pub enum Error {
     /// The tokenizer's library could not encode a text.
     #[error("the text cannot be encoded: {0}")]
     Encode(String),
-    /// A character of the text has no encoding but a special token.
-    #[error("{0:?} has no encoding as plain text: its only token is a special one")]
+    /// A character of the text has no encoding, or none but a special token.
+    #[error("{0:?} has no encoding as plain text: the vocabulary has no token for it but special ones")]
     OnlySpecial(String),
     /// A text is too long to encode at once.
     #[error("the text has {found} bytes, at most {limit} can be encoded at once")]

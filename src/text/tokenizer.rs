@@ -12,17 +12,18 @@
 
 use std::fmt;
 
-use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::models::bpe::BPE;
-use tokenizers::normalizer::Range;
-use tokenizers::{
-    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetReferential, OffsetType,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper, Token,
-};
+use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
 
 use super::added::{AddedToken, AddedTokens, Match, Which};
+use super::spm::Spm;
 use super::{Error, Rendered, alphabet};
+use json::{MODELS, check_components, leading_token, malformed, part, spell, spelling, unsupported};
+pub(super) use words::Words;
+
+mod encode;
+mod json;
+mod words;
 
 /// The highest id that is accepted, plus one: far above any real vocabulary, so that a corrupt id cannot make
 /// a table of 2^32 entries.
@@ -30,7 +31,7 @@ pub(super) const MAX_VOCABULARY: usize = 1 << 22;
 
 /// How the texts of the vocabulary stand for bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spelling {
+pub(super) enum Spelling {
     /// GPT-2's alphabet.
     ByteLevel,
     /// SentencePiece's: U+2581 is a space, `<0xNN>` is a byte.
@@ -63,14 +64,16 @@ impl SpecialIds {
 pub struct Tokenizer {
     pub(super) normalizer: Option<NormalizerWrapper>,
     pub(super) pre_tokenizer: Option<PreTokenizerWrapper>,
-    pub(super) model: BPE,
-    spelling: Spelling,
+    pub(super) model: Words,
+    pub(super) spelling: Spelling,
     pub(super) added: AddedTokens,
     /// The bytes of each id; `None` where the vocabulary has a hole.
     bytes: Vec<Option<Box<[u8]>>>,
     kinds: Vec<Kind>,
     special: SpecialIds,
     add_bos: bool,
+    add_eos: bool,
+    warnings: Vec<String>,
 }
 
 /// What an id is to the prompt's safety.
@@ -122,19 +125,9 @@ impl Tokenizer {
         let ModelWrapper::BPE(model) = part("model", take("model"))? else {
             return Err(unsupported("model", "other than BPE", MODELS));
         };
-        let mut this = Self {
-            normalizer: part("normalizer", take("normalizer"))?,
-            pre_tokenizer: part("pre_tokenizer", take("pre_tokenizer"))?,
-            spelling,
-            added: AddedTokens::new(added.unwrap_or_default())?,
-            bytes: Vec::new(),
-            kinds: Vec::new(),
-            special: SpecialIds::default(),
-            add_bos: false,
-            model,
-        };
-        this.index()?;
-        this.special.unk = this.model_unknown();
+        let mut this = Self::new(Words::Bpe(Box::new(model)), spelling, added.unwrap_or_default())?;
+        this.normalizer = part("normalizer", take("normalizer"))?;
+        this.pre_tokenizer = part("pre_tokenizer", take("pre_tokenizer"))?;
         if let Some(text) = leading {
             this.special.bos = this.id_of(&text);
             this.add_bos = this.special.bos.is_some();
@@ -142,10 +135,34 @@ impl Tokenizer {
         Ok(this)
     }
 
+    /// A tokenizer of a vocabulary with scores.
+    pub(super) fn from_spm(spm: Spm, added: Vec<AddedToken>) -> Result<Self, Error> {
+        Self::new(Words::Spm(Box::new(spm)), Spelling::SentencePiece, added)
+    }
+
+    fn new(model: Words, spelling: Spelling, added: Vec<AddedToken>) -> Result<Self, Error> {
+        let special = SpecialIds { unk: model.unknown(), ..SpecialIds::default() };
+        let mut this = Self {
+            normalizer: None,
+            pre_tokenizer: None,
+            model,
+            spelling,
+            added: AddedTokens::new(added)?,
+            bytes: Vec::new(),
+            kinds: Vec::new(),
+            special,
+            add_bos: false,
+            add_eos: false,
+            warnings: Vec::new(),
+        };
+        this.index()?;
+        Ok(this)
+    }
+
     /// Fills the tables by id from the model's vocabulary and the added tokens.
     fn index(&mut self) -> Result<(), Error> {
         let mut texts: Vec<Option<String>> = Vec::new();
-        let vocabulary = self.model.get_vocab();
+        let vocabulary = self.model.vocabulary();
         // A few holes are legal; a table mostly of holes would be memory asked for by one corrupt id.
         let count = vocabulary.len() + self.added.iter().count();
         let limit = MAX_VOCABULARY.min(8 * count + 65_536);
@@ -193,7 +210,7 @@ impl Tokenizer {
         for token in self.added.iter() {
             let at = token.id as usize;
             self.bytes[at] = Some(token.content.as_bytes().into());
-            self.kinds[at] = match (token.special, token.is_white_space()) {
+            self.kinds[at] = match (token.special, token.is_text()) {
                 (true, _) => Kind::Special,
                 (false, false) => Kind::Word,
                 (false, true) => Kind::Ordinary,
@@ -202,13 +219,8 @@ impl Tokenizer {
         Ok(())
     }
 
-    fn model_unknown(&self) -> Option<u32> {
-        let text = self.model.unk_token.as_deref()?;
-        self.model.token_to_id(text)
-    }
-
-    /// Takes `bos_token`, `eos_token`, `pad_token`, `unk_token` and `add_bos_token` from a tokenizer_config.json. What it
-    /// does not say stays as it is.
+    /// Takes `bos_token`, `eos_token`, `pad_token`, `unk_token`, `add_bos_token` and `add_eos_token` from a
+    /// tokenizer_config.json. What it does not say stays as it is.
     ///
     /// # Errors
     /// [`Error::MissingToken`] if it names a token that the vocabulary lacks.
@@ -231,6 +243,9 @@ impl Tokenizer {
         }
         if let Some(add) = config["add_bos_token"].as_bool() {
             self.add_bos = add;
+        }
+        if let Some(add) = config["add_eos_token"].as_bool() {
+            self.add_eos = add;
         }
         self.special = special;
         Ok(())
@@ -258,9 +273,37 @@ impl Tokenizer {
         self.add_bos
     }
 
+    /// Says whether [`Tokenizer::encode_document`] ends with EOS.
+    pub fn set_add_eos(&mut self, add: bool) {
+        self.add_eos = add;
+    }
+
+    /// Whether a whole text ends with EOS. A prompt never does: the answer follows it.
+    pub fn add_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// What the user should know: where this tokenizer may differ from the one that the model was trained with, one
+    /// sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
     /// The ids with a meaning.
     pub fn special_ids(&self) -> SpecialIds {
         self.special
+    }
+
+    /// Special tokens that end a turn or a text by their well-known spelling, whatever a configuration says: published ones
+    /// are sometimes wrong (Ouro's names 0 alone, and its turns end with 2).
+    pub fn known_ends(&self) -> impl Iterator<Item = u32> {
+        const SPELLINGS: [&str; 6] =
+            ["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>"];
+        SPELLINGS.into_iter().filter_map(|text| self.id_of(text)).filter(|&id| self.is_special(id))
     }
 
     /// The text of each special token that is known, as chat templates see it (`bos_token` and so on).
@@ -283,13 +326,13 @@ impl Tokenizer {
     pub fn id_of(&self, text: &str) -> Option<u32> {
         let mut added = self.added.iter();
         let added = added.find(|t| t.content == text).map(|t| t.id);
-        added.or_else(|| self.model.token_to_id(text))
+        added.or_else(|| self.model.id_of(text))
     }
 
     /// The text of a token as the vocabulary spells it.
     pub fn text_of(&self, id: u32) -> Option<String> {
         let added = self.added.iter().find(|t| t.id == id);
-        added.map(|t| t.content.clone()).or_else(|| self.model.id_to_token(id))
+        added.map(|t| t.content.clone()).or_else(|| self.model.text_of(id))
     }
 
     /// The bytes that a token stands for: the start, middle or end of characters as well as whole ones.
@@ -324,7 +367,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::TextTooLong`], [`Error::Encode`], or [`Error::OnlySpecial`] where the vocabulary leaves no other way.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, Error> {
-        self.encode(text, &self.added.find(text, Which::WhiteSpace))
+        self.encode(text, &self.added.find(text, Which::Text))
     }
 
     /// Encodes text in which added tokens are meant, such as a training text with its special tokens written out.
@@ -340,11 +383,18 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode_plain`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let ids = self.encode_plain(text)?;
-        Ok(match self.add_bos {
-            true => self.with_bos(ids),
-            false => ids,
-        })
+        Ok(self.with_bos_if_wanted(self.encode_plain(text)?))
+    }
+
+    /// Encodes a whole text, such as one to be scored: as [`Tokenizer::encode_prompt`], and EOS behind it where the
+    /// model wants one.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode_plain`].
+    pub fn encode_document(&self, text: &str) -> Result<Vec<u32>, Error> {
+        let mut ids = self.encode_prompt(text)?;
+        ids.extend(self.special.eos.filter(|_| self.add_eos));
+        Ok(ids)
     }
 
     /// Encodes what a chat template wrote: the special tokens of the template are special tokens, those that a
@@ -357,6 +407,11 @@ impl Tokenizer {
         self.encode(&text, &matches)
     }
 
+    /// As [`with_bos`](Self::with_bos), if prompts of this model start with BOS.
+    pub(super) fn with_bos_if_wanted(&self, ids: Vec<u32>) -> Vec<u32> {
+        if self.add_bos { self.with_bos(ids) } else { ids }
+    }
+
     /// Puts BOS before `ids` unless there is none or they start with it.
     pub fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         match self.special.bos {
@@ -365,181 +420,6 @@ impl Tokenizer {
         }
         ids
     }
-
-    /// Encodes `text` with the ids of `matches` at their places, which are in order and do not overlap.
-    fn encode(&self, text: &str, matches: &[Match]) -> Result<Vec<u32>, Error> {
-        if text.len() > Self::MAX_TEXT {
-            return Err(Error::TextTooLong { found: text.len(), limit: Self::MAX_TEXT });
-        }
-        // One string for the whole text, not one per piece: some pre-tokenizers treat its start differently.
-        let mut string = PreTokenizedString::from(text);
-        string.split(|_, whole| Ok(split(&whole, matches))).map_err(encode_error)?;
-        if let Some(normalizer) = &self.normalizer {
-            string.normalize(|s| normalizer.normalize(s)).map_err(encode_error)?;
-        }
-        if let Some(pre_tokenizer) = &self.pre_tokenizer {
-            pre_tokenizer.pre_tokenize(&mut string).map_err(encode_error)?;
-        }
-        string.tokenize(|s| self.tokenize_word(s.get())).map_err(encode_error)?;
-        let pieces = string.get_splits(OffsetReferential::Original, OffsetType::None);
-        let tokens = pieces.iter().filter_map(|(_, _, tokens)| tokens.as_ref()).flatten();
-        Ok(tokens.map(|t| t.id).collect())
-    }
-
-    /// The model's tokens for one word of the pre-tokenizer, none of them an added token.
-    ///
-    /// Merges can lead to an added token's text where that is in the model's vocabulary too. Such a token is cut
-    /// after its first character and both parts are encoded on their own.
-    fn tokenize_word(&self, word: &str) -> tokenizers::Result<Vec<Token>> {
-        let tokens = self.model.tokenize(word)?;
-        if !tokens.iter().any(|t| self.is_forbidden(t.id)) {
-            return Ok(tokens);
-        }
-        let mut safe = Vec::with_capacity(tokens.len() + 1);
-        for token in tokens {
-            if !self.is_forbidden(token.id) {
-                safe.push(token);
-                continue;
-            }
-            let second = token.value.char_indices().nth(1);
-            match second {
-                // The parts are shorter than the token, so this ends.
-                Some((at, _)) => {
-                    safe.extend(self.tokenize_word(&token.value[..at])?);
-                    safe.extend(self.tokenize_word(&token.value[at..])?);
-                }
-                // A single character that was also added as a word is that word.
-                None if !self.is_special(token.id) => safe.push(token),
-                None => return Err(Box::new(Error::OnlySpecial(token.value))),
-            }
-        }
-        Ok(safe)
-    }
-
-    fn is_forbidden(&self, id: u32) -> bool {
-        // The model says "unknown" of its own accord; no text spells that.
-        let kind = self.kinds.get(id as usize);
-        self.special.unk != Some(id) && matches!(kind, Some(Kind::Special | Kind::Word))
-    }
-}
-
-/// Cuts `whole` at the matches, and gives those their token.
-fn split(whole: &NormalizedString, matches: &[Match]) -> Vec<(NormalizedString, Option<Vec<Token>>)> {
-    let mut pieces = Vec::with_capacity(2 * matches.len() + 1);
-    let mut free = 0;
-    // The string is not normalised yet, so offsets in it and in the original are the same; slicing by the
-    // former costs the slice, by the latter the whole string.
-    let slice = |range| whole.slice(Range::Normalized(range));
-    for Match { range, id } in matches {
-        if free < range.start {
-            pieces.extend(slice(free..range.start).map(|s| (s, None)));
-        }
-        let token = Token::new(*id, String::new(), (0, range.len()));
-        pieces.extend(slice(range.clone()).map(|s| (s, Some(vec![token]))));
-        free = range.end;
-    }
-    if free < whole.len() {
-        pieces.extend(slice(free..whole.len()).map(|s| (s, None)));
-    }
-    pieces
-}
-
-fn malformed(part: &'static str, error: impl fmt::Display) -> Error {
-    let detail = error.to_string();
-    Error::TokenizerJson { part, detail }
-}
-
-fn part<T: for<'a> Deserialize<'a>>(name: &'static str, value: Value) -> Result<T, Error> {
-    T::deserialize(value).map_err(|e| malformed(name, e))
-}
-
-fn encode_error(error: tokenizers::Error) -> Error {
-    match error.downcast::<Error>() {
-        Ok(own) => *own,
-        Err(other) => Error::Encode(other.to_string()),
-    }
-}
-
-/// All objects named `type` within a component and its sequences, outermost first.
-fn components(component: &Value) -> Vec<&Value> {
-    let mut found = Vec::new();
-    // serde_json bounds the nesting of what it parses, so this recursion is bounded.
-    if let Value::Object(fields) = component {
-        found.push(component);
-        let lists = ["pretokenizers", "decoders", "normalizers", "processors"];
-        let lists = lists.iter().filter_map(|l| fields.get(*l));
-        let inner = lists.filter_map(Value::as_array).flatten();
-        found.extend(inner.flat_map(components));
-    }
-    found
-}
-
-// The components that are accepted. The library knows more; those are left out that published looped models do
-// not use and that fail without a clean error on a corrupt file (a charsmap is indexed unchecked, a length of 0
-// divides, a prefix slices a shorter token).
-const MODELS: &[&str] = &["BPE"];
-const NORMALIZERS: &[&str] =
-    &["Sequence", "NFC", "NFD", "NFKC", "NFKD", "Prepend", "Replace", "Lowercase", "StripAccents", "Strip"];
-const PRE_TOKENIZERS: &[&str] =
-    &["Sequence", "ByteLevel", "Split", "Digits", "Metaspace", "Whitespace", "WhitespaceSplit", "Punctuation"];
-const DECODERS: &[&str] = &["Sequence", "ByteLevel", "Metaspace", "ByteFallback", "Replace", "Fuse", "Strip"];
-
-fn unsupported(what: &'static str, found: &str, known: &[&str]) -> Error {
-    Error::Unsupported { what, found: found.to_owned(), known: known.join(", ") }
-}
-
-fn check_components(json: &Value) -> Result<(), Error> {
-    let parts =
-        [("model", MODELS), ("normalizer", NORMALIZERS), ("pre_tokenizer", PRE_TOKENIZERS), ("decoder", DECODERS)];
-    for (part, known) in parts {
-        for component in components(&json[part]) {
-            let found = component["type"].as_str().unwrap_or_default();
-            if !known.contains(&found) {
-                return Err(unsupported(part, found, known));
-            }
-        }
-    }
-    for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        let affix = json["model"][affix].as_str().unwrap_or_default();
-        if !affix.is_empty() {
-            return Err(unsupported("model with prefix or suffix", affix, &["none"]));
-        }
-    }
-    Ok(())
-}
-
-/// How the vocabulary is spelled, judged by the decoder and, where there is none, by the pre-tokenizer.
-fn spelling(json: &Value) -> Spelling {
-    let decoders = components(&json["decoder"]);
-    let is = |components: &[&Value], name| components.iter().any(|c| c["type"] == name);
-    let spaces = decoders.iter().any(|d| d["type"] == "Replace" && d["content"] == " ");
-    if is(&decoders, "ByteLevel") {
-        Spelling::ByteLevel
-    } else if spaces || is(&decoders, "Metaspace") || is(&decoders, "ByteFallback") {
-        Spelling::SentencePiece
-    } else if decoders.is_empty() && is(&components(&json["pre_tokenizer"]), "ByteLevel") {
-        Spelling::ByteLevel
-    } else {
-        Spelling::Plain
-    }
-}
-
-fn spell(spelling: Spelling, token: &str) -> Box<[u8]> {
-    match spelling {
-        Spelling::ByteLevel => alphabet::decode(token),
-        Spelling::SentencePiece => match alphabet::fallback_byte(token) {
-            Some(byte) => Box::new([byte]),
-            None => token.replace('\u{2581}', " ").into_bytes().into(),
-        },
-        Spelling::Plain => token.as_bytes().into(),
-    }
-}
-
-/// The special token that the post-processor puts before a single text, which is BOS.
-fn leading_token(post_processor: &Value) -> Option<String> {
-    let template = components(post_processor).into_iter().find(|p| p["type"] == "TemplateProcessing")?;
-    let id = template["single"][0]["SpecialToken"]["id"].as_str()?;
-    Some(id.to_owned())
 }
 
 #[cfg(test)]

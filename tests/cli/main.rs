@@ -7,4 +7,5 @@ mod malformed_checkpoint;
 mod models;
 mod programs;
 mod quantize;
+mod tokenizers;
 mod usage;

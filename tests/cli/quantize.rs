@@ -118,13 +118,13 @@ fn formats_that_cannot_be_read_are_named() {
     let mut parts = Parts::of(&gguf("f32"));
     parts.metadata.insert("general.architecture", "other");
     parts.tensors = vec![(
-        TensorDecl { name: "blk.0.ffn_up.weight".into(), ty: TensorType::Q4_K, dims: vec![256, 2] },
-        vec![0; 288],
+        TensorDecl { name: "blk.0.ffn_up.weight".into(), ty: TensorType::IQ3_S, dims: vec![256, 2] },
+        vec![0; 220],
     )];
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("m.gguf"), parts.file()).unwrap();
     let outcome = quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "f16"]);
-    assert!(outcome.refused(1, "q4_K").contains("q4_K"));
+    assert!(outcome.refused(1, "iq3_s").contains("iq3_s"));
     assert_eq!(names_in(dir.path()), ["m.gguf"]);
     quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "published"]).ok("kept as it is");
     assert_eq!(Parts::of(&fs::read(dir.path().join("out.gguf")).unwrap()).tensors, parts.tensors);

@@ -7,16 +7,20 @@ mod edited;
 mod hrm_text;
 mod looped_gpt2;
 mod malformed;
+mod nanbeige;
+mod ouro;
 mod parcae;
+mod plans;
 mod retrofit;
 #[cfg(feature = "cli")]
 mod trace;
 
-use common::{Golden, Run, Setup, model, relative_error};
+use common::{Golden, Run, Seen, Setup, model, relative_error};
 use rdt::kernels::KvType;
 use rdt::quant::Recipe;
 
-/// f32 weights and KV: every latent and every depth's logits within 1e-4 of the tensor's standard deviation.
+/// f32 weights and KV: every latent, every depth's logits and what the exit gate says, where there is one, within 1e-4 of the
+/// tensor's standard deviation.
 fn is_the_reference(folder: &str) {
     let golden = Golden::read(folder);
     let model = model(folder, Recipe::F32);
@@ -31,13 +35,23 @@ fn is_the_reference(folder: &str) {
         close(&run.logits, "logits", k, v);
         for j in 1..=k {
             close(&run.latents(j), "latents", j, s);
+            let gates: Vec<f32> = run.rows.iter().map(|r| r.stats[j - 1].gate).collect();
+            match golden.tensors.has("gate") {
+                true => close(&gates, "gate", j, 1),
+                false => assert!(gates.iter().all(|g| g.is_nan()), "{folder}"),
+            }
         }
     }
 }
 
-/// Chunks, threads and rows that leave at other steps do not show, in any weight and KV format. `rule`: one under which the
-/// golden's tokens leave at different steps of 12.
-fn bits_are_independent_of_company(folder: &str, rule: &str) {
+/// Chunks, threads and rows that leave at other steps do not show, in any weight and KV format.
+fn bits_are_independent_of_company(folder: &str) {
+    bits_under(folder, None);
+}
+
+/// As [`bits_are_independent_of_company`], under a rule that makes tokens leave at different steps; `None` finds one.
+fn bits_under(folder: &str, rule: Option<&str>) {
+    const STEPS: usize = 12;
     let golden = Golden::read(folder);
     let head_dim = model(folder, Recipe::F32).config().head_dim;
     for (recipe, kv_type) in [
@@ -52,13 +66,24 @@ fn bits_are_independent_of_company(folder: &str, rule: &str) {
             continue;
         }
         let model = model(folder, recipe);
+        let rule = rule.map_or_else(
+            || {
+                // A threshold that half of the tokens have passed after four steps.
+                let full = Setup::fixed(STEPS, &golden.initial).run(&model, &golden.tokens);
+                let four = |r: &Seen| r.stats[3].step_norm / r.stats[3].state_norm;
+                let mut moved: Vec<f32> = full.rows.iter().map(four).collect();
+                moved.sort_by(f32::total_cmp);
+                format!("step-norm:{},hits=1,max={STEPS}", moved[moved.len() / 2])
+            },
+            str::to_owned,
+        );
         let run = |chunk: usize, threads: usize| -> Run {
-            let setup = Setup { kv_type, chunk, threads, ..Setup::rule(rule, 12, &golden.initial) };
+            let setup = Setup { kv_type, chunk, threads, ..Setup::rule(&rule, STEPS, &golden.initial) };
             setup.run(&model, &golden.tokens)
         };
         let alone = run(1, 1);
-        assert!(alone.steps.iter().any(|&n| n != alone.steps[0]), "{folder} as {recipe}: exits do not vary: {alone:?}");
-        for (chunk, threads) in [(1, 2), (3, 1), (3, 7), (5, 2), (64, 1), (64, 2), (64, 7)] {
+        assert!(alone.steps.iter().any(|&n| n != alone.steps[0]), "{folder} as {recipe}: {rule}: {:?}", alone.steps);
+        for (chunk, threads) in [(1, 2), (3, 7), (5, 1), (64, 1), (64, 7)] {
             let what = format!("{folder} as {recipe}, KV {kv_type}, {threads} threads, chunks of {chunk}");
             run(chunk, threads).assert_same(&alone, &what);
         }

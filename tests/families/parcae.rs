@@ -1,11 +1,10 @@
 //! Parcae.
 
 use crate::common::{data, gguf, model};
-use crate::edited::{File, conversion_refusal, conversion_refuses};
-use crate::{bits_are_independent_of_company, is_the_reference};
+use crate::{bits_are_independent_of_company, is_the_reference, malformed};
 use rdt::arch::{self, Anatomy, Part};
 use rdt::checkpoint::Checkpoint;
-use rdt::gguf::{Header, TensorType};
+use rdt::gguf::{Header, TensorType, Value as Key};
 use rdt::quant::Recipe;
 use serde_json::json;
 
@@ -25,9 +24,9 @@ fn f32_is_the_reference() {
 
 #[test]
 fn bits() {
-    bits_are_independent_of_company(SAME, "step-norm:0.3,max=12");
-    bits_are_independent_of_company(NARROW, "step-norm:0.3,max=12");
-    bits_are_independent_of_company(WIDE, "step-norm:0.3,max=12");
+    for folder in [SAME, NARROW, WIDE] {
+        bits_are_independent_of_company(folder);
+    }
 }
 
 /// What the reference leaves unused is left out, and said.
@@ -50,13 +49,8 @@ fn tables_and_gates_without_each_other_are_left_out() {
 }
 
 #[test]
-fn the_plan_in_words_and_its_bytes() {
+fn formats_and_bytes() {
     let same = model(SAME, Recipe::Q4_0);
-    assert_eq!(
-        arch::plan_in_words(&same),
-        "embedding -> blocks 0-1 once -> norm -> [inject: diagonal -> blocks 2-3] x 4 -> projection -> blocks 4-5 once \
-         -> norm -> head (tied)"
-    );
     let ty = |name: &str| same.header().tensor(name).unwrap().ty;
     assert_eq!(ty("blk.1.value_embd.weight"), TensorType::Q8_0);
     assert_eq!(ty("blk.1.value_gate.weight"), TensorType::F32);
@@ -75,54 +69,65 @@ fn the_plan_in_words_and_its_bytes() {
 }
 
 #[test]
-fn malformed_files() {
-    let file = File::of(NARROW);
-    file.misses_everything(&[
-        // A file that is silent has no limit, no such norm, as many key heads as heads, and what follows from others.
-        "loop.max_steps",
-        "loop.qk_norm_epsilon",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.value_length",
-        "rope.dimension_count",
-    ]);
-    file.refuses_bad_counts();
-    file.refuses("loop.readout_norm", true);
-    file.refuses("loop.value_embedding", vec![0u32, 2, 0, 1, 0, 0]);
-    file.refuses("loop.value_embedding", vec![0u32, 1]);
-    file.refuses("loop.qk_norm_epsilon", 0f32);
-    let mut wide = File::of(WIDE);
-    wide.metadata.insert("parcae.loop.value_embedding", vec![1u32, 0, 0, 0, 0]);
-    assert!(wide.refusal().unwrap().contains("blk.0.value_embd.weight"));
+fn malformed_files_are_refused() {
+    malformed::missing_tensors(NARROW, &[]);
+    malformed::missing_keys(
+        NARROW,
+        // A file that is silent has no such norm, as many key heads as heads, and what follows from others.
+        &[
+            "loop.qk_norm_epsilon",
+            "attention.head_count_kv",
+            "attention.key_length",
+            "attention.value_length",
+            "rope.dimension_count",
+        ],
+    );
+    malformed::counts(NARROW, "parcae");
+    let list = |numbers: &[u32]| Some(Key::from(numbers.to_vec()));
+    let values = "parcae.loop.value_embedding";
+    malformed::keys(
+        NARROW,
+        &[
+            (values, list(&[0, 2, 0, 1, 0, 0]), &[values, "0 or 1"]),
+            (values, list(&[0, 1]), &[values]),
+            (values, list(&[1, 1, 0, 1, 0, 0]), &["blk.0.value_embd.weight"]),
+            (values, list(&[0, 1, 0, 0, 0, 0]), &["blk.3.value_"]),
+            ("parcae.loop.qk_norm_epsilon", Some(Key::from(0f32)), &["qk_norm_epsilon"]),
+            ("parcae.loop.readout_norm", Some(Key::from(true)), &["readout_norm"]),
+            ("parcae.loop.tied_head", Some(Key::from(true)), &["output.weight"]),
+        ],
+    );
 }
 
 #[test]
 fn other_variants_are_refused_by_name() {
-    for (key, value) in [
-        ("injection_type", json!("linear")),
-        ("injection_type", json!("add")),
-        ("state_init", json!("normal")),
-        ("block_class_name", json!("TransformerPostNormBlock")),
-        ("norm_class_name", json!("LayerNorm")),
-        ("mlp_class_name", json!("GatedMLP")),
-        ("nonlin_name", json!("GELU")),
-        ("bias", json!(true)),
-        ("qk_bias", json!(true)),
-        ("clip_qkv", json!(8.0)),
-        ("logit_softcap", json!(15.0)),
-        ("mup_model_scaling_factor", json!(2)),
-        ("init_strategy", json!("takase-scaled")),
-        ("use_fused_head", json!("full-triton")),
-        ("recurrent_num_attention_heads", json!(1)),
-        ("recurrent_num_attention_heads", json!(0)),
-        ("num_key_value_heads", json!(3)),
-        ("n_layers_in_recurrent_block", json!(0)),
-        ("mean_recurrence", json!(0)),
-        ("n_embd", json!(1u64 << 40)),
-    ] {
-        conversion_refuses(NARROW, key, value);
-    }
-    let rope = json!({"use_rope": false, "rope_condense_ratio": 1, "rope_base": 50000});
-    conversion_refuses(NARROW, "rope_settings", rope);
-    assert!(conversion_refusal(NARROW, &[("_class_name", json!("GPTConfig"))]).is_some());
+    malformed::configs(
+        NARROW,
+        &[
+            ("injection_type", json!("linear"), &["injection_type", "linear"]),
+            ("injection_type", json!("add"), &["injection_type", "add"]),
+            ("state_init", json!("normal"), &["state_init"]),
+            ("block_class_name", json!("TransformerPostNormBlock"), &["block_class_name", "TransformerPostNormBlock"]),
+            ("norm_class_name", json!("LayerNorm"), &["norm_class_name", "LayerNorm"]),
+            ("mlp_class_name", json!("GatedMLP"), &["mlp_class_name", "GatedMLP"]),
+            ("nonlin_name", json!("GELU"), &["nonlin_name", "GELU"]),
+            ("bias", json!(true), &["bias"]),
+            ("qk_bias", json!(true), &["qk_bias"]),
+            ("clip_qkv", json!(8.0), &["clip_qkv"]),
+            ("logit_softcap", json!(15.0), &["logit_softcap", "15"]),
+            ("mup_model_scaling_factor", json!(2), &["mup_model_scaling_factor"]),
+            ("init_strategy", json!("takase-scaled"), &["init_strategy", "takase-scaled"]),
+            ("use_fused_head", json!("full-triton"), &["use_fused_head", "full-triton"]),
+            ("recurrent_num_attention_heads", json!(1), &["recurrent_num_attention_heads", "16"]),
+            ("recurrent_num_attention_heads", json!(0), &["recurrent_num_attention_heads"]),
+            ("num_key_value_heads", json!(3), &["num_key_value_heads", "4"]),
+            ("n_layers_in_recurrent_block", json!(0), &["n_layers_in_recurrent_block"]),
+            ("n_layers_in_prelude", json!(2), &["prelude.1."]),
+            ("mean_recurrence", json!(0), &["mean_recurrence"]),
+            ("n_embd", json!(1u64 << 40), &["n_embd"]),
+            ("rope_settings", json!({"use_rope": false}), &["rope_settings.use_rope"]),
+            ("rope_settings", json!({"rope_condense_ratio": 2}), &["rope_settings.rope_condense_ratio"]),
+            ("_class_name", json!("GPTConfig"), &["cannot be converted"]),
+        ],
+    );
 }

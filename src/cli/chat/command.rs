@@ -1,10 +1,12 @@
 //! Lines that begin with a slash.
 
+use super::Reasoning;
 use crate::exit::ExitRule;
+use clap::ValueEnum;
 use std::path::PathBuf;
 
 /// A command and what it does, for `/help` and for completion.
-pub const COMMANDS: [(&str, &str, &str); 13] = [
+pub const COMMANDS: [(&str, &str, &str); 14] = [
     ("/help", "", "this list"),
     ("/reset", "", "forget the conversation, keep the system prompt and the settings"),
     ("/regen", "", "take the last answer back and make another one"),
@@ -12,6 +14,7 @@ pub const COMMANDS: [(&str, &str, &str); 13] = [
     ("/steps", "N|default", "loop steps at most"),
     ("/exit-rule", "RULE", "when a token leaves the loop, such as acceleration:0.05,hits=2 or fixed:8"),
     ("/temp", "T", "temperature; 0 takes the most likely token every time"),
+    ("/reasoning", "on|off|auto", "thinking before the answer"),
     ("/show-steps", "[on|off]", "show how deep each token went"),
     ("/stats", "", "settings in force, and what the answers took"),
     ("/save", "FILE", "write the conversation to a file"),
@@ -41,6 +44,8 @@ pub enum Command {
     Rule(ExitRule),
     /// Change the temperature.
     Temperature(f32),
+    /// Turn thinking on or off, or leave it to the template.
+    Reasoning(Option<bool>),
     /// Show depths, or do not; `None` is the other way round.
     ShowSteps(Option<bool>),
     /// Tell settings and totals.
@@ -107,6 +112,10 @@ impl Command {
             "/steps" => Self::Steps(Some(crate::cli::positive(argument).map_err(wrong)?)),
             "/exit-rule" => Self::Rule(argument.parse().map_err(|e: crate::exit::Error| wrong(e.to_string()))?),
             "/temp" => Self::Temperature(argument.parse().map_err(|_| wrong("expected a number".to_owned()))?),
+            "/reasoning" => {
+                let expected = |_| wrong("expected on, off or auto".to_owned());
+                Self::Reasoning(Reasoning::from_str(argument, false).map_err(expected)?.switch())
+            }
             "/show-steps" => Self::ShowSteps(match argument {
                 "" => None,
                 "on" => Some(true),
@@ -151,6 +160,8 @@ mod tests {
         assert_eq!(parse("/steps default"), Command::Steps(None));
         assert_eq!(parse("/exit-rule fixed:3"), Command::Rule("fixed:3".parse().unwrap()));
         assert_eq!(parse("/temp 0.5"), Command::Temperature(0.5));
+        assert_eq!(parse("/reasoning on"), Command::Reasoning(Some(true)));
+        assert_eq!(parse("/reasoning auto"), Command::Reasoning(None));
         assert_eq!(parse("/show-steps"), Command::ShowSteps(None));
         assert_eq!(parse("/show-steps off"), Command::ShowSteps(Some(false)));
         assert_eq!(parse("/system"), Command::System(None));
@@ -175,6 +186,8 @@ mod tests {
             "/load",
             "/quit now",
             "/reset 1",
+            "/reasoning",
+            "/reasoning maybe",
             "/show-steps maybe",
         ] {
             let error = Command::parse(line).unwrap_err();
@@ -188,6 +201,7 @@ mod tests {
         for (command, usage, _) in COMMANDS {
             let argument = match command {
                 "/exit-rule" => "fixed",
+                "/reasoning" => "off",
                 _ if usage.is_empty() => "",
                 _ => "1",
             };

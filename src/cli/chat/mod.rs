@@ -22,8 +22,9 @@ use crate::exit::ExitRule;
 use crate::files::Bytes;
 use crate::kernels::KvType;
 use crate::model::Model;
+use crate::text::Template;
 use anyhow::{Context, bail};
-use clap::{CommandFactory, Parser, error::ErrorKind};
+use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
 use input::Lines;
 use interrupt::{Cancel, Interrupts};
 use repl::Repl;
@@ -37,9 +38,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// The exit rule if no other is asked for.
-const RULE: &str = "acceleration";
-
 /// Chat with a recurrent-depth model in the terminal
 #[derive(Parser, Debug)]
 #[command(
@@ -51,7 +49,7 @@ pipe on stdin it answers once: the answer goes to stdout, everything else to std
 Exit codes: 0 answered, 1 failed, 2 wrong usage.
 
 Depth: the default exit rule is 'acceleration' with up to twice the model's mean number of loop
-steps. --show-steps tints each token by the steps it took, from blue (1) over green and yellow to
+steps, or 'fixed' for a model that was trained at one depth only (Ouro, Nanbeige, HRM-Text). --show-steps tints each token by the steps it took, from blue (1) over green and yellow to
 red (the most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number
 stands behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself is then
 doubled. --json has ids, texts and steps of all tokens.
@@ -108,6 +106,15 @@ pub struct Flags {
     /// Never choose a token that ends an answer
     #[arg(long)]
     pub ignore_eos: bool,
+    /// Thinking before the answer: on, off, or as the chat template has it
+    #[arg(long, value_name = "on|off|auto", value_enum, default_value_t, hide_possible_values = true)]
+    pub reasoning: Reasoning,
+    /// Built-in chat template instead of the model's own: chatml
+    #[arg(long, value_name = "NAME", value_enum, hide_possible_values = true, conflicts_with = "chat_template_file")]
+    pub chat_template: Option<BuiltIn>,
+    /// Jinja chat template from a file instead of the model's own
+    #[arg(long, value_name = "FILE")]
+    pub chat_template_file: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub depth: DepthFlags,
@@ -117,6 +124,36 @@ pub struct Flags {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub session: SessionFlags,
+}
+
+/// Thinking before the answer.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reasoning {
+    /// Turned on.
+    On,
+    /// Turned off.
+    Off,
+    /// As the template has it if nothing is said.
+    #[default]
+    Auto,
+}
+
+impl Reasoning {
+    /// The template's switch.
+    pub fn switch(self) -> Option<bool> {
+        match self {
+            Self::On => Some(true),
+            Self::Off => Some(false),
+            Self::Auto => None,
+        }
+    }
+}
+
+/// Chat templates that come with the program.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuiltIn {
+    /// `<|im_start|>role`, the message, `<|im_end|>`.
+    Chatml,
 }
 
 fn predict(s: &str) -> Result<usize, String> {
@@ -145,6 +182,9 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     };
     let mut screen = Screen::new(flags.show_steps);
     screen.note(&report::headline(&chat, &origin));
+    if let Some(note) = chat.too_deep("--") {
+        screen.note(&format!("rdt-chat: {note}"));
+    }
     report::prefix_line(&chat).iter().for_each(|line| screen.note(line));
     if let Some(notes) = &notes {
         repl::loaded(&chat, &screen, notes);
@@ -198,21 +238,36 @@ fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, S
 }
 
 fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Chat> {
-    let default: ExitRule = RULE.parse()?;
     let settings = Settings {
-        rule: flags.depth.rule(default),
+        rule: flags.depth.rule(ExitRule::for_model(model.config())),
         steps: flags.depth.steps,
         sampler: flags.sampler.config(flags.depth.seed)?,
         predict: (flags.predict != usize::MAX).then_some(flags.predict),
         ignore_end: flags.ignore_eos,
+        reasoning: flags.reasoning.switch(),
     };
     let initial = flags.depth.initial(model.config().width)?;
     let options = flags.session.options(settings.depth_limit(model.config()), initial, KvType::F16);
     let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
+    if let Some(template) = template(flags)? {
+        chat.set_template(template);
+    }
     if let Some(condition) = &flags.condition {
         chat.set_condition(condition)?;
     }
+    super::warn("rdt-chat", chat.tokenizer().warnings());
     Ok(chat)
+}
+
+/// The template that the flags ask for.
+fn template(flags: &Flags) -> anyhow::Result<Option<Template>> {
+    if flags.chat_template.is_some() {
+        return Ok(Some(Template::chat_ml()?));
+    }
+    let Some(path) = &flags.chat_template_file else { return Ok(None) };
+    let name = path.display().to_string();
+    let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+    Ok(Some(Template::new(&input::read_all(file, &name)?).with_context(|| name)?))
 }
 
 /// Answers one question.

@@ -83,6 +83,14 @@ impl Repl<'_> {
                 Ok(()) => self.screen.note(&format!("[temperature {t}]")),
                 Err(e) => self.screen.error(&e),
             },
+            Command::Reasoning(reasoning) => {
+                self.chat.set_reasoning(reasoning);
+                self.screen.note(match reasoning {
+                    Some(true) => "[thinking before every answer]",
+                    Some(false) => "[no thinking]",
+                    None => "[thinking as the chat template has it]",
+                });
+            }
             Command::ShowSteps(show) => {
                 self.screen.set_show_steps(show.unwrap_or(!self.screen.shows_steps()));
                 self.screen.note(if self.screen.shows_steps() {
@@ -126,6 +134,9 @@ impl Repl<'_> {
             Ok(again) => {
                 let (rule, limit) = (self.chat.settings().rule, self.chat.depth_limit());
                 self.screen.note(&format!("[{rule}, up to {limit} steps, for tokens from here on]"));
+                if let Some(note) = self.chat.too_deep("/") {
+                    self.screen.note(&format!("[{note}]"));
+                }
                 if let Some(tokens) = again {
                     let shape = self.chat.engine().session().kv_shape();
                     self.screen.note(&format!(

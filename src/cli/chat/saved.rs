@@ -150,6 +150,9 @@ pub struct WrittenSettings {
     repeat_last_n: Option<usize>,
     seed: u64,
     kv_type: String,
+    /// Left out where the template decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reasoning: Option<bool>,
     /// Under which a prefix model was asked, where its format has conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     condition: Option<String>,
@@ -158,7 +161,7 @@ pub struct WrittenSettings {
 impl WrittenSettings {
     /// Of a conversation.
     pub fn of(chat: &Chat) -> Self {
-        let Settings { rule, steps, sampler, .. } = chat.settings();
+        let Settings { rule, steps, sampler, reasoning, .. } = chat.settings();
         let (init, init_seed) = match chat.initial() {
             InitialState::Zeros => (Init::Zeros, 0),
             InitialState::Noise { seed } => (Init::Noise, *seed),
@@ -177,6 +180,7 @@ impl WrittenSettings {
             repeat_last_n: (sampler.repeat_last_n != usize::MAX).then_some(sampler.repeat_last_n),
             seed: sampler.seed,
             kv_type: chat.engine().session().kv_shape().ty.to_string(),
+            reasoning: *reasoning,
             condition: chat.condition().map(str::to_owned),
         }
     }
@@ -362,6 +366,7 @@ impl Saved {
             rule: self.rule,
             steps: self.written.settings.steps,
             sampler: self.written.settings.sampler(),
+            reasoning: self.written.settings.reasoning.or(now.reasoning),
             ..now.clone()
         }
     }

@@ -21,6 +21,8 @@ pub struct Settings {
     pub predict: Option<usize>,
     /// Never choose a token that ends an answer.
     pub ignore_end: bool,
+    /// Thinking before the answer, on or off; `None` leaves it to the template.
+    pub reasoning: Option<bool>,
 }
 
 impl Settings {

@@ -10,9 +10,7 @@ use super::settings::{MOST_STEPS, Settings};
 use crate::exit::ExitRule;
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
-use crate::text::{
-    self, Conversation, Message, Role, StopStrings, StreamDecoder, Template, TemplateInputs, TemplateKind, Tokenizer,
-};
+use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, TemplateKind, Tokenizer};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,11 +45,8 @@ pub(super) struct Voice {
 
 impl Voice {
     /// The tokens of a conversation; with `ask`, up to where the model's answer begins.
-    fn encode(&self, messages: &[Message], ask: bool) -> Result<Vec<u32>, Error> {
-        let extra = serde_json::Map::new();
-        let inputs = TemplateInputs { messages, add_generation_prompt: ask, extra: &extra };
-        let rendered = self.template.render(&self.tokenizer, &inputs)?;
-        Ok(self.tokenizer.encode_rendered(&rendered)?)
+    fn encode(&self, messages: &[Message], ask: bool, thinking: Option<bool>) -> Result<Vec<u32>, Error> {
+        Ok(self.template.prompt(&self.tokenizer, messages, ask, thinking)?)
     }
 
     /// Tokens that can be chosen and written.
@@ -106,7 +101,7 @@ impl Chat {
         let tokenizer = Tokenizer::from_gguf(model.metadata())?;
         let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
         let condition = (template.kind() == TemplateKind::Prefix).then(|| text::DEFAULT_CONDITION.to_owned());
-        let mut stop_tokens = text::stop_tokens(model.metadata())?;
+        let mut stop_tokens = text::stop_tokens(model.metadata(), &tokenizer)?;
         stop_tokens.extend(template.stop_token(&tokenizer));
         let voice = Voice { model, tokenizer, template, condition, stop_tokens, cancel };
         let recorder = voice.engine(&options, &settings, 1)?;
@@ -120,9 +115,20 @@ impl Chat {
         &self.voice.model
     }
 
+    /// The model's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.voice.tokenizer
+    }
+
     /// The chat template in use.
     pub fn template(&self) -> &Template {
         &self.voice.template
+    }
+
+    /// Uses another template, from the next message on.
+    pub fn set_template(&mut self, template: Template) {
+        self.voice.template = template;
+        self.voice.condition = None;
     }
 
     /// The engine, with the session and what it holds.
@@ -155,6 +161,11 @@ impl Chat {
         self.settings.depth_limit(self.model().config())
     }
 
+    /// What to tell a user whose settings ask for more steps than the model was trained for, see [`crate::cli::too_deep`].
+    pub fn too_deep(&self, sign: &str) -> Option<String> {
+        crate::cli::too_deep(sign, &self.settings.rule, self.settings.steps, self.model().config())
+    }
+
     /// What was said. Between two calls, user and assistant take turns, and the assistant has the last word.
     pub fn conversation(&self) -> &Conversation {
         &self.conversation
@@ -179,7 +190,7 @@ impl Chat {
         let result = self.answer(sink);
         match &result {
             Ok(answer) if answer.end != End::Cancelled || !answer.tokens.is_empty() => {
-                self.conversation.push(Role::Assistant, answer.text.as_str());
+                self.conversation.push(Role::Assistant, self.voice.template.kept(&answer.text));
                 self.totals.add(answer);
             }
             _ => self.conversation = before,
@@ -220,10 +231,10 @@ impl Chat {
         let (prompt, both_ways) = match self.fit() {
             Ok((dropped, prompt)) => {
                 answer.dropped = dropped;
+                let thinking = self.settings.reasoning;
+                let encode = |messages: &[Message], ask| self.voice.encode(messages, ask, thinking);
                 let both_ways = match self.model().config().prefix_lm {
-                    true => {
-                        prefix::both_ways(&self.conversation.messages(), &prompt, |m, ask| self.voice.encode(m, ask))?
-                    }
+                    true => prefix::both_ways(&self.conversation.messages(), &prompt, encode)?,
                     false => Vec::new(),
                 };
                 (prompt, both_ways)
@@ -253,10 +264,9 @@ impl Chat {
 
     /// Draws tokens until something ends the answer.
     fn generate(&mut self, answer: &mut Answer, sink: Sink<'_>) -> Result<(), Error> {
-        let Voice { tokenizer, template, stop_tokens, cancel, .. } = &self.voice;
+        let Voice { tokenizer, stop_tokens, cancel, .. } = &self.voice;
         let most = self.settings.predict.unwrap_or(usize::MAX);
         let mut decoder = StreamDecoder::new();
-        let mut stops = StopStrings::new(template.stop_strings().iter().map(|&s| s.to_owned()).collect())?;
         answer.end = loop {
             if answer.tokens.len() >= most {
                 break End::Length;
@@ -273,16 +283,13 @@ impl Chat {
             if stop_tokens.contains(&step.token) {
                 break End::Stop;
             }
-            let shown = stops.push(&decoder.push(tokenizer, step.token)?);
-            answer.text.push_str(&shown.text);
-            let token = Token { id: step.token, steps: step.steps, text: shown.text };
+            let text = decoder.push(tokenizer, step.token)?;
+            answer.text.push_str(&text);
+            let token = Token { id: step.token, steps: step.steps, text };
             sink(Event::Token(&token)).map_err(Error::Show)?;
             answer.tokens.push(token);
-            if shown.stop.is_some() {
-                return Ok(());
-            }
         };
-        let rest = stops.push(&decoder.flush()).text + &stops.flush();
+        let rest = decoder.flush();
         if let (false, Some(last)) = (rest.is_empty(), answer.tokens.last_mut()) {
             sink(Event::Rest(&rest)).map_err(Error::Show)?;
             last.text.push_str(&rest);
@@ -296,12 +303,12 @@ impl Chat {
         let context = self.engine().session().kv_shape().context;
         let reserve = ANSWER_ROOM.min(context / 4).min(self.settings.predict.unwrap_or(usize::MAX));
         let mut prompt = Vec::new();
-        let voice = &self.voice;
+        let (voice, thinking) = (&self.voice, self.settings.reasoning);
         let mut count = |messages: &[Message]| {
             if voice.cancel.is_set() {
                 return Err(Error::Model(model::Error::Cancelled));
             }
-            prompt = voice.encode(messages, true)?;
+            prompt = voice.encode(messages, true, thinking)?;
             Ok(prompt.len())
         };
         let room = context - reserve;
@@ -338,6 +345,11 @@ impl Chat {
         self.settings.sampler = sampler;
         self.voice.suppress(&mut self.recorder, &self.settings);
         Ok(())
+    }
+
+    /// Turns thinking before the answer on or off, from the next message on; `None` leaves it to the template.
+    pub fn set_reasoning(&mut self, reasoning: Option<bool>) {
+        self.settings.reasoning = reasoning;
     }
 
     /// Changes the depth; `None` goes back to the default. The exit rule's own maximum stays in force. Gives the number of

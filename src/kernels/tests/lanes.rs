@@ -226,7 +226,7 @@ fn every_tier_has_the_scalar_lanes() {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => all(super::super::avx2::Avx2::detect()),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => all(super::super::neon::Neon::<super::super::neon::Plain>::detect()),
+            Isa::Neon => all(super::super::neon::Neon::<super::super::neon_plain::Plain>::detect()),
             #[cfg(target_arch = "aarch64")]
             Isa::NeonDotprod => all(super::super::neon::Neon::<super::super::neon_dotprod::Dotprod>::detect()),
             isa => unreachable!("{isa} has kernels but no test"),

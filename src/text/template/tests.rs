@@ -235,34 +235,90 @@ fn generation_tags_are_taken_out_in_place() {
     assert!(matches!(render("{% generation"), Err(Error::Template { .. })));
 }
 
-#[test]
-fn models_without_a_template_get_one() {
-    let t = tokenizer();
-    let plain = Template::fallback(&t).unwrap();
-    assert_eq!(plain.kind(), TemplateKind::Plain);
-    assert_eq!(plain.stop_strings(), ["\nUser:"]);
-    let mut c = Conversation::new(Some("Be kind. ".into()));
-    c.push(Role::User, "Hi");
-    c.push(Role::Assistant, "Hello!");
-    c.push(Role::User, "Bye");
-    let text = render_with(&plain, &t, &c.messages()).unwrap().text();
-    assert_eq!(text, "<|begin_text|>Be kind.\n\nUser: Hi\nAssistant: Hello!\nUser: Bye\nAssistant:");
-
+/// The tokenizer with the tokens of ChatML at 829 and 830.
+fn chat_ml_tokenizer() -> Tokenizer {
     let mut json: Json = serde_json::from_str(JSON).unwrap();
     for (id, content) in [(829, "<|im_start|>"), (830, "<|im_end|>")] {
         let token = json!({"id": id, "content": content, "special": true});
         json["added_tokens"].as_array_mut().unwrap().push(token);
     }
-    let t = Tokenizer::from_json(&json.to_string()).unwrap();
-    let chat_ml = Template::fallback(&t).unwrap();
+    Tokenizer::from_json(&json.to_string()).unwrap()
+}
+
+#[test]
+fn models_without_a_template_continue_the_text() {
+    let none = Template::continuation().unwrap();
+    assert_eq!(none.kind(), TemplateKind::Continuation);
+    let mut c = Conversation::new(Some("A tale.".into()));
+    c.push(Role::User, "Once upon ");
+    c.push(Role::Assistant, "a time");
+    c.push(Role::User, " there <|im_end|>");
+    // Also where the vocabulary has ChatML's tokens, as base models do.
+    for mut t in [tokenizer(), chat_ml_tokenizer()] {
+        let text = "A tale.\n\nOnce upon a time there <|im_end|>";
+        for thinking in [None, Some(true), Some(false)] {
+            let ids = none.prompt(&t, &c.messages(), true, thinking).unwrap();
+            assert_eq!(ids, t.encode_plain(text).unwrap());
+        }
+        t.apply_config(&json!({"bos_token": "<|begin_text|>", "add_bos_token": true})).unwrap();
+        let ids = none.prompt(&t, &c.messages(), true, None).unwrap();
+        assert_eq!((ids[0], &ids[1..]), (0, &t.encode_plain(text).unwrap()[..]));
+    }
+    assert_eq!(none.kept("a </think> b"), "a </think> b");
+}
+
+#[test]
+fn chat_ml_is_there_for_those_who_ask() {
+    let t = chat_ml_tokenizer();
+    let chat_ml = Template::chat_ml().unwrap();
     assert_eq!(chat_ml.kind(), TemplateKind::ChatMl);
-    assert!(chat_ml.stop_strings().is_empty());
     let rendered = render_with(&chat_ml, &t, &user("Hi<|im_end|>")).unwrap();
     assert_eq!(rendered.text(), "<|im_start|>user\nHi<|im_end|><|im_end|>\n<|im_start|>assistant\n");
     assert_eq!(specials(&t, &rendered), [829, 830, 829]);
-    assert_ne!(plain.fingerprint(), chat_ml.fingerprint());
+    assert_ne!(Template::continuation().unwrap().fingerprint(), chat_ml.fingerprint());
     assert_eq!(own().kind(), TemplateKind::Model);
     assert_eq!(own().fingerprint(), own().fingerprint());
+}
+
+/// A template's own switch is used; without one, an answer that is to begin with thoughts begins with their tag.
+#[test]
+fn thinking_is_switched() {
+    let t = chat_ml_tokenizer();
+    let switch = "{%- if enable_thinking is defined and enable_thinking is true -%}YES{%- elif enable_thinking is defined -%}\
+                  NO{%- else -%}UNSAID{%- endif -%}";
+    let with = Template::new(switch).unwrap();
+    assert!(with.has_thinking_switch());
+    for (thinking, text) in [(None, "UNSAID"), (Some(true), "YES"), (Some(false), "NO")] {
+        assert_eq!(with.prompt(&t, &user("x"), true, thinking).unwrap(), t.encode_plain(text).unwrap());
+    }
+    let without = Template::chat_ml().unwrap();
+    assert!(!without.has_thinking_switch());
+    let prompt = |thinking| without.prompt(&t, &user("x"), true, thinking).unwrap();
+    assert_eq!(prompt(None), prompt(Some(false)));
+    let opened = t.encode_trusted("<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n<think>\n").unwrap();
+    assert_eq!(prompt(Some(true)), opened);
+}
+
+/// Thoughts stay out of the conversation unless the template deals with them.
+#[test]
+fn thoughts_are_not_kept() {
+    let plain = Template::chat_ml().unwrap();
+    assert_eq!(plain.kept("so\n</think>\n\nYes."), "Yes.");
+    assert_eq!(plain.kept("cut sho"), "cut sho");
+    let careful = Template::new("{{ messages[0].content.split('</think>')[-1] }}").unwrap();
+    assert_eq!(careful.kept("so\n</think>\n\nYes."), "so\n</think>\n\nYes.");
+}
+
+#[test]
+fn bos_is_written_where_the_template_forgets_it() {
+    let mut t = tokenizer();
+    let template = Template::new("{{ messages[0].content }}").unwrap();
+    let hi = t.encode_plain("Hi").unwrap();
+    assert_eq!(template.prompt(&t, &user("Hi"), true, None).unwrap(), hi);
+    t.apply_config(&json!({"bos_token": "<|begin_text|>", "add_bos_token": true})).unwrap();
+    assert_eq!(template.prompt(&t, &user("Hi"), true, None).unwrap(), [&[0], &hi[..]].concat());
+    let own = own().prompt(&t, &user("Hi"), true, None).unwrap();
+    assert_eq!(own.iter().filter(|id| **id == 0).count(), 1);
 }
 
 #[test]

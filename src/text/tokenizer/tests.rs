@@ -156,7 +156,60 @@ fn sentencepiece_spelling() {
     assert_eq!(t.encode_trusted("b<s>b").unwrap(), [mark, b, 1, b]);
     let always = sentencepiece("always");
     assert_eq!(always.encode_trusted("b<s>b").unwrap(), [mark, b, 1, mark, b]);
-    assert!(matches!(t.ggml_keys(300), Err(Error::Unsupported { .. })));
+}
+
+/// The same, with the normaliser that most published files have.
+fn prepending(change: impl FnOnce(&mut Value)) -> Tokenizer {
+    let special = |(id, text)| json!({"id": id, "content": text, "special": true});
+    let added: Vec<Value> = ["<unk>", "<s>", "</s>"].iter().enumerate().map(special).collect();
+    let vocab = serde_json::to_value(sentencepiece("always").model.vocabulary()).unwrap();
+    let mut json = json!({
+        "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null,
+        "decoder": {"type": "ByteFallback"},
+        "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+            "vocab": vocab, "merges": [["▁", "a"], ["▁a", "b"], ["b", "c"]]},
+    });
+    change(&mut json);
+    Tokenizer::from_json(&json.to_string()).unwrap()
+}
+
+#[test]
+fn sentencepiece_files_become_scores() {
+    let json = prepending(|_| ());
+    let keys = json.ggml_keys(300).unwrap();
+    assert!(keys.exact);
+    let parts = keys.parts;
+    assert_eq!((parts.model.as_str(), parts.pre.as_str()), ("llama", "default"));
+    assert_eq!((parts.add_space_prefix, parts.merges.len()), (Some(true), 0));
+    let score = |text| parts.scores[json.id_of(text).unwrap() as usize];
+    assert_eq!([score("▁a"), score("▁ab"), score("bc")], [0.0, -1.0, -2.0]);
+    assert_eq!(parts.token_types[..4], [2, 3, 3, 6]);
+    let ggml = Tokenizer::from_parts(parts).unwrap();
+    for text in ["", "abc", " abc é", "a  b\n<s>ab", "bcabcbabc", "<0x41>", "▁a"] {
+        assert_eq!(json.encode_plain(text), ggml.encode_plain(text), "{text:?}");
+        assert_eq!(json.encode_trusted(text), ggml.encode_trusted(text), "{text:?}");
+    }
+    let exact = |t: &Tokenizer| t.ggml_keys(300).map(|k| (k.exact, k.parts.add_space_prefix));
+    // Other ways with spaces are written as near as they can be, and that is said.
+    assert_eq!(exact(&sentencepiece("always")), Ok((false, Some(true))));
+    assert_eq!(exact(&sentencepiece("first")), Ok((false, Some(true))));
+    assert_eq!(exact(&sentencepiece("never")), Ok((true, Some(false))));
+    let bare = prepending(|j| j["normalizer"] = j["normalizer"]["normalizers"][1].take());
+    assert_eq!(exact(&bare), Ok((true, Some(false))));
+    // A token that rules do not lead to, but scores would.
+    let missing = prepending(|j| j["model"]["merges"] = json!([["▁", "a"], ["▁a", "b"]]));
+    assert_eq!(exact(&missing), Ok((false, Some(true))));
+    // Without bytes, or with another normaliser, it is not that kind.
+    for t in [
+        prepending(|j| j["model"]["byte_fallback"] = false.into()),
+        prepending(|j| j["normalizer"] = json!({"type": "Lowercase"})),
+    ] {
+        assert!(matches!(t.ggml_keys(300), Err(Error::Unsupported { .. })));
+    }
 }
 
 #[test]
@@ -345,4 +398,18 @@ proptest! {
         prop_assert!(ids.iter().all(|id| !t.is_special(*id)));
         prop_assert_eq!(t.decode(&ids).unwrap(), text);
     }
+}
+
+/// Turns end where ChatML says, though the configuration may not; a plain word that looks so ends nothing.
+#[test]
+fn known_ends_are_special_tokens() {
+    let with = |special: bool| {
+        let mut json: serde_json::Value = serde_json::from_str(JSON).unwrap();
+        let token = json!({"id": 829, "content": "<|im_end|>", "special": special});
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+        Tokenizer::from_json(&json.to_string()).unwrap()
+    };
+    assert_eq!(with(true).known_ends().collect::<Vec<_>>(), [829]);
+    assert_eq!(with(false).known_ends().count(), 0);
+    assert_eq!(tokenizer().known_ends().count(), 0);
 }

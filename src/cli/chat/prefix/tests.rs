@@ -31,6 +31,7 @@ fn chat_with(context: usize, chunk_rows: Option<usize>) -> Chat {
         sampler: SamplerConfig::greedy(),
         predict: Some(6),
         ignore_end: true,
+        reasoning: None,
     };
     let options = SessionOptions {
         threads: NonZeroUsize::new(1),

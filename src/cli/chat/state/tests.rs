@@ -14,6 +14,7 @@ fn settings(rule: &str) -> Settings {
         sampler: SamplerConfig::greedy(),
         predict: Some(24),
         ignore_end: false,
+        reasoning: None,
     }
 }
 
@@ -182,7 +183,7 @@ fn a_message_that_cannot_fit_is_refused() {
     let mut n = 1;
     let long = loop {
         let text = "word ".repeat(n);
-        let tokens = chat.voice.encode(&[Message::new(Role::User, text.as_str())], true).unwrap().len();
+        let tokens = chat.voice.encode(&[Message::new(Role::User, text.as_str())], true, None).unwrap().len();
         if tokens > 56 {
             break text;
         }
