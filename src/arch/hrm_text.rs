@@ -182,7 +182,7 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     keys.size("attention.key_length", head_dim);
     keys.size("attention.value_length", head_dim);
     keys.set("attention.layer_norm_rms_epsilon", settings.number("rms_norm_eps")?);
-    keys.set("rope.freq_base", settings.plain_rope_base()?);
+    keys.set("rope.freq_base", settings.plain_rope()?);
     keys.size("rope.dimension_count", head_dim);
     keys.set("embedding_scale", scale);
     keys.size("hrm.layers_per_stack", per_stack);

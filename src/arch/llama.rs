@@ -195,7 +195,7 @@ impl Published {
         keys.size("attention.key_length", head_dim);
         keys.size("attention.value_length", head_dim);
         keys.set("attention.layer_norm_rms_epsilon", settings.number("rms_norm_eps")?);
-        keys.set("rope.freq_base", settings.plain_rope_base()?);
+        keys.set("rope.freq_base", settings.plain_rope()?);
         keys.size("rope.dimension_count", head_dim);
         keys.size("num_loops", loops);
         Ok(this)

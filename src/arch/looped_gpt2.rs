@@ -7,7 +7,7 @@
 //! approximation.
 
 use super::Family;
-use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_HEADS, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
+use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
 use super::convert::{Conversion, Error, Planner};
 use super::keys::Keys;
 use super::settings::{KeyWriter, Settings};
@@ -166,10 +166,7 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     settings.only_bool("bias", true)?;
     settings.only("activation_function", "gelu_new", "gelu_new")?;
     let width = settings.size("n_embd", MOST_WIDTH)?;
-    let heads = settings.size("n_head", MOST_HEADS)?;
-    if !width.is_multiple_of(2 * heads) {
-        return Err(settings.unsupported("n_head", &heads, format!("a divisor of half of n_embd, {width}")));
-    }
+    let heads = settings.heads("n_head", config.require_usize("n_head")?, width)?;
     let head_dim = width / heads;
     let hidden = settings.size_or("n_inner", MOST_WIDTH, (4 * width).min(MOST_WIDTH))?;
     let vocab = settings.size("vocab_size", MOST_TOKENS)?;

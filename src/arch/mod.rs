@@ -150,6 +150,7 @@ pub fn role(name: &str) -> Role {
     }
     match stem {
         "token_embd" => Role::TokenEmbedding,
+        "position_embd" => Role::PositionEmbedding,
         "output" => Role::Output,
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,

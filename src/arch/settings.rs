@@ -90,14 +90,17 @@ impl Settings<'_> {
         Err(self.unsupported(key, &kv_heads, format!("a divisor of the number of heads, {heads}")))
     }
 
-    /// Base of rotary angles that are not scaled: `rope_parameters.rope_theta`, where version 5 of transformers puts it, or
-    /// `rope_theta`.
-    pub(super) fn plain_rope_base(&self) -> Result<f32, Error> {
-        for key in ["rope_parameters.rope_type", "rope_scaling.rope_type", "rope_scaling.type"] {
-            self.only(key, "default", "default")?;
+    /// The base of a rotation that is not scaled, under the names that transformers has had for it.
+    pub(super) fn plain_rope(&self) -> Result<f32, Error> {
+        for key in ["rope_scaling", "rope_parameters"] {
+            for kind in ["rope_type", "type"] {
+                self.only(&format!("{key}.{kind}"), "default", "default")?;
+            }
+            if let Some(factor) = self.0.f32(&format!("{key}.factor"))?.filter(|&x| x != 1.0) {
+                return Err(self.unsupported(&format!("{key}.factor"), &factor, "1"));
+            }
         }
-        let key = "rope_parameters.rope_theta";
-        self.number(if self.0.get(key).is_some() { key } else { "rope_theta" })
+        self.number(if self.0.get("rope_theta").is_some() { "rope_theta" } else { "rope_parameters.rope_theta" })
     }
 
     /// A required number above zero.

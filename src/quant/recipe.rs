@@ -12,6 +12,8 @@ use std::{fmt, str::FromStr};
 pub enum Role {
     /// Rows looked up by token id. In a tied model it is the output head too.
     TokenEmbedding,
+    /// Learned positions: rows looked up by position and added to the embedding.
+    PositionEmbedding,
     /// The output head, one row per token of the vocabulary.
     Output,
     /// Query projection.
@@ -57,6 +59,7 @@ pub enum Role {
 /// What holds in every recipe:
 /// - Norms, biases, gates, state constants and everything with one dimension are f32. They are few, they are used as
 ///   f32, and widening a 16 bit value changes nothing.
+/// - Learned positions are never in a block format: a small table, of which a token reads one row.
 /// - A matrix whose rows do not divide into the format's blocks falls back to f16, with a reason.
 ///
 /// The text form (`f32`, `f16`, `bf16`, `q8_0`, `q4_0`, `published`) is what [`FromStr`] reads and `Display` writes.
@@ -103,6 +106,7 @@ impl Recipe {
             Self::F32 => TensorType::F32,
             Self::F16 => TensorType::F16,
             Self::BF16 => TensorType::BF16,
+            Self::Q8_0 | Self::Q4_0 if role == Role::PositionEmbedding => TensorType::F16,
             Self::Q8_0 => match role {
                 Role::AttnV | Role::AdapterState | Role::AdapterInput => TensorType::F16,
                 _ => TensorType::Q8_0,
@@ -197,6 +201,9 @@ mod tests {
 
     #[test]
     fn q4_0_keeps_embedding_head_and_adapter_at_8_bits() {
+        for recipe in [Recipe::Q8_0, Recipe::Q4_0] {
+            assert_eq!(choose(recipe, Role::PositionEmbedding, &[128, 40]), TensorType::F16);
+        }
         for role in [Role::TokenEmbedding, Role::Output, Role::AdapterState, Role::AdapterInput] {
             assert_eq!(choose(Recipe::Q4_0, role, &[128, 4]), TensorType::Q8_0);
         }

@@ -24,8 +24,7 @@ use serde_json::Value as Json;
 use serde_json::ser::PrettyFormatter;
 
 use super::added::{Match, Which};
-use super::{Error, Message, MetadataError, Role, Tokenizer, clock, condition};
-use crate::gguf::Metadata;
+use super::{Error, Message, Role, Tokenizer, clock};
 
 /// The largest source of a template. Real ones have up to some tens of kilobytes.
 const MAX_SOURCE: usize = 1 << 20;
@@ -128,31 +127,7 @@ impl Template {
         Self::with_kind(CHAT_ML, TemplateKind::ChatMl)
     }
 
-    /// The template for a model that has none and was trained with prefixes, to answer under a condition: `direct`, `cot`, `noisy`,
-    /// `synth` or several of them with commas between ([`DEFAULT_CONDITION`](super::DEFAULT_CONDITION)). `None` if the vocabulary
-    /// lacks the tokens for it.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a condition that is not known.
-    pub fn prefix(tokenizer: &Tokenizer, condition: &str) -> Result<Option<Self>, Error> {
-        let source = condition::source(condition)?;
-        condition::suits(tokenizer).then(|| Self::with_kind(&source, TemplateKind::Prefix)).transpose()
-    }
-
-    /// A model's own template, or what takes its place: [`Template::prefix`] for a model that was trained with prefixes, where it
-    /// can, else [`Template::continuation`].
-    ///
-    /// # Errors
-    /// A malformed template, or a key of the wrong type.
-    pub fn of_model(metadata: &Metadata, tokenizer: &Tokenizer, prefix_lm: bool) -> Result<Self, MetadataError> {
-        if let Some(source) = super::template_source(metadata)? {
-            return Ok(Self::new(source)?);
-        }
-        let prefix = if prefix_lm { Self::prefix(tokenizer, super::DEFAULT_CONDITION)? } else { None };
-        Ok(prefix.map_or_else(Self::continuation, Ok)?)
-    }
-
-    fn with_kind(source: &str, kind: TemplateKind) -> Result<Self, Error> {
+    pub(super) fn with_kind(source: &str, kind: TemplateKind) -> Result<Self, Error> {
         if source.len() > MAX_SOURCE {
             return Err(Error::TooLarge { what: "the chat template", limit: MAX_SOURCE });
         }
@@ -215,11 +190,6 @@ impl Template {
             }
             _ => answer,
         }
-    }
-
-    /// The token that ends an answer, where the format has one that files may not name.
-    pub fn stop_token(&self, tokenizer: &Tokenizer) -> Option<u32> {
-        (self.kind == TemplateKind::Prefix).then(|| tokenizer.id_of(condition::END_OF_ANSWER)).flatten()
     }
 
     /// Writes the conversation as a prompt. `tokenizer` is the one that will encode it: its special tokens are the

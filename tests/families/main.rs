@@ -13,6 +13,8 @@ mod ouro;
 mod parcae;
 mod plans;
 mod retrofit;
+#[cfg(feature = "cli")]
+mod trace;
 
 use common::{Golden, Run, Seen, Setup, model, relative_error};
 use rdt::kernels::KvType;

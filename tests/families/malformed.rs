@@ -1,55 +1,34 @@
-//! Files of a family with something wrong in them: each gives one line, and the line says what.
+//! Lists of changes that make a good file a bad one, each with the words that must be said of it.
 
-use crate::common::{data, gguf};
-use rdt::arch;
-use rdt::checkpoint::Checkpoint;
-use rdt::files::Bytes;
-use rdt::gguf::{Header, Value as Key};
-use rdt::quant::Recipe;
+use crate::edited::{File, conversion_refusal};
+use rdt::gguf::Value as Key;
 use serde_json::{Value, json};
-use std::fs;
 
-/// What is said of a checkpoint whose configuration is changed.
-fn refused_config(folder: &str, change: impl Fn(&mut Value)) -> String {
-    let copy = tempfile::tempdir().unwrap();
-    let mut config: Value = serde_json::from_slice(&fs::read(data(folder).join("config.json")).unwrap()).unwrap();
-    change(&mut config);
-    fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
-    for weights in ["model.safetensors", "pytorch_model.bin"].map(|name| data(folder).join(name)) {
-        if let (true, Some(name)) = (weights.exists(), weights.file_name()) {
-            fs::copy(&weights, copy.path().join(name)).unwrap();
-        }
-    }
-    let checkpoint = Checkpoint::open(copy.path()).unwrap();
-    arch::conversion(&checkpoint).map(|_| ()).unwrap_err().to_string()
+/// One line of no more than a few hundred letters, with all of these words.
+#[track_caller]
+fn says(line: Option<String>, words: &[&str], what: &str) {
+    let line = line.unwrap_or_else(|| panic!("{what} is accepted"));
+    assert!(!line.contains('\n') && line.len() < 400 && words.iter().all(|w| line.contains(w)), "{what}: {line}");
 }
 
-/// Every change of one key of config.json is refused, by a line with all of these words.
+/// Every change of one key of config.json is refused.
 pub(crate) fn configs(folder: &str, cases: &[(&str, Value, &[&str])]) {
     for (key, value, words) in cases {
-        let line = refused_config(folder, |c| c[key] = value.clone());
-        assert!(!line.contains('\n') && words.iter().all(|w| line.contains(w)), "{key} = {value}: {line}");
-        assert!(line.len() < 300, "{line}");
+        says(conversion_refusal(folder, &[(key, value.clone())]), words, &format!("{key} = {value}"));
     }
 }
 
-/// Every change of one key of the model file (`None`: without it) is refused, by a line with all of these words.
+/// Every change of one key of the model file (`None`: without it) is refused.
 pub(crate) fn keys(folder: &str, cases: &[(&str, Option<Key>, &[&str])]) {
-    let checkpoint = Checkpoint::open(data(folder)).unwrap();
-    let plan = arch::conversion(&checkpoint).unwrap();
+    let mut file = File::of(folder);
+    let good = file.metadata.clone();
     for (key, value, words) in cases {
-        let mut plan = plan.clone();
+        file.metadata = good.clone();
         match value {
-            Some(value) => drop(plan.metadata.insert(*key, value.clone())),
-            None => assert!(plan.metadata.remove(key).is_some(), "{key} is not there"),
+            Some(value) => drop(file.metadata.insert(*key, value.clone())),
+            None => assert!(file.metadata.remove(key).is_some(), "{key} is not there"),
         }
-        let input = arch::Input::Checkpoint(&checkpoint);
-        let (bytes, _) = plan.write(&input, Recipe::F16, Vec::new(), &mut |_| true).unwrap();
-        let line = match arch::from_bytes(Bytes::from(bytes)) {
-            Err(e) => e.to_string(),
-            Ok(_) => panic!("{key} = {value:?} is accepted"),
-        };
-        assert!(!line.contains('\n') && words.iter().all(|w| line.contains(w)), "{key} = {value:?}: {line}");
+        says(file.refusal(), words, &format!("{key} = {value:?}"));
     }
 }
 
@@ -86,10 +65,10 @@ pub(crate) fn counts(folder: &str, architecture: &str) {
 /// A model file without any one of its architecture's keys is refused, and the line names the key. `optional` ones may be
 /// missing, or make it another model than its tensors are.
 pub(crate) fn missing_keys(folder: &str, optional: &[&str]) {
-    let plan = arch::conversion(&Checkpoint::open(data(folder)).unwrap()).unwrap();
-    let prefix = format!("{}.", plan.metadata.require_str("general.architecture").unwrap());
+    let metadata = File::of(folder).metadata;
+    let prefix = format!("{}.", metadata.require_str("general.architecture").unwrap());
     let mut missed = 0;
-    for name in plan.metadata.iter().filter_map(|(key, _)| key.strip_prefix(&prefix)) {
+    for name in metadata.iter().filter_map(|(key, _)| key.strip_prefix(&prefix)) {
         if !optional.contains(&name) {
             keys(folder, &[(&format!("{prefix}{name}"), None, &[name])]);
             missed += 1;
@@ -98,34 +77,23 @@ pub(crate) fn missing_keys(folder: &str, optional: &[&str]) {
     assert!(missed > 15, "{missed}");
 }
 
-/// A model file without any one of its tensors is refused, and the line names the tensor. `optional` ones may be missing.
+/// A model file without any one of its tensors is refused by the tensor's name. `optional` ones may be missing.
 pub(crate) fn missing_tensors(folder: &str, optional: &[&str]) {
-    let bytes = Bytes::from(gguf(folder, Recipe::F16));
-    let header = Header::parse(&bytes).unwrap();
-    let whole = arch::Conversion::of_gguf(&header);
-    let mut refused = 0;
-    for tensor in whole.tensors.iter().map(|t| t.name.as_str()) {
-        let mut plan = whole.clone();
-        plan.tensors.retain(|t| t.name != tensor);
-        let input = arch::Input::Gguf(&bytes, &header);
-        let (written, _) = plan.write(&input, Recipe::F16, Vec::new(), &mut |_| true).unwrap();
-        match arch::from_bytes(Bytes::from(written)) {
-            Ok(_) => assert!(optional.contains(&tensor), "{tensor}"),
-            Err(e) => {
-                assert_eq!(e.to_string().lines().count(), 1);
-                assert!(e.to_string().contains(&format!("'{tensor}'")), "{e}");
-                refused += 1;
-            }
+    let mut file = File::of(folder);
+    for _ in 0..file.tensors.len() {
+        let tensor = file.tensors.remove(0);
+        match optional.contains(&tensor.0.name.as_str()) {
+            true => assert_eq!(file.refusal(), None),
+            false => says(file.refusal(), &[&format!("'{}'", tensor.0.name)], &tensor.0.name),
         }
+        file.tensors.push(tensor);
     }
-    assert_eq!(refused, whole.tensors.len() - optional.len());
 }
 
-/// What is not this family's configuration is not taken for it.
+/// What is not a family's configuration is not taken for it.
 #[test]
 fn no_family_takes_what_it_does_not_know() {
     for folder in ["hrm_text-shapes/split", "looped-gpt2"] {
-        let line = refused_config(folder, |c| c["model_type"] = json!("hrm_text_2\n\u{1b}[31m".repeat(40)));
-        assert!(line.contains("cannot be converted") && line.len() < 400, "{line}");
+        configs(folder, &[("model_type", json!("hrm_text_2".repeat(40)), &["cannot be converted"])]);
     }
 }

@@ -105,6 +105,35 @@ impl Depths {
     }
 }
 
+/// What all answers since the start (or the last reset) took.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    /// Answers.
+    pub answers: usize,
+    /// Prompt tokens that were run.
+    pub prompt: u64,
+    /// Prompt tokens that were held from before.
+    pub reused: u64,
+    /// Time for prompts.
+    pub prompt_time: Duration,
+    /// The tokens of the answers.
+    pub depths: Depths,
+    /// Time for them.
+    pub time: Duration,
+}
+
+impl Totals {
+    /// Counts another answer.
+    pub fn add(&mut self, answer: &Answer) {
+        self.answers += 1;
+        self.prompt += answer.prompt.run as u64;
+        self.reused += answer.prompt.reused as u64;
+        self.prompt_time += answer.prompt_time;
+        self.depths.merge(&answer.depths());
+        self.time += answer.time;
+    }
+}
+
 /// Things per second; 0 where no time has passed.
 pub fn per_second(count: u64, time: Duration) -> f64 {
     let seconds = time.as_secs_f64();

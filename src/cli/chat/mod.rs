@@ -7,6 +7,7 @@ pub mod command;
 pub mod error;
 pub mod input;
 pub mod interrupt;
+pub mod prefix;
 pub mod repl;
 pub mod replay;
 pub mod report;
@@ -52,6 +53,10 @@ steps, or 'fixed' for a model that was trained at one depth only (Ouro, Nanbeige
 red (the most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number
 stands behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself is then
 doubled. --json has ids, texts and steps of all tokens.
+
+Prefix models (HRM-Text) read each prompt in both directions, and answer under a --condition. They
+were published for single questions: here a system prompt becomes part of the first question, and a
+further question is a prefix of its own, which sees the questions and answers before it.
 
 Examples:
   rdt-chat

@@ -1,8 +1,9 @@
 //! The conversation: what was said, what the engine holds of it, and what comes next. Knows no terminal.
 
-use super::answer::{Answer, Depths, End, Token};
+use super::answer::{Answer, End, Token, Totals};
 use super::error::Error;
 use super::interrupt::Cancel;
+use super::prefix;
 use super::replay::{Recorder, Run};
 use super::saved::Saved;
 use super::settings::{MOST_STEPS, Settings};
@@ -11,7 +12,6 @@ use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
 use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, TemplateKind, Tokenizer};
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,30 +32,13 @@ pub enum Event<'a> {
 /// Is shown the answer as it comes. An error ends it.
 pub type Sink<'a> = &'a mut dyn FnMut(Event<'_>) -> io::Result<()>;
 
-/// What all answers since the start (or the last reset) took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Totals {
-    /// Answers.
-    pub answers: usize,
-    /// Prompt tokens that were run.
-    pub prompt: u64,
-    /// Prompt tokens that were held from before.
-    pub reused: u64,
-    /// Time for prompts.
-    pub prompt_time: Duration,
-    /// The tokens of the answers.
-    pub depths: Depths,
-    /// Time for them.
-    pub time: Duration,
-}
-
 /// What never changes while the program runs.
-struct Voice {
+pub(super) struct Voice {
     model: Arc<Model>,
-    tokenizer: Tokenizer,
-    template: Template,
+    pub(super) tokenizer: Tokenizer,
+    pub(super) template: Template,
     /// Under which answers are asked for, if the template has such a thing.
-    condition: Option<String>,
+    pub(super) condition: Option<String>,
     stop_tokens: Vec<u32>,
     cancel: Cancel,
 }
@@ -64,48 +47,6 @@ impl Voice {
     /// The tokens of a conversation; with `ask`, up to where the model's answer begins.
     fn encode(&self, messages: &[Message], ask: bool, thinking: Option<bool>) -> Result<Vec<u32>, Error> {
         Ok(self.template.prompt(&self.tokenizer, messages, ask, thinking)?)
-    }
-
-    /// Parts of `prompt`, the tokens of `messages`, that the model reads in both directions: none, unless it was trained with
-    /// prefixes; then all that lies between two answers. Where a template writes an answer in such a way that its tokens cannot
-    /// be told from those around it, the whole prompt is one prefix.
-    fn both_ways(
-        &self,
-        messages: &[Message],
-        prompt: &[u32],
-        thinking: Option<bool>,
-    ) -> Result<Vec<Range<usize>>, Error> {
-        let mut ranges = Vec::new();
-        if !self.model.config().prefix_lm {
-            return Ok(ranges);
-        }
-        let mut start = 0;
-        for (i, _) in messages.iter().enumerate().filter(|(_, m)| m.role == Role::Assistant) {
-            let (before, with) =
-                (self.encode(&messages[..i], true, thinking)?, self.encode(&messages[..=i], false, thinking)?);
-            if !(prompt.starts_with(&before) && prompt.starts_with(&with) && start < before.len()) {
-                ranges.clear();
-                start = 0;
-                break;
-            }
-            ranges.push(start..before.len());
-            start = with.len().max(before.len());
-        }
-        ranges.extend((start < prompt.len()).then_some(start..prompt.len()));
-        Ok(ranges)
-    }
-
-    /// The format that a model without a template is asked in, under another condition.
-    fn under(&self, condition: &str) -> Result<Template, Error> {
-        let template = match self.template.kind() {
-            TemplateKind::Prefix => Template::prefix(&self.tokenizer, condition)?,
-            _ => None,
-        };
-        Ok(template.ok_or_else(|| text::Error::Unsupported {
-            what: "the condition",
-            found: condition.chars().take(40).collect(),
-            known: "none for this model".to_owned(),
-        })?)
     }
 
     /// Tokens that can be chosen and written.
@@ -136,7 +77,7 @@ impl Voice {
 
 /// A conversation with a model.
 pub struct Chat {
-    voice: Voice,
+    pub(super) voice: Voice,
     /// For the next session; its `steps` are set anew each time.
     options: SessionOptions,
     settings: Settings,
@@ -190,24 +131,14 @@ impl Chat {
         self.voice.condition = None;
     }
 
-    /// The condition under which answers are asked for, if the model's format has one.
-    pub fn condition(&self) -> Option<&str> {
-        self.voice.condition.as_deref()
-    }
-
-    /// Changes the condition from the next message on.
-    ///
-    /// # Errors
-    /// A condition that is not known, or a model whose format has none.
-    pub fn set_condition(&mut self, condition: &str) -> Result<(), Error> {
-        self.voice.template = self.voice.under(condition)?;
-        self.voice.condition = Some(condition.to_owned());
-        Ok(())
-    }
-
     /// The engine, with the session and what it holds.
     pub fn engine(&self) -> &Engine {
         self.recorder.engine()
+    }
+
+    #[cfg(test)]
+    pub(super) fn recorder_mut(&mut self) -> &mut Recorder {
+        &mut self.recorder
     }
 
     /// How the tokens that the engine holds were run.
@@ -300,8 +231,12 @@ impl Chat {
         let (prompt, both_ways) = match self.fit() {
             Ok((dropped, prompt)) => {
                 answer.dropped = dropped;
-                let both_ways =
-                    self.voice.both_ways(&self.conversation.messages(), &prompt, self.settings.reasoning)?;
+                let thinking = self.settings.reasoning;
+                let encode = |messages: &[Message], ask| self.voice.encode(messages, ask, thinking);
+                let both_ways = match self.model().config().prefix_lm {
+                    true => prefix::both_ways(&self.conversation.messages(), &prompt, encode)?,
+                    false => Vec::new(),
+                };
                 (prompt, both_ways)
             }
             Err(e) if e.is_cancelled() => {
@@ -519,17 +454,6 @@ impl Chat {
         self.conversation = saved.conversation().clone();
         self.totals = Totals::default();
         Ok(notes)
-    }
-}
-
-impl Totals {
-    fn add(&mut self, answer: &Answer) {
-        self.answers += 1;
-        self.prompt += answer.prompt.run as u64;
-        self.reused += answer.prompt.reused as u64;
-        self.prompt_time += answer.prompt_time;
-        self.depths.merge(&answer.depths());
-        self.time += answer.time;
     }
 }
 
