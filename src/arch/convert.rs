@@ -1,12 +1,10 @@
 //! From a checkpoint, or from another GGUF, to a GGUF: tensor by tensor, a few rows at a time.
 
-use super::settings::KeyWriter;
 use super::{pairs, role};
 use crate::checkpoint::{self, Checkpoint};
 use crate::files::Bytes;
 use crate::gguf::{self, Header, Metadata, TensorDecl, TensorType, Writer};
 use crate::quant::{self, Choice, Recipe, Role};
-use std::fmt::Display;
 use std::io::Write;
 use std::ops::Range;
 
@@ -391,101 +389,5 @@ impl Input<'_> {
             }),
         };
         data.ok_or_else(|| Error::Missing(tensor.clone()))
-    }
-}
-
-/// Collects the tensors that a family makes of a checkpoint, checks their shapes, and notices what is left over.
-pub(super) struct Planner<'a> {
-    checkpoint: &'a Checkpoint,
-    tensors: Vec<Planned>,
-    used: Vec<String>,
-    notes: Vec<String>,
-}
-
-impl<'a> Planner<'a> {
-    pub(super) fn new(checkpoint: &'a Checkpoint) -> Self {
-        Self { checkpoint, tensors: Vec::new(), used: Vec::new(), notes: Vec::new() }
-    }
-
-    /// Marks a published tensor as known, whether it is used or not.
-    pub(super) fn know(&mut self, published: &str) {
-        self.used.push(published.to_owned());
-    }
-
-    /// Leaves out a published tensor that the reference leaves unused too, and says why.
-    pub(super) fn ignore(&mut self, published: &str, why: impl Display) {
-        self.know(published);
-        self.notes.push(format!("tensor '{published}' is left out: {why}"));
-    }
-
-    /// Part of a published tensor of this shape becomes a tensor of ours. `vector`: all of the part is one dimension.
-    pub(super) fn take(
-        &mut self,
-        name: String,
-        published: &str,
-        shape: &[usize],
-        rows: Range<usize>,
-        columns: Range<usize>,
-        vector: bool,
-    ) -> Result<(), Error> {
-        let view = self.checkpoint.tensor(published)?;
-        if view.shape != shape {
-            return Err(Error::Shape {
-                tensor: published.to_owned(),
-                found: view.shape.clone(),
-                expected: shape.to_vec(),
-            });
-        }
-        self.know(published);
-        let dims = if vector { vec![rows.len() * columns.len()] } else { vec![columns.len(), rows.len()] };
-        self.tensors.push(Planned {
-            role: role(&name),
-            name,
-            dims,
-            published: view.tensor_type().unwrap_or(TensorType::F32),
-            keep: false,
-            source: Slice { tensor: published.to_owned(), rows, columns, paired: None },
-        });
-        Ok(())
-    }
-
-    /// A published matrix `[rows, columns]`, whole.
-    pub(super) fn matrix(&mut self, name: String, published: &str, rows: usize, columns: usize) -> Result<(), Error> {
-        self.take(name, published, &[rows, columns], 0..rows, 0..columns, false)
-    }
-
-    /// A published matrix `[rows, columns]` whose rows are heads of `head_dim`, rotated by halves there and by neighbouring
-    /// pairs here. `rows` is a multiple of `head_dim`, which is even.
-    pub(super) fn paired(
-        &mut self,
-        name: String,
-        published: &str,
-        rows: usize,
-        columns: usize,
-        head_dim: usize,
-    ) -> Result<(), Error> {
-        self.matrix(name, published, rows, columns)?;
-        if let Some(planned) = self.tensors.last_mut() {
-            planned.source.paired = Some(head_dim);
-        }
-        Ok(())
-    }
-
-    /// A published vector.
-    pub(super) fn vector(&mut self, name: String, published: &str, len: usize) -> Result<(), Error> {
-        self.take(name, published, &[len], 0..1, 0..len, true)
-    }
-
-    /// The conversion with these keys and all tensors taken, if the checkpoint has no others.
-    pub(super) fn conversion(mut self, keys: KeyWriter) -> Result<Conversion, Error> {
-        let notes = std::mem::take(&mut self.notes);
-        Ok(Conversion { metadata: keys.metadata, tensors: self.finish()?, notes })
-    }
-
-    /// All tensors, if the checkpoint has no others.
-    fn finish(self) -> Result<Vec<Planned>, Error> {
-        let unknown: Vec<_> =
-            self.checkpoint.names().filter(|n| !self.used.iter().any(|u| u == n)).map(str::to_owned).collect();
-        if unknown.is_empty() { Ok(self.tensors) } else { Err(Error::UnknownTensors(unknown)) }
     }
 }

@@ -6,8 +6,9 @@
 //! sandwich: `x = norm_2(attn(norm_1 x) + x)`, `x = norm_4(mlp(norm_3 x) + x)`. Rotary angles act on interleaved pairs.
 
 use super::Family;
-use super::convert::{Conversion, Error, Planner};
+use super::convert::{Conversion, Error};
 use super::keys::Keys;
+use super::planner::Planner;
 use super::raven::{Kind, MODEL_TYPE, Published, Stored};
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;

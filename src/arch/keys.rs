@@ -75,6 +75,11 @@ impl Keys<'_> {
         self.above_zero(name, self.metadata.f32(&self.key(name))?.unwrap_or(otherwise))
     }
 
+    /// A finite number.
+    pub(super) fn number(&self, name: &str) -> Result<f32, Error> {
+        Ok(self.metadata.require_f32(&self.key(name))?)
+    }
+
     fn above_zero(&self, name: &str, found: f32) -> Result<f32, Error> {
         if found.is_finite() && found > 0.0 { Ok(found) } else { Err(self.wrong(name, found, "a number above 0")) }
     }

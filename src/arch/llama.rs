@@ -7,8 +7,9 @@
 //! there or is not; no key announces it.
 
 use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_HEADS, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
-use super::convert::{Error, Planner};
+use super::convert::Error;
 use super::keys::{Keys, Sizes};
+use super::planner::Planner;
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::model::{

@@ -8,8 +8,9 @@
 
 use super::Family;
 use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
-use super::convert::{Conversion, Error, Planner};
+use super::convert::{Conversion, Error};
 use super::keys::Keys;
+use super::planner::Planner;
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::gguf::{Metadata, Value};

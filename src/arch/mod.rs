@@ -15,6 +15,7 @@ mod nanbeige;
 mod ouro;
 mod pairs;
 mod parcae;
+mod planner;
 mod raven;
 mod retrofit;
 mod rope;
@@ -154,7 +155,6 @@ pub fn role(name: &str) -> Role {
         "output" => Role::Output,
         "loop.adapter_state" => Role::AdapterState,
         "loop.adapter_input" => Role::AdapterInput,
-        "loop.exit_gate" => Role::Gate,
         "loop.readout" => Role::Readout,
         "loop.a_log" | "loop.dt_bias" => Role::State,
         "hrm.z_l_init" => Role::State,

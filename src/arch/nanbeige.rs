@@ -6,9 +6,10 @@
 //! sets one is refused.
 
 use super::Family;
-use super::convert::{Conversion, Error, Planner};
+use super::convert::{Conversion, Error};
 use super::keys::Keys;
 use super::llama::{self, BranchNorms, Published};
+use super::planner::Planner;
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::gguf::Metadata;

@@ -9,20 +9,24 @@
 //!
 //! # The file
 //! Keys, tensors and the order of rows are those that llama.cpp was offered for this family (its pull request 29823); no released
-//! version reads them. That proposal leaves the gate out. Here it is kept, as `loop.exit_gate`, and `ouro.loop.exit_gate` says so;
-//! llama.cpp refuses files with tensors that it does not know, so these would have to be taken out for it.
+//! version reads them. That proposal leaves the gate out. Here it is kept, as metadata and not as a tensor: llama.cpp refuses files
+//! with tensors that it does not know, and passes over such keys.
 
 use super::Family;
-use super::convert::{Conversion, Error, Planner};
+use super::convert::{Conversion, Error};
 use super::keys::Keys;
 use super::llama::{self, BranchNorms, Published};
+use super::planner::Planner;
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::gguf::Metadata;
-use crate::model::{self, ExitGate, Parts, Segment, Tensors};
+use crate::model::{self, ExitGate, Parts, Segment, Tensors, Vector};
 
 /// `general.architecture`.
 const NAME: &str = "ouro";
+/// Weights of the exit gate, `[D]` f32, and the bias that goes with them.
+const GATE: &str = "loop.exit_gate.weight";
+const GATE_BIAS: &str = "loop.exit_gate.bias";
 
 pub(super) static FAMILY: Family = Family {
     name: NAME,
@@ -39,11 +43,13 @@ fn load(metadata: &Metadata, tensors: &mut Tensors<'_>) -> Result<Parts, model::
     let keys = Keys { metadata, prefix: NAME };
     let mut parts = llama::load(&keys, tensors, BranchNorms::With)?;
     // Files that other programs wrote have no gate.
-    if keys.flag_or("loop.exit_gate", false)? {
-        let gate = ExitGate {
-            weight: tensors.vector("loop.exit_gate.weight", parts.config.width)?,
-            bias: Some(tensors.vector("loop.exit_gate.bias", 1)?),
-        };
+    if let Some(weight) = metadata.f32s(&keys.key(GATE))? {
+        let width = parts.config.width;
+        if weight.len() != width || !weight.iter().all(|x| x.is_finite()) {
+            return Err(keys.wrong(GATE, format!("a list of {}", weight.len()), format!("{width} finite numbers")));
+        }
+        let bias = keys.number(GATE_BIAS)?;
+        let gate = ExitGate { weight: Vector::of(weight), bias };
         parts.config.exit_gate = true;
         for segment in &mut parts.plan.segments {
             if let Segment::Looped(looped) = segment {
@@ -63,8 +69,6 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     let mut keys = KeyWriter::new(NAME, checkpoint);
     let stack = Published::read(&settings, llama::loops(&settings, "total_ut_steps")?, &mut keys)?;
     keys.set("skip_loop_final_norm", false);
-    let gate = checkpoint.contains("model.early_exit_gate.weight");
-    keys.set("loop.exit_gate", gate);
 
     let mut p = Planner::new(checkpoint);
     let norms = [
@@ -74,10 +78,10 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
         ("post_ffw_norm", "post_attention_layernorm_2"),
     ];
     stack.take(&mut p, &norms)?;
-    if gate {
-        let width = stack.width();
-        p.take("loop.exit_gate.weight".into(), "model.early_exit_gate.weight", &[1, width], 0..1, 0..width, true)?;
-        p.vector("loop.exit_gate.bias".into(), "model.early_exit_gate.bias", 1)?;
+    let [weight, bias] = ["model.early_exit_gate.weight", "model.early_exit_gate.bias"];
+    if checkpoint.contains(weight) {
+        keys.set(GATE, p.values(weight, &[1, stack.width()])?);
+        keys.set(GATE_BIAS, p.values(bias, &[1])?[0]);
     }
     p.conversion(keys)
 }

@@ -2,8 +2,9 @@
 //! tensors of their GGUF files. In which norms, rotation and read-out they differ is theirs.
 
 use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
-use super::convert::{Error, Planner};
+use super::convert::Error;
 use super::keys::{Keys, Sizes, Stacks};
+use super::planner::Planner;
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::model::{

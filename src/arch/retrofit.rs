@@ -7,8 +7,9 @@
 //! Models made from OLMo 2 have other blocks (norms behind attention and MLP, norms of queries and keys) and are refused.
 
 use super::Family;
-use super::convert::{Conversion, Error, Planner};
+use super::convert::{Conversion, Error};
 use super::keys::Keys;
+use super::planner::Planner;
 use super::raven::{Kind, MODEL_TYPE, Published, Stored};
 use super::rope::Scaling;
 use super::settings::{KeyWriter, Settings};

@@ -117,7 +117,7 @@ pub(super) fn sigmoid_mul<S: Simd>(s: S, gate: &[f32], out: &mut [f32]) {
 #[inline(always)]
 pub(super) fn gelu_tanh<S: Simd>(s: S, x: &mut [f32]) {
     // 2·√(2/π)
-    const FACTOR: f32 = 1.595_769_1;
+    const FACTOR: f32 = 1.595_769;
     for i in (0..x.len()).step_by(LANES) {
         let v = load_tail(s, x, i);
         let cube = s.mul(s.mul(v, v), v);

@@ -259,8 +259,7 @@ impl Pass<'_, '_> {
                         s.sums.write(row..row + 1)[0] =
                             (self.model.kernels().latent_sums)(new, s.state.write(to.clone()), s.delta.write(to));
                         if let Some(gate) = &looped.gate {
-                            let bias = gate.bias.as_ref().map_or(0.0, |b| b[0]);
-                            s.gates.write(row..row + 1)[0] = (self.model.kernels().dot)(new, &gate.weight) + bias;
+                            s.gates.write(row..row + 1)[0] = (self.model.kernels().dot)(new, &gate.weight) + gate.bias;
                         }
                     } else {
                         s.inner.write(to).copy_from_slice(new);
@@ -296,16 +295,14 @@ impl Pass<'_, '_> {
                     let from = active[i] * d..(active[i] + 1) * d;
                     // SAFETY: shares of the rows are disjoint, and states and inputs are not written in this region.
                     let (y, state) = unsafe { (s.y.write(i * d..(i + 1) * d), s.state.read(from.clone())) };
-                    // SAFETY: as above.
-                    match &looped.injection {
-                        Injection::Diagonal { rates, .. } => {
-                            y.copy_from_slice(unsafe { s.input.read(from) });
-                            (kernels.add_product)(rates.decay(), state, y);
-                        }
-                        _ => {
-                            y.copy_from_slice(unsafe { s.inner.read(from) });
-                            (kernels.add)(state, y);
-                        }
+                    if let Injection::Diagonal { rates, .. } = &looped.injection {
+                        // SAFETY: as above.
+                        y.copy_from_slice(unsafe { s.input.read(from) });
+                        (kernels.add_product)(rates.decay(), state, y);
+                    } else {
+                        // SAFETY: as above.
+                        y.copy_from_slice(unsafe { s.inner.read(from) });
+                        (kernels.add)(state, y);
                     }
                 }
             }

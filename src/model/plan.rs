@@ -85,7 +85,12 @@ pub struct Rates {
     pub a_log: Vector,
     /// `[S]`: dt before the softplus.
     pub dt_bias: Vector,
-    values: OnceLock<(Box<[f32]>, Box<[f32]>)>,
+    values: OnceLock<RateValues>,
+}
+
+struct RateValues {
+    decay: Box<[f32]>,
+    rate: Box<[f32]>,
 }
 
 impl Rates {
@@ -94,24 +99,24 @@ impl Rates {
         Self { a_log, dt_bias, values: OnceLock::new() }
     }
 
-    fn values(&self) -> &(Box<[f32]>, Box<[f32]>) {
+    fn values(&self) -> &RateValues {
         self.values.get_or_init(|| {
             // As torch's softplus: the identity above 20.
             let softplus = |x: f32| if x > 20.0 { x } else { libm::log1pf(libm::expf(x)) };
-            let dt: Box<[f32]> = self.dt_bias.iter().map(|&x| softplus(x)).collect();
-            let decay = self.a_log.iter().zip(&dt).map(|(&a, &dt)| libm::expf(-dt * libm::expf(a))).collect();
-            (decay, dt)
+            let rate: Box<[f32]> = self.dt_bias.iter().map(|&x| softplus(x)).collect();
+            let decay = self.a_log.iter().zip(&rate).map(|(&a, &dt)| libm::expf(-dt * libm::expf(a))).collect();
+            RateValues { decay, rate }
         })
     }
 
     /// `[S]`: exp(−dt·A), the factor of the state.
     pub fn decay(&self) -> &[f32] {
-        &self.values().0
+        &self.values().decay
     }
 
     /// `[S]`: dt, the factor of B·e.
     pub fn rate(&self) -> &[f32] {
-        &self.values().1
+        &self.values().rate
     }
 }
 
@@ -128,8 +133,8 @@ pub struct StackPass {
 pub struct ExitGate {
     /// `[S]`.
     pub weight: Vector,
-    /// `[1]`.
-    pub bias: Option<Vector>,
+    /// b.
+    pub bias: f32,
 }
 
 impl LoopPlan {

@@ -32,6 +32,11 @@ impl Vector {
     pub(crate) fn ones(len: usize) -> Self {
         Self { stored: None, len, values: OnceLock::new() }
     }
+
+    /// Values from a file's metadata.
+    pub(crate) fn of(values: &[f32]) -> Self {
+        Self { stored: None, len: values.len(), values: OnceLock::from(Box::from(values)) }
+    }
 }
 
 impl Deref for Vector {
