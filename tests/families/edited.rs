@@ -68,64 +68,6 @@ impl File {
         let line = file.refusal().unwrap_or_else(|| panic!("{key} = {value:?} is accepted"));
         assert!(line.contains(&key) && !line.contains('\n'), "{key} = {value:?}: {line}");
     }
-
-    /// Refused without any one of its tensors, and of the architecture's keys but `optional` ones, by name.
-    #[track_caller]
-    pub(crate) fn misses_everything(&self, optional: &[&str]) {
-        assert_eq!(self.refusal(), None, "the good file");
-        for (i, (decl, _)) in self.tensors.iter().enumerate() {
-            let mut file = Self { metadata: self.metadata.clone(), tensors: self.tensors.clone() };
-            file.tensors.remove(i);
-            let line = file.refusal().unwrap_or_else(|| panic!("not missed: {}", decl.name));
-            assert!(line.contains(&decl.name), "{line}");
-        }
-        let architecture = self.metadata.require_str("general.architecture").unwrap();
-        for (key, _) in self.metadata.iter() {
-            let Some(name) = key.strip_prefix(&format!("{architecture}.")) else { continue };
-            if optional.contains(&name) {
-                continue;
-            }
-            let mut file = Self { metadata: self.metadata.clone(), tensors: self.tensors.clone() };
-            file.metadata.remove(key);
-            let line = file.refusal().unwrap_or_else(|| panic!("not missed: {key}"));
-            assert!(line.contains(key), "{key}: {line}");
-        }
-    }
-
-    /// The loop's and the shape's counts as nothing sensible.
-    #[track_caller]
-    pub(crate) fn refuses_bad_counts(&self) {
-        for key in [
-            "block_count",
-            "embedding_length",
-            "vocab_size",
-            "attention.head_count",
-            "attention.head_count_kv",
-            "attention.key_length",
-            "feed_forward_length",
-            "context_length",
-            "loop.core_count",
-            "loop.mean_steps",
-            "loop.state_length",
-        ] {
-            for value in [0, u64::MAX, 1 << 63, 1 << 31] {
-                self.refuses(key, value);
-            }
-        }
-        for key in ["loop.prelude_count", "loop.coda_count"] {
-            for value in [1 << 31, u64::MAX] {
-                self.refuses(key, value);
-            }
-        }
-        for key in ["attention.layer_norm_rms_epsilon", "rope.freq_base", "embedding_scale", "loop.state_std"] {
-            for value in [f32::NAN, f32::INFINITY, -1.0] {
-                self.refuses(key, value);
-            }
-        }
-        for key in ["loop.injection", "loop.state_init", "loop.block_kind", "loop.activation", "loop.rope_style"] {
-            self.refuses(key, "other");
-        }
-    }
 }
 
 /// What a conversion says when config.json holds these values too; `None` if it goes well.
