@@ -12,7 +12,7 @@
 use super::Family;
 use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_HEADS, MOST_TOKENS, MOST_WIDTH};
 use super::convert::{Conversion, Error};
-use super::keys::Keys;
+use super::keys::{Keys, Sizes};
 use super::planner::Planner;
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
@@ -173,15 +173,15 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     let tied = config.bool("tie_word_embeddings")?.unwrap_or(false);
 
     let mut keys = KeyWriter::new(NAME, checkpoint);
-    keys.size("block_count", expanded);
-    keys.size("context_length", context);
-    keys.size("vocab_size", vocab);
-    keys.size("embedding_length", width);
-    keys.size("feed_forward_length", hidden);
-    keys.size("attention.head_count", heads);
-    keys.size("attention.head_count_kv", heads);
-    keys.size("attention.key_length", head_dim);
-    keys.size("attention.value_length", head_dim);
+    keys.sizes(&Sizes {
+        width,
+        head_dim,
+        vocab,
+        context,
+        heads: vec![heads; expanded],
+        kv_heads: vec![heads; expanded],
+        hidden: vec![hidden; expanded],
+    });
     keys.set("attention.layer_norm_rms_epsilon", settings.number("rms_norm_eps")?);
     keys.set("rope.freq_base", settings.plain_rope()?);
     keys.size("rope.dimension_count", head_dim);

@@ -186,15 +186,15 @@ impl Published {
             vocab: settings.size("vocab_size", MOST_TOKENS)?,
             tied: settings.0.bool("tie_word_embeddings")?.unwrap_or(false),
         };
-        keys.size("block_count", this.blocks);
-        keys.size("context_length", settings.size("max_position_embeddings", MOST_CONTEXT)?);
-        keys.size("vocab_size", this.vocab);
-        keys.size("embedding_length", width);
-        keys.size("feed_forward_length", this.hidden);
-        keys.size("attention.head_count", heads);
-        keys.size("attention.head_count_kv", kv_heads);
-        keys.size("attention.key_length", head_dim);
-        keys.size("attention.value_length", head_dim);
+        keys.sizes(&Sizes {
+            width,
+            head_dim,
+            vocab: this.vocab,
+            context: settings.size("max_position_embeddings", MOST_CONTEXT)?,
+            heads: vec![heads; this.blocks],
+            kv_heads: vec![kv_heads; this.blocks],
+            hidden: vec![this.hidden; this.blocks],
+        });
         keys.set("attention.layer_norm_rms_epsilon", settings.number("rms_norm_eps")?);
         keys.set("rope.freq_base", settings.plain_rope()?);
         keys.size("rope.dimension_count", head_dim);

@@ -9,7 +9,7 @@
 use super::Family;
 use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
 use super::convert::{Conversion, Error};
-use super::keys::Keys;
+use super::keys::{Keys, Sizes};
 use super::planner::Planner;
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
@@ -187,15 +187,15 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     }
 
     let mut keys = KeyWriter::new(NAME, checkpoint);
-    keys.size("block_count", count);
-    keys.size("context_length", context);
-    keys.size("vocab_size", vocab);
-    keys.size("embedding_length", width);
-    keys.size("feed_forward_length", hidden);
-    keys.size("attention.head_count", heads);
-    keys.size("attention.head_count_kv", heads);
-    keys.size("attention.key_length", head_dim);
-    keys.size("attention.value_length", head_dim);
+    keys.sizes(&Sizes {
+        width,
+        head_dim,
+        vocab,
+        context,
+        heads: vec![heads; count],
+        kv_heads: vec![heads; count],
+        hidden: vec![hidden; count],
+    });
     keys.set("attention.layer_norm_epsilon", eps);
     // Bounded above.
     let list = |numbers: &mut dyn Iterator<Item = usize>| Value::from(numbers.map(|n| n as u32).collect::<Vec<_>>());

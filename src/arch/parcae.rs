@@ -222,15 +222,15 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     }
 
     let mut keys = KeyWriter::new(NAME, checkpoint);
-    keys.size("block_count", count);
-    keys.size("context_length", settings.size_or("block_size", MOST_CONTEXT, 4096)?);
-    keys.size("vocab_size", vocab);
-    keys.size("embedding_length", outer.width);
-    keys.per_block("feed_forward_length", &per_block(|s| s.hidden));
-    keys.per_block("attention.head_count", &per_block(|s| s.heads));
-    keys.per_block("attention.head_count_kv", &per_block(|s| s.kv_heads));
-    keys.size("attention.key_length", head_dim);
-    keys.size("attention.value_length", head_dim);
+    keys.sizes(&Sizes {
+        width: outer.width,
+        head_dim,
+        vocab,
+        context: settings.size_or("block_size", MOST_CONTEXT, 4096)?,
+        heads: per_block(|s| s.heads),
+        kv_heads: per_block(|s| s.kv_heads),
+        hidden: per_block(|s| s.hidden),
+    });
     keys.set("attention.layer_norm_rms_epsilon", settings.number("norm_eps")?);
     let base = "rope_settings.rope_base";
     keys.set("rope.freq_base", if config.get(base).is_some() { settings.number(base)? } else { 50_000.0 });

@@ -243,15 +243,16 @@ impl<'a> Published<'a> {
         if !(std.is_finite() && std >= 0.0) {
             return Err(settings.unsupported("init_values.std", &std, "a number not below 0"));
         }
-        keys.size("block_count", prelude + core + coda);
-        keys.size("context_length", settings.within("block_size", context, 1, MOST_CONTEXT)?);
-        keys.size("vocab_size", self.vocab);
-        keys.size("embedding_length", self.width);
-        keys.size("feed_forward_length", self.hidden);
-        keys.size("attention.head_count", self.heads);
-        keys.size("attention.head_count_kv", self.kv_heads);
-        keys.size("attention.key_length", head_dim);
-        keys.size("attention.value_length", head_dim);
+        let count = prelude + core + coda;
+        keys.sizes(&Sizes {
+            width: self.width,
+            head_dim,
+            vocab: self.vocab,
+            context: settings.within("block_size", context, 1, MOST_CONTEXT)?,
+            heads: vec![self.heads; count],
+            kv_heads: vec![self.kv_heads; count],
+            hidden: vec![self.hidden; count],
+        });
         keys.set("attention.layer_norm_rms_epsilon", settings.number("norm_eps")?);
         keys.size("rope.dimension_count", head_dim);
         keys.set("embedding_scale", settings.number("init_values.embed_scale")?);

@@ -2,6 +2,7 @@
 
 use super::bounds::MOST_HEADS;
 use super::convert::Error;
+use super::keys::Sizes;
 use crate::checkpoint::{Checkpoint, Config};
 use crate::gguf::{Metadata, Value};
 use serde_json::Value as Json;
@@ -145,6 +146,19 @@ impl KeyWriter {
     /// Sets a count or size. All of them are bounded far below 2^32.
     pub(super) fn size(&mut self, name: &str, n: usize) {
         self.set(name, n as u32);
+    }
+
+    /// The keys that [`Keys::sizes`](super::keys::Keys::sizes) reads.
+    pub(super) fn sizes(&mut self, sizes: &Sizes) {
+        self.size("block_count", sizes.heads.len());
+        self.size("context_length", sizes.context);
+        self.size("vocab_size", sizes.vocab);
+        self.size("embedding_length", sizes.width);
+        self.per_block("feed_forward_length", &sizes.hidden);
+        self.per_block("attention.head_count", &sizes.heads);
+        self.per_block("attention.head_count_kv", &sizes.kv_heads);
+        self.size("attention.key_length", sizes.head_dim);
+        self.size("attention.value_length", sizes.head_dim);
     }
 
     /// Sets a list of counts, one per block; a single number where they are all equal.
