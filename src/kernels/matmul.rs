@@ -2,8 +2,9 @@
 //!
 //! **The fixed order that makes bits independent of everything.** For block formats a product is, 32 weights after 32 along the
 //! row, `acc += (d_w * d_a) * isum` or as little more as a format needs ([`Blocks::add`]): one chain of operations per
-//! (weight row, activation row), with `isum` exact. A lane holds a weight row, so the chain is the same whether one row or eight are computed, for one activation
-//! row or for many. For f32, f16 and bf16 a product is two chains of eight fused lanes and one fixed tree at the end.
+//! (weight row, activation row), with `isum` exact. A lane holds a weight row, so the chain is the same whether one row or
+//! eight are computed, for one activation row or for many. For f32, f16 and bf16 a product is two chains of eight fused lanes
+//! and one fixed tree at the end.
 
 use super::formats::Blocks;
 use super::simd::{LANES, Simd, load_tail};

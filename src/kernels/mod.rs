@@ -108,8 +108,12 @@ pub enum Error {
     #[error("instruction set '{0}' is not available on this machine")]
     Unavailable(Isa),
     /// No kernel multiplies this weight format.
-    #[error("no kernel for weights of type {0}; there are kernels for {known}", known = WEIGHT_TYPES.map(TensorType::name).join(", "))]
+    #[error("no kernel for weights of type {0}; there are kernels for {known}", known = weight_names())]
     UnsupportedType(TensorType),
+}
+
+fn weight_names() -> String {
+    WEIGHT_TYPES.map(TensorType::name).join(", ")
 }
 
 /// A KV cache storage format.
