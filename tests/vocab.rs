@@ -151,3 +151,47 @@ proptest! {
         }
     }
 }
+
+/// Names under which GPT-4o's rules go.
+const GPT_4O: [&str; 6] = ["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2", "tekken"];
+
+/// llama.cpp's ids for a few texts under every name of rules that it knows, with a vocabulary whose merges show where a text is
+/// split (`tests/reference/llama_tokens.py`). Names that are not known here are warned of, never taken in silence.
+#[test]
+fn names_of_rules_mean_what_they_mean_to_llama_cpp() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/llama-cpp/tokenizers");
+    let recorded: serde_json::Value = serde_json::from_slice(&read(&folder.join("tokens.json"))).unwrap();
+    let texts: Vec<&str> = recorded["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let (mut known, mut unknown, mut differ) = (0, Vec::new(), Vec::new());
+    let mut compare = |file: &str, key: &str, value: rdt::gguf::Value, ids: &serde_json::Value| {
+        let mut metadata = Header::parse(&read(&folder.join(file))).unwrap().metadata;
+        let name = if let rdt::gguf::Value::String(name) = &value { name.clone() } else { format!("{value:?}") };
+        metadata.insert(key, value);
+        let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
+        if !tokenizer.warnings().is_empty() {
+            unknown.push(name);
+            return;
+        }
+        known += 1;
+        // Special tokens in a user's text stay text here.
+        for (text, ids) in texts.iter().zip(ids.as_array().unwrap()).filter(|(text, _)| !text.contains("<|im")) {
+            let expected: Vec<u32> = ids.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as u32).collect();
+            // llama.cpp approximates the rules of GPT-4o, where letters have cases and marks; here they are the original ones.
+            let approximated = GPT_4O.contains(&name.as_str()) && text.contains('\u{301}');
+            if !approximated && tokenizer.encode_plain(text).unwrap() != expected {
+                differ.push(format!("{name}: {text:?}"));
+            }
+        }
+    };
+    for group in recorded["bpe"].as_array().unwrap() {
+        for pre in group["pre"].as_array().unwrap() {
+            compare("bpe.gguf", "tokenizer.ggml.pre", pre.as_str().unwrap().into(), &group["ids"]);
+        }
+    }
+    for group in recorded["spm"].as_array().unwrap() {
+        let prefix = group["add_space_prefix"].as_bool().unwrap();
+        compare("spm.gguf", "tokenizer.ggml.add_space_prefix", prefix.into(), &group["ids"]);
+    }
+    assert!(differ.is_empty(), "{known} known, {} unknown: {unknown:?}\n{}", unknown.len(), differ.join("\n"));
+    assert!(known > 50, "{known} known, unknown: {unknown:?}");
+}

@@ -48,7 +48,9 @@ pub fn write(checkpoint: &Checkpoint, rows: usize, metadata: &mut Metadata) -> R
     if let Some(template) = checkpoint.chat_template() {
         metadata.insert(TEMPLATE, template);
     } else {
-        notes.push("no chat template: rdt-chat will ask in the family's own format, or continue the user's text".to_owned());
+        notes.push(
+            "no chat template: rdt-chat will ask in the family's own format, or continue the user's text".to_owned(),
+        );
     }
     let json = checkpoint.tokenizer_json();
     let mut tokenizer = match (json, checkpoint.sentencepiece()) {

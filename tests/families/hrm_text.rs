@@ -273,3 +273,8 @@ fn malformed_files_are_refused() {
         ],
     );
 }
+
+#[test]
+fn texts_become_llama_cpps_tokens() {
+    crate::llama_cpp::tokens_are_the_same("hrm_text", &crate::llama_cpp::metadata("hrm_text", "split-f32"));
+}

@@ -3,9 +3,10 @@
 use super::common::{Run, Setup, Tensors, data, gguf, relative_error};
 use rdt::arch;
 use rdt::files::Bytes;
-use rdt::gguf::Header;
+use rdt::gguf::{Header, Metadata};
 use rdt::model::InitialState;
 use rdt::quant::Recipe;
+use rdt::text::Tokenizer;
 use std::sync::Arc;
 
 fn file(family: &str, name: &str) -> Vec<u8> {
@@ -68,4 +69,31 @@ pub(crate) fn files_are_the_same(folder: &str, family: &str, name: &str) {
     for (key, value) in keys {
         assert_eq!(mine.metadata.get(key), Some(value), "{key}");
     }
+}
+
+/// Texts become llama.cpp's tokens, by the file's own vocabulary.
+pub(crate) fn tokens_are_the_same(family: &str, metadata: &Metadata) {
+    let tokenizer = Tokenizer::from_gguf(metadata).unwrap();
+    assert_eq!(tokenizer.warnings(), [""; 0]);
+    let recorded = std::fs::read(data("llama-cpp").join(family).join("tokens.json")).unwrap();
+    let recorded: serde_json::Value = serde_json::from_slice(&recorded).unwrap();
+    let ids =
+        |v: &serde_json::Value| -> Vec<u64> { v.as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect() };
+    let mut compared = 0;
+    for case in recorded.as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        // Where llama.cpp finds special tokens in plain text, a user's text stays text here.
+        if text.contains('<') {
+            continue;
+        }
+        let found: Vec<u64> = tokenizer.encode_plain(text).unwrap().into_iter().map(u64::from).collect();
+        assert_eq!(found, ids(&case["plain"]), "{family}: {text:?}");
+        compared += 1;
+    }
+    assert!(compared > 10, "{compared}");
+}
+
+/// The keys of one of llama.cpp's files.
+pub(crate) fn metadata(family: &str, name: &str) -> Metadata {
+    Header::parse(&file(family, name)).unwrap().metadata
 }

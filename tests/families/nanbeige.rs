@@ -112,3 +112,13 @@ fn unsupported_checkpoints_are_refused() {
         assert_eq!(conversion_refusal(EVERY, &[(key, value)]), None, "{key}");
     }
 }
+
+/// Both the vocabulary of llama.cpp's file and the `tokenizer.model` of the checkpoint, as it is converted here.
+#[test]
+fn texts_become_llama_cpps_tokens() {
+    llama_cpp::tokens_are_the_same("nanbeige", &llama_cpp::metadata("nanbeige", "every-pass-f32"));
+    let checkpoint = rdt::checkpoint::Checkpoint::open(crate::common::data(EVERY)).unwrap();
+    let mut conversion = rdt::arch::conversion(&checkpoint).unwrap();
+    rdt::text::write_metadata(&checkpoint, conversion.vocabulary(), &mut conversion.metadata).unwrap();
+    llama_cpp::tokens_are_the_same("nanbeige", &conversion.metadata);
+}
