@@ -148,7 +148,7 @@ fn ask_all(flags: &Flags, model: &Arc<Model>, questions: &[Question], rule: Exit
     if let Some(note) = cli::too_deep("--", &rule, flags.depth.steps, model.config()) {
         eprintln!("rdt-eval: {note}");
     }
-    let initial = flags.depth.initial(model.config().width)?;
+    let initial = flags.depth.initial(model.config().state_width)?;
     let session = flags.session.session(model, steps, initial, KvType::F32)?;
     let sampler = SamplerConfig::greedy();
     let mut engine = Engine::new(session, rule, flags.depth.steps, sampler, tokenizer.vocabulary())?;

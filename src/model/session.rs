@@ -132,8 +132,8 @@ pub struct Session {
     initial: InitialState,
     chunk_rows: usize,
     depth: usize,
-    /// Positions held, per sequence.
-    lengths: Vec<usize>,
+    /// Tokens held, per sequence.
+    held: Vec<Vec<u32>>,
     /// Positions that see each other in both directions, per sequence, ascending.
     both_ways: Vec<Vec<Range<usize>>>,
     rows: Vec<Row>,
@@ -197,7 +197,7 @@ impl Session {
             initial: options.initial.clone(),
             chunk_rows,
             depth: steps,
-            lengths: vec![0; sequences],
+            held: std::iter::repeat_with(|| Vec::with_capacity(shape.context)).take(sequences).collect(),
             both_ways: vec![Vec::new(); sequences],
             rows: Vec::with_capacity(chunk_rows),
             sees: Vec::with_capacity(chunk_rows),
@@ -243,12 +243,12 @@ impl Session {
     /// # Panics
     /// If there is no such sequence.
     pub fn len(&self, sequence: usize) -> usize {
-        self.lengths[sequence]
+        self.held[sequence].len()
     }
 
     /// Is nothing held at all?
     pub fn is_empty(&self) -> bool {
-        self.lengths.iter().all(|&n| n == 0)
+        self.held.iter().all(Vec::is_empty)
     }
 
     /// Forgets a sequence from position `length` on, and gives the length that it has then. It is less than asked for where the
@@ -257,17 +257,13 @@ impl Session {
     /// # Panics
     /// If there is no such sequence.
     pub fn truncate(&mut self, sequence: usize, length: usize) -> usize {
-        let n = &mut self.lengths[sequence];
-        *n = (*n).min(length);
+        let mut length = length.min(self.held[sequence].len());
         let ranges = &mut self.both_ways[sequence];
-        while let Some(last) = ranges.last() {
-            if last.end <= *n {
-                break;
-            }
-            *n = (*n).min(last.start);
-            ranges.pop();
+        while let Some(last) = ranges.pop_if(|last| last.end > length) {
+            length = length.min(last.start);
         }
-        *n
+        self.held[sequence].truncate(length);
+        length
     }
 
     /// A flag that, once set, ends the running pass (and any later one, until it is cleared) with [`Error::Cancelled`]
@@ -291,7 +287,7 @@ impl Session {
         let Batch { sequence, tokens, logits, readout_exits, both_ways } = batch;
         let loops = self.model.config().loops.len();
         assert!((0..loops).all(|i| policy.max_steps(i) > 0), "a row takes at least one step");
-        let (vocab, used) = (self.model.config().vocab, self.lengths[sequence]);
+        let (vocab, used) = (self.model.config().vocab, self.held[sequence].len());
         if tokens.is_empty() {
             return Err(Error::Empty);
         }
@@ -309,7 +305,7 @@ impl Session {
         let size = if readout_exits && !both_ways { 1 } else { self.chunk_rows };
         let chunks = tokens.len().div_ceil(size);
         for (c, chunk) in tokens.chunks(size).enumerate() {
-            let start = self.lengths[sequence];
+            let start = self.held[sequence].len();
             self.rows.clear();
             self.rows.extend(chunk.iter().enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
             self.wanted.clear();
@@ -328,7 +324,7 @@ impl Session {
                 self.truncate(sequence, start);
             }
             done?;
-            self.lengths[sequence] = end;
+            self.held[sequence].extend_from_slice(chunk);
             self.all_steps.extend_from_slice(&self.total[..chunk.len()]);
         }
         Ok(Output { steps: &self.all_steps, logits: &self.all_logits, vocab })
@@ -344,12 +340,12 @@ impl Session {
     pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
         let d = self.model.config().state_width;
         let n = latents.len() / d;
-        let held = first.checked_add(n).is_some_and(|end| end <= self.lengths[sequence]);
+        let held = first.checked_add(n).is_some_and(|end| end <= self.held[sequence].len());
         if !latents.len().is_multiple_of(d) || n == 0 || !held {
             return Err(Error::Option(format!(
                 "{} values are no latent states of width {d} at positions {first} to {}",
                 latents.len(),
-                self.lengths[sequence]
+                self.held[sequence].len()
             )));
         }
         self.all_logits.clear();
@@ -357,7 +353,8 @@ impl Session {
             let rows = states.len() / d;
             self.rows.clear();
             let start = first + c * self.chunk_rows;
-            self.rows.extend((0..rows).map(|i| Row { sequence, position: start + i, token: 0 }));
+            let tokens = self.held[sequence][start..start + rows].iter();
+            self.rows.extend(tokens.enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
             self.wanted.clear();
             self.wanted.extend(0..rows);
             self.scratch.state.get_mut()[..states.len()].copy_from_slice(states);
@@ -455,7 +452,10 @@ fn performance_cores() -> Option<NonZeroUsize> {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("kv", &self.shape).field("lengths", &self.lengths).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("kv", &self.shape)
+            .field("held", &self.held.iter().map(Vec::len).collect::<Vec<_>>())
+            .finish_non_exhaustive()
     }
 }
 

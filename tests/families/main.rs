@@ -30,6 +30,13 @@ fn is_the_reference(folder: &str) {
         let error = relative_error(found, &golden.tensors.f32(name)[(k - 1) * t * width..k * t * width]);
         assert!(error < 1e-4, "{folder}: {name} of step {k} are {error:.1e} off");
     };
+    // One run of full depth, read out at every depth: as a run of that depth, in the coda too.
+    let setup = Setup::fixed(golden.steps, &golden.initial);
+    let mut session = setup.session(&model);
+    let deepest = common::run(&mut session, &mut setup.recorder(model.config()), 0, &golden.tokens);
+    for k in 1..=golden.steps {
+        close(session.read_out(0, 0, &deepest.latents(k)).unwrap(), "logits", k, v);
+    }
     for k in 1..=golden.steps {
         let run = Setup::fixed(k, &golden.initial).run(&model, &golden.tokens);
         assert_eq!(run.steps, vec![k; t]);

@@ -246,7 +246,7 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
         ignore_end: flags.ignore_eos,
         reasoning: flags.reasoning.switch(),
     };
-    let initial = flags.depth.initial(model.config().width)?;
+    let initial = flags.depth.initial(model.config().state_width)?;
     let options = flags.session.options(settings.depth_limit(model.config()), initial, KvType::F16);
     let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
     if let Some(template) = template(flags)? {
