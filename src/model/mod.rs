@@ -1,13 +1,16 @@
 //! The looped forward pass: [`Model`] (immutable, mapped weights) and [`Session`] (everything that changes).
 //!
 //! A token's way: embedding → prelude (once) → [inject → core blocks → policy]* → coda → norm → head → logits. How deep it goes
-//! is the caller's: after every loop step of every row a [`DepthPolicy`] says stay or leave.
+//! is the caller's: after every loop step of every row a [`DepthPolicy`] says stay or leave. That is the usual shape; what a model
+//! really does is its [`LoopPlan`], data that a family's file in [`crate::arch`] writes down: segments run once or looped, stacks run
+//! several times within a step, injections, norms. The forward pass knows these, and no family.
 //!
 //! # Bits
 //! A row's result is a function of its tokens, its initial state and its depth alone: not of the number of threads, the way a
 //! prompt is cut into chunks, or the rows that run with it. This holds while every loop step has its own KV slot
 //! ([`KvShape::slots`]); with fewer, a position that has left the loop shows later rows its last value for the slot, while
-//! positions that run together show the current one, and the cut into chunks becomes visible.
+//! positions that run together show the current one, and the cut into chunks becomes visible. Tokens that see each other in both
+//! directions ([`Batch::both_ways`]) are one chunk and depend on each other, as they are meant to.
 
 mod block;
 mod error;
