@@ -11,7 +11,7 @@ use super::Family;
 use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
 use super::convert::{Conversion, Error};
 use super::keys::{Keys, Sizes, Stacks};
-use super::planner::Planner;
+use super::planner::{Planner, stack_names};
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::gguf::Metadata;
@@ -214,10 +214,8 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     }
     p.matrix("loop.adapter_input.weight".into(), "transformer.adapter.B", inner.width, outer.width)?;
     p.matrix("loop.readout.weight".into(), "transformer.C.weight", outer.width, inner.width)?;
-    let places = [("prelude", prelude), ("core_block", core), ("coda", coda)];
-    let places = places.into_iter().flat_map(|(stack, n)| (0..n).map(move |i| format!("transformer.{stack}.{i}")));
     let mut value_embeddings = Vec::new();
-    for (b, place) in places.enumerate() {
+    for (b, place) in stack_names([prelude, core, coda]).enumerate() {
         value_embeddings.push(usize::from(take_block(&mut p, checkpoint, b, &place, of_block(b), vocab)?));
     }
 
@@ -236,9 +234,7 @@ fn convert(checkpoint: &Checkpoint) -> Result<Conversion, Error> {
     keys.set("rope.freq_base", if config.get(base).is_some() { settings.number(base)? } else { 50_000.0 });
     keys.size("rope.dimension_count", head_dim);
     keys.set("embedding_scale", scale);
-    keys.size("loop.prelude_count", prelude);
-    keys.size("loop.core_count", core);
-    keys.size("loop.coda_count", coda);
+    keys.stacks([prelude, core, coda]);
     keys.size("loop.mean_steps", settings.size("mean_recurrence", MOST_STEPS)?);
     keys.set("loop.injection", "diagonal");
     keys.set("loop.state_init", "like-init");

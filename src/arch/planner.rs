@@ -111,3 +111,9 @@ impl<'a> Planner<'a> {
         if unknown.is_empty() { Ok(self.tensors) } else { Err(Error::UnknownTensors(unknown)) }
     }
 }
+
+/// Published names of the blocks of prelude, core and coda, in the order in which a file numbers them.
+pub(super) fn stack_names([prelude, core, coda]: [usize; 3]) -> impl Iterator<Item = String> {
+    let stacks = [("prelude", prelude), ("core_block", core), ("coda", coda)];
+    stacks.into_iter().flat_map(|(stack, n)| (0..n).map(move |i| format!("transformer.{stack}.{i}")))
+}

@@ -4,7 +4,7 @@
 use super::bounds::{MOST_BLOCKS, MOST_CONTEXT, MOST_STEPS, MOST_TOKENS, MOST_WIDTH};
 use super::convert::Error;
 use super::keys::{Keys, Sizes, Stacks};
-use super::planner::Planner;
+use super::planner::{Planner, stack_names};
 use super::settings::{KeyWriter, Settings};
 use crate::checkpoint::Checkpoint;
 use crate::model::{
@@ -256,9 +256,7 @@ impl<'a> Published<'a> {
         keys.set("attention.layer_norm_rms_epsilon", settings.number("norm_eps")?);
         keys.size("rope.dimension_count", head_dim);
         keys.set("embedding_scale", settings.number("init_values.embed_scale")?);
-        keys.size("loop.prelude_count", prelude);
-        keys.size("loop.core_count", core);
-        keys.size("loop.coda_count", coda);
+        keys.stacks(self.stacks);
         keys.size("loop.mean_steps", settings.size("mean_recurrence", MOST_STEPS)?);
         keys.set("loop.injection", "linear");
         keys.set("loop.state_init", "like-init");
@@ -291,10 +289,7 @@ impl<'a> Published<'a> {
         if self.adapter_bias {
             p.vector("loop.adapter.bias".into(), "transformer.adapter.bias", width)?;
         }
-        let [prelude, core, coda] = self.stacks;
-        let places = [("prelude", prelude), ("core_block", core), ("coda", coda)];
-        let places = places.into_iter().flat_map(|(stack, n)| (0..n).map(move |i| format!("transformer.{stack}.{i}")));
-        for (b, place) in places.enumerate() {
+        for (b, place) in stack_names(self.stacks).enumerate() {
             self.take_block(p, b, &place)?;
         }
         Ok(())

@@ -161,6 +161,13 @@ impl KeyWriter {
         self.size("attention.value_length", sizes.head_dim);
     }
 
+    /// The keys that [`Keys::stacks`](super::keys::Keys::stacks) reads: blocks of prelude, core and coda.
+    pub(super) fn stacks(&mut self, [prelude, core, coda]: [usize; 3]) {
+        self.size("loop.prelude_count", prelude);
+        self.size("loop.core_count", core);
+        self.size("loop.coda_count", coda);
+    }
+
     /// Sets a list of counts, one per block; a single number where they are all equal.
     pub(super) fn per_block(&mut self, name: &str, list: &[usize]) {
         match list.first() {

@@ -62,11 +62,11 @@ const PREFIXES: [&str; 3] = ["module.", "_orig_mod.", "model."];
 impl Checkpoint {
     /// Opens the checkpoint in a folder.
     ///
-    /// Read are `config.json` (required), `generation_config.json`, `tokenizer.json` (without it `tokenizer.model`
-    /// and `added_tokens.json`), `tokenizer_config.json` and `chat_template.jinja` where they exist, and the headers of the weights: the first that exists of
-    /// `model.safetensors`, the shards that `model.safetensors.index.json` names, `pytorch_model.bin`, the shards that
-    /// `pytorch_model.bin.index.json` names, `model.pt`, `model.pth` and `model.bin`. PyTorch files are read as data:
-    /// nothing in them is run.
+    /// Read are `config.json` (required), `generation_config.json`, `tokenizer.json` (without it `tokenizer.model` and
+    /// `added_tokens.json`), `tokenizer_config.json` and `chat_template.jinja` where they exist, and the headers of the
+    /// weights: the first that exists of `model.safetensors`, the shards that `model.safetensors.index.json` names,
+    /// `pytorch_model.bin`, the shards that `pytorch_model.bin.index.json` names, `model.pt`, `model.pth` and `model.bin`.
+    /// PyTorch files are read as data: nothing in them is run.
     ///
     /// Names of tensors are those in the files. Only where `config.json` has no `model_type`, as training programs write
     /// it, the prefixes `module.`, `_orig_mod.` and `model.` are taken away.

@@ -289,8 +289,8 @@ impl Pass<'_, '_> {
                     // SAFETY: the activations were finished behind a barrier, or are this worker's own; so is the row.
                     let (input, values) =
                         unsafe { (acts.rows(i, 1, matrix.cols).f, own.row.write(0..embedding.table.cols)) };
-                    self.model.table_row(&embedding.table, token as usize, values);
-                    add_value_embedding(embedding, head, input, &values[at], x);
+                    let values = self.model.table_part(&embedding.table, token as usize, at, values);
+                    add_value_embedding(embedding, head, input, values, x);
                 }
                 let own_row = i * width + head * hd..i * width + (head + 1) * hd;
                 // SAFETY: a head of a row is written by one worker; it is read behind the barrier that follows.

@@ -169,9 +169,25 @@ impl Model {
 
     /// A row of a table, `[cols]`.
     pub(crate) fn table_row(&self, m: &Matrix, row: usize, out: &mut [f32]) {
+        self.table_part(m, row, 0..m.cols, out);
+    }
+
+    /// Some columns of a row of a table. `out` takes the blocks that they lie in, so it is `[cols]` to be safe.
+    pub(crate) fn table_part<'o>(
+        &self,
+        m: &Matrix,
+        row: usize,
+        columns: Range<usize>,
+        out: &'o mut [f32],
+    ) -> &'o [f32] {
+        let (len, bytes) = (m.ty.block_len(), m.ty.block_bytes());
+        let blocks = columns.start / len..columns.end.div_ceil(len);
+        let out = &mut out[..blocks.len() * len];
         if let Some(format) = quant::format(m.ty) {
-            format.dequantize(self.rows(m, row..row + 1), out);
+            format.dequantize(&self.rows(m, row..row + 1)[blocks.start * bytes..blocks.end * bytes], out);
         }
+        let skipped = columns.start - blocks.start * len;
+        &out[skipped..skipped + columns.len()]
     }
 
     /// A token's scaled embedding, `[D]`.
@@ -244,6 +260,28 @@ impl<'a> Tensors<'a> {
         match self.header.tensors.iter().find(|t| !self.taken.contains(t.name.as_str())) {
             Some(t) => Err(Error::UnknownTensor(t.name.clone())),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::arch::{self, Load};
+    use std::path::Path;
+
+    /// Any columns of a table of blocks are those of the whole row, however they lie to the blocks.
+    #[test]
+    fn part_of_a_row_is_that_part() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let model = arch::open(&path, Load::Map).unwrap();
+        let table = model.parts.token_embedding.clone();
+        assert_eq!((table.ty.block_len(), table.cols), (32, 128));
+        let mut whole = vec![0.0; table.cols];
+        model.table_row(&table, 5, &mut whole);
+        assert!(whole.iter().any(|&x| x != 0.0));
+        for columns in [0..128, 0..32, 32..64, 96..128, 40..50, 31..33, 0..1, 127..128] {
+            let mut out = vec![f32::NAN; table.cols];
+            assert_eq!(model.table_part(&table, 5, columns.clone(), &mut out), &whole[columns]);
         }
     }
 }

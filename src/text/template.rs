@@ -157,9 +157,8 @@ impl Template {
     }
 
     /// The tokens of a conversation, after BOS where the model wants one that the template does not write; with `ask`, up to where
-    /// the model's answer begins. `thinking` turns thinking
-    /// on or off; `None` leaves it to the template. Where the template has no switch for it, it is turned on by starting the
-    /// answer with `<think>`, which is what the templates that have one do.
+    /// the model's answer begins. `thinking` turns thinking on or off; `None` leaves it to the template. Where the template has
+    /// no switch for it, it is turned on by starting the answer with `<think>`, which is what the templates that have one do.
     ///
     /// # Errors
     /// As [`render`](Self::render) and [`Tokenizer::encode_plain`].

@@ -49,10 +49,11 @@ pipe on stdin it answers once: the answer goes to stdout, everything else to std
 Exit codes: 0 answered, 1 failed, 2 wrong usage.
 
 Depth: the default exit rule is 'acceleration' with up to twice the model's mean number of loop
-steps, or 'fixed' for a model that was trained at one depth only (Ouro, Nanbeige, HRM-Text). --show-steps tints each token by the steps it took, from blue (1) over green and yellow to
-red (the most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number
-stands behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself is then
-doubled. --json has ids, texts and steps of all tokens.
+steps, or 'fixed' for a model that was trained at one depth only (Ouro, Nanbeige, HRM-Text).
+--show-steps tints each token by the steps it took, from blue (1) over green and yellow to red (the
+most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number stands
+behind each token instead, as in 'Red⟨3⟩.⟨5⟩'; a bracket ⟨ in the text itself is then doubled.
+--json has ids, texts and steps of all tokens.
 
 Prefix models (HRM-Text) read each prompt in both directions, and answer under a --condition. They
 were published for single questions: here a system prompt becomes part of the first question, and a
