@@ -110,7 +110,8 @@ pub struct DepthFlags {
     /// acceleration, acceleration-raw, step-norm, kl, gate (of models that have learnt one), fixed
     #[arg(long, value_name = "RULE")]
     pub exit_rule: Option<ExitRule>,
-    /// Initial latent state: zeros, noise (see --seed), or a safetensors file with a tensor 'init_state' [T,D]
+    /// Initial latent state: zeros, noise (see --seed), or a safetensors file with a tensor 'init_state' [T,D], D the
+    /// width of the latent state
     #[arg(long, value_name = "zeros|noise|FILE", default_value = "noise")]
     pub init: String,
     /// Seed of the initial state and of sampling
