@@ -30,7 +30,7 @@ use crate::checkpoint::Checkpoint;
 use crate::files::{self, Bytes};
 use crate::gguf::{Header, Metadata};
 use crate::kernels::Kernels;
-use crate::model::{self, Model, Parts, Tensors};
+use crate::model::{self, Model, Parts, Replaced, Tensors};
 use crate::quant::Role;
 use std::path::Path;
 
@@ -112,15 +112,25 @@ pub fn open(path: &Path, load: Load) -> Result<Model, model::Error> {
 /// # Errors
 /// As [`open`].
 pub fn from_bytes(bytes: Bytes) -> Result<Model, model::Error> {
+    with_replaced(bytes, &Replaced::new())
+}
+
+/// As [`from_bytes`], with some matrices in another format than the file has them in: what a conversion would do to a model,
+/// without a second file. The model's header goes on to describe the file.
+///
+/// # Errors
+/// As [`open`]; bytes that are not a matrix of that type and of the shape in the file. Names that are no matrix of the model
+/// are passed over.
+pub fn with_replaced(bytes: Bytes, replaced: &Replaced) -> Result<Model, model::Error> {
     let header = Header::parse(&bytes)?;
     let kernels = Kernels::detect()?;
     let architecture = header.metadata.require_str("general.architecture")?;
-    let mut tensors = Tensors::new(&bytes, &header, kernels);
+    let mut tensors = Tensors::new(&bytes, &header, kernels, replaced);
     let family = ALL.iter().find(|f| f.name == architecture);
     let family = family.ok_or_else(|| model::Error::Architecture { found: architecture.to_owned(), known: names() })?;
     let parts = (family.load)(&header.metadata, &mut tensors)?;
     tensors.finish()?;
-    Model::new(bytes, header, kernels, parts)
+    Model::new(header, kernels, parts)
 }
 
 /// What becomes of a published checkpoint: keys and tensors of the GGUF, without the tokenizer's.

@@ -1,13 +1,17 @@
 //! What a transformer block is made of, whatever family it comes from.
 
 use super::Vector;
+use crate::files::Bytes;
 use crate::gguf::TensorType;
-use crate::kernels::{self, Form, Kernels, MatMul};
+use crate::kernels::{Form, MatMul};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A weight matrix in place: `rows` rows of `cols` values, multiplied as `y = W·x`.
 #[derive(Clone)]
 pub struct Matrix {
+    /// Name of its tensor.
+    pub name: Arc<str>,
     /// Storage format.
     pub ty: TensorType,
     /// Output size.
@@ -15,6 +19,8 @@ pub struct Matrix {
     /// Input size.
     pub cols: usize,
     pub(super) row_bytes: usize,
+    /// What `data` is a part of: usually the whole file.
+    pub(super) bytes: Bytes,
     pub(super) data: Range<usize>,
     pub(super) multiply: MatMul,
 }
@@ -30,15 +36,9 @@ impl Matrix {
         self.data.len() as u64
     }
 
-    pub(super) fn new(
-        kernels: &Kernels,
-        ty: TensorType,
-        rows: usize,
-        cols: usize,
-        data: Range<usize>,
-    ) -> Result<Self, kernels::Error> {
-        let multiply = kernels.matmul(ty)?;
-        Ok(Self { ty, rows, cols, row_bytes: data.len() / rows, data, multiply })
+    /// The stored bytes of some rows.
+    pub(super) fn stored(&self, rows: Range<usize>) -> &[u8] {
+        &self.bytes[self.data.clone()][rows.start * self.row_bytes..rows.end * self.row_bytes]
     }
 }
 

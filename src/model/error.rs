@@ -1,6 +1,7 @@
 //! What can go wrong with a model or a session.
 
-use crate::{files, gguf, kernels};
+use crate::gguf::{self, TensorType};
+use crate::{files, kernels};
 
 /// An error of the model room.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,18 @@ pub enum Error {
         found: Vec<usize>,
         /// The dimensions that the metadata implies.
         expected: Vec<usize>,
+    },
+    /// What is to stand in for a matrix of the file has another size.
+    #[error("{found} bytes cannot stand in for '{name}'; as {ty} it takes {expected}")]
+    Replacement {
+        /// The tensor.
+        name: String,
+        /// The type that they are said to be.
+        ty: TensorType,
+        /// Bytes given.
+        found: usize,
+        /// Bytes of a matrix of this shape; 0 if its rows do not divide into blocks.
+        expected: usize,
     },
     /// A norm or bias has a storage format that is not read.
     #[error("tensor '{name}' has type {found}; norms and biases must be f32, f16 or bf16")]

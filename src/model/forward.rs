@@ -11,7 +11,7 @@ use super::plan::Start;
 use super::policy::{DepthPolicy, LatentStats, Verdict};
 use super::scratch::Scratch;
 use super::session::Row;
-use super::{Error, InitialState, Injection, Looped, Model, Norm, Segment};
+use super::{Error, InitialState, Injection, InputSquares, Looped, Model, Norm, Segment};
 use crate::kernels::KvType;
 use crate::team::{Buffer, Worker};
 use std::ops::Range;
@@ -35,6 +35,8 @@ pub(super) struct Pass<'a, 'c> {
     /// May a policy read out a row inside the last loop? Only where the chunk is that row.
     pub readout_exits: bool,
     pub cancel: &'a AtomicBool,
+    /// Who wants to know what matrices are multiplied with.
+    pub inputs: Option<&'a InputSquares>,
     /// One element.
     pub control: &'a Buffer<Control<'c>>,
 }

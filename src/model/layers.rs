@@ -160,6 +160,7 @@ impl Pass<'_, '_> {
         let acts = if alone { &own.acts } else { &self.scratch.acts };
         let entered = Entered { x: self.stream(w, n), acts };
         let kernels = self.model.kernels();
+        let plain = forms.plain || self.inputs.is_some();
         for i in if alone { 0..n } else { w.share(n) } {
             // SAFETY: the source is not written in this region. Its own buffers a worker has to itself; of the shared ones it
             // writes only its share of the rows, and they are read behind the barrier below. The readers of their former
@@ -187,7 +188,7 @@ impl Pass<'_, '_> {
                     let out = entered.acts.f32_row(i, k);
                     self.norm(norm, x, out);
                     x = out;
-                } else if forms.plain {
+                } else if plain {
                     entered.acts.f32_row(i, k).copy_from_slice(x);
                 }
                 entered.acts.quantize(kernels, i, x, forms);
@@ -195,6 +196,16 @@ impl Pass<'_, '_> {
         }
         if !alone {
             w.barrier();
+        }
+        if let Some(inputs) = self.inputs {
+            // SAFETY: the activations were finished behind the barrier, or are this worker's own.
+            let x = unsafe { entered.acts.rows(0, n, k).f };
+            for (i, m) in matrices.iter().enumerate() {
+                // Where a block lacks one of its matrices, another stands there twice.
+                if !matrices[..i].iter().any(|before| std::ptr::eq(*before, *m)) {
+                    inputs.add(w, m, x);
+                }
+            }
         }
         entered
     }
@@ -227,7 +238,7 @@ impl Pass<'_, '_> {
         own: &Own,
         done: &mut impl FnMut(usize, Range<usize>, &[f32]),
     ) {
-        let weights = self.model.rows(m, r.clone());
+        let weights = m.stored(r.clone());
         for c in (0..n).step_by(TILE_COLUMNS) {
             let columns = (n - c).min(TILE_COLUMNS);
             // SAFETY: the activations were finished behind a barrier, or are this worker's own; so is the tile.
@@ -360,7 +371,7 @@ impl Pass<'_, '_> {
         let (s, own) = (self.scratch, &self.scratch.own[w.id()]);
         let (kernels, f) = (self.model.kernels(), mlp.up.weight.rows);
         let product = |linear: &Linear, r: &Range<usize>, acts: Acts<'_>, out: &mut [f32]| {
-            (linear.weight.multiply)(self.model.rows(&linear.weight, r.clone()), r.len(), acts, out);
+            (linear.weight.multiply)(linear.weight.stored(r.clone()), r.len(), acts, out);
             if let Some(bias) = &linear.bias {
                 out.chunks_exact_mut(r.len()).for_each(|out| (kernels.add)(&bias[r.clone()], out));
             }

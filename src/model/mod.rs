@@ -16,6 +16,7 @@ mod block;
 mod error;
 mod forward;
 mod init;
+mod inputs;
 mod kv;
 mod layers;
 mod plan;
@@ -27,6 +28,7 @@ mod vector;
 pub use block::{Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, Rope, RopeStyle, ValueEmbedding};
 pub use error::Error;
 pub use init::InitialState;
+pub use inputs::InputSquares;
 pub use kv::{KvLayout, KvShape};
 pub use plan::{Config, Depth, ExitGate, Injection, LoopPlan, Looped, Rates, Segment, StackPass, Start};
 pub use policy::{DepthPolicy, FixedDepth, LatentStats, Verdict};
@@ -37,12 +39,11 @@ use crate::files::Bytes;
 use crate::gguf::{Header, Metadata, TensorType};
 use crate::kernels::Kernels;
 use crate::quant;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// Immutable weights in place, with everything that is known about them. Serves any number of sessions.
 pub struct Model {
-    bytes: Bytes,
     header: Header,
     kernels: &'static Kernels,
     parts: Parts,
@@ -74,7 +75,7 @@ impl Model {
     ///
     /// # Errors
     /// Sizes that do not fit together.
-    pub(crate) fn new(bytes: Bytes, header: Header, kernels: &'static Kernels, parts: Parts) -> Result<Self, Error> {
+    pub(crate) fn new(header: Header, kernels: &'static Kernels, parts: Parts) -> Result<Self, Error> {
         let Config { width, state_width, head_dim, ref loops, ref architecture, .. } = parts.config;
         let key = |name: &str, found: usize, expected: &str| Error::Key {
             key: format!("{architecture}.{name}"),
@@ -90,7 +91,7 @@ impl Model {
             return Err(key("loop.state_length", state_width, "the embedding length"));
         }
         let kv = KvLayout::of(&parts.plan, &parts.blocks, head_dim);
-        Ok(Self { bytes, header, kernels, parts, kv })
+        Ok(Self { header, kernels, parts, kv })
     }
 
     /// Sizes and constants.
@@ -128,6 +129,18 @@ impl Model {
         &self.kv
     }
 
+    /// Every matrix that is multiplied, roughly in the order in which a token meets them; those that are only read row by row are
+    /// not among them.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let injected = self.plan().loops().flat_map(|l| match &l.injection {
+            Injection::Linear { state, input } => vec![&input.weight, state],
+            Injection::Diagonal { input, .. } => vec![input],
+            Injection::None | Injection::Inner { .. } => vec![],
+        });
+        let readouts = self.plan().loops().filter_map(|l| l.readout.as_ref());
+        injected.chain(self.blocks().iter().flat_map(Block::matrices)).chain(readouts).chain([self.head()])
+    }
+
     /// Bytes of the matrices that one step of every loop reads.
     pub fn step_bytes(&self) -> u64 {
         let of_block = |b: usize| self.parts.blocks[b].matrices().map(Matrix::bytes).sum::<u64>();
@@ -162,11 +175,6 @@ impl Model {
         self.parts.positions.as_ref()
     }
 
-    /// The stored bytes of some rows of a matrix.
-    pub(crate) fn rows(&self, m: &Matrix, rows: Range<usize>) -> &[u8] {
-        &self.bytes[m.data.clone()][rows.start * m.row_bytes..rows.end * m.row_bytes]
-    }
-
     /// A row of a table, `[cols]`.
     pub(crate) fn table_row(&self, m: &Matrix, row: usize, out: &mut [f32]) {
         self.table_part(m, row, 0..m.cols, out);
@@ -184,7 +192,7 @@ impl Model {
         let blocks = columns.start / len..columns.end.div_ceil(len);
         let out = &mut out[..blocks.len() * len];
         if let Some(format) = quant::format(m.ty) {
-            format.dequantize(&self.rows(m, row..row + 1)[blocks.start * bytes..blocks.end * bytes], out);
+            format.dequantize(&m.stored(row..row + 1)[blocks.start * bytes..blocks.end * bytes], out);
         }
         let skipped = columns.start - blocks.start * len;
         &out[skipped..skipped + columns.len()]
@@ -210,12 +218,16 @@ pub(crate) struct Tensors<'a> {
     bytes: &'a Bytes,
     header: &'a Header,
     kernels: &'static Kernels,
+    replaced: &'a Replaced,
     taken: HashSet<&'a str>,
 }
 
+/// Matrices that are not taken from the model's file: by name, the type and the bytes that stand in for the file's.
+pub type Replaced = HashMap<String, (TensorType, Bytes)>;
+
 impl<'a> Tensors<'a> {
-    pub(crate) fn new(bytes: &'a Bytes, header: &'a Header, kernels: &'static Kernels) -> Self {
-        Self { bytes, header, kernels, taken: HashSet::new() }
+    pub(crate) fn new(bytes: &'a Bytes, header: &'a Header, kernels: &'static Kernels, replaced: &'a Replaced) -> Self {
+        Self { bytes, header, kernels, replaced, taken: HashSet::new() }
     }
 
     /// Whether the file has a tensor, for formats in which presence decides.
@@ -230,9 +242,28 @@ impl<'a> Tensors<'a> {
             return Err(Error::Shape { name: name.to_owned(), found: info.dims.clone(), expected: vec![cols, rows] });
         }
         self.taken.insert(&info.name);
-        let data = info.offset..info.offset + info.bytes;
-        Matrix::new(self.kernels, info.ty, rows, cols, data)
-            .map_err(|source| Error::MatrixType { name: name.to_owned(), source })
+        let (ty, bytes, data) = match self.replaced.get(name) {
+            None => (info.ty, self.bytes, info.offset..info.offset + info.bytes),
+            Some((ty, bytes)) => {
+                let expected = ty.row_bytes(cols).and_then(|n| n.checked_mul(rows));
+                if expected != Some(bytes.len()) {
+                    let (name, found) = (name.to_owned(), bytes.len());
+                    return Err(Error::Replacement { name, ty: *ty, found, expected: expected.unwrap_or(0) });
+                }
+                (*ty, bytes, 0..bytes.len())
+            }
+        };
+        let multiply = self.kernels.matmul(ty).map_err(|source| Error::MatrixType { name: name.to_owned(), source })?;
+        Ok(Matrix {
+            name: name.into(),
+            ty,
+            rows,
+            cols,
+            row_bytes: data.len() / rows,
+            bytes: bytes.clone(),
+            data,
+            multiply,
+        })
     }
 
     /// A vector of `len` values.

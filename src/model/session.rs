@@ -4,7 +4,7 @@ use super::forward::{Control, Pass, Task};
 use super::kv::{KvCache, KvRequest, KvShape};
 use super::policy::DepthPolicy;
 use super::scratch::Scratch;
-use super::{Error, InitialState, Model};
+use super::{Error, InitialState, InputSquares, Model};
 use crate::kernels::KvType;
 use crate::team::{Buffer, Team};
 use std::num::NonZeroUsize;
@@ -146,6 +146,7 @@ pub struct Session {
     active: Vec<usize>,
     left: Vec<(usize, usize)>,
     cancel: Arc<AtomicBool>,
+    inputs: Option<InputSquares>,
 }
 
 impl Session {
@@ -209,6 +210,7 @@ impl Session {
             active: Vec::with_capacity(chunk_rows),
             left: Vec::with_capacity(chunk_rows),
             cancel: Arc::default(),
+            inputs: None,
             model,
         })
     }
@@ -270,6 +272,16 @@ impl Session {
     /// after the loop step in progress. A cancelled call leaves the sequence at the last complete chunk.
     pub fn cancel_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.cancel)
+    }
+
+    /// Begins, from zero, to sum up what matrices are multiplied with. It costs some time and changes no result.
+    pub fn record_inputs(&mut self) {
+        self.inputs = Some(InputSquares::new(&self.model));
+    }
+
+    /// Ends what [`record_inputs`](Self::record_inputs) began; `None` if nothing was.
+    pub fn take_inputs(&mut self) -> Option<InputSquares> {
+        self.inputs.take()
     }
 
     /// Runs tokens at the next positions of a sequence.
@@ -400,6 +412,7 @@ impl Session {
             wanted: &self.wanted,
             readout_exits,
             cancel: &self.cancel,
+            inputs: self.inputs.as_ref(),
             control: &control,
         };
         self.team.run(&|w| pass.run(w));
