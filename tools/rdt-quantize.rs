@@ -3,12 +3,12 @@
 use anyhow::{Context, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use rdt::arch::{self, Conversion, Input, Load, Report, Summary};
+use rdt::arch::{self, Conversion, Input, Load, Report, Summary, Target};
 use rdt::checkpoint::Checkpoint;
 use rdt::cli::{self, human_bytes, one_line};
 use rdt::files::{AtomicFile, Bytes};
 use rdt::gguf::{Header, TensorType};
-use rdt::quant::Recipe;
+use rdt::quant::{Imatrix, Override, Recipe};
 use rdt::text;
 use serde_json::json;
 use std::fs::{self, File};
@@ -25,17 +25,25 @@ use std::time::{Duration, Instant};
 #[command(
     version,
     after_help = "\
-Types: f32, f16, bf16, q8_0, q4_0, or published (each tensor as it is in the input). Norms,
-biases and other small tensors are always f32; q4_0 keeps the embedding, the head and the
-loop's adapter at q8_0; q8_0 keeps the adapter and the value projections at f16.
+Types:
+  q4_k_m     4.8 bits or so; the default. Where rows do not divide into blocks of 256 values (most
+             of Huginn's do not), iq4_nl of the same size stands in, and the summary says where
+  q4_k_s     a little smaller        q5_k_m, q6_k   5.7 and 6.6 bits
+  q4_0       the fastest 4 bits      iq4_nl         as large, more exact
+  q8_0       all but as good as f16  f16, bf16, f32, published (each tensor as it is in the input)
+  pure:TYPE  every matrix in TYPE: q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl iq4_xs q4_k q5_k q6_k f16 bf16 f32
+Norms, biases and other small tensors are always f32. In the mixed types of 4 to 6 bits the embedding
+and the head have 6 bits or more and the loop's adapter 8; q8_0 keeps the adapter and the value
+projections at f16. An importance matrix (see rdt-imatrix) makes all types but q8_0 more exact at no cost.
 
 The output appears under its name when it is complete and not before; an older GGUF of that
 name is replaced then.
 
 Examples:
-  rdt-quantize huginn-0125                    (writes huginn-0125-q4_0.gguf)
+  rdt-quantize huginn-0125                    (writes huginn-0125-q4_k_m.gguf)
   rdt-quantize huginn-0125 huginn-f16.gguf --type f16
   rdt-quantize huginn-f16.gguf --type q8_0    (writes huginn-q8_0.gguf)
+  rdt-quantize huginn-f16.gguf --imatrix huginn.imatrix.gguf --tensor-type 'attn_v=q6_k'
   rdt-quantize huginn-0125 --dry-run
   rdt-quantize --list-families"
 )]
@@ -46,8 +54,15 @@ struct Flags {
     /// File to write (default: NAME-TYPE.gguf in the current folder)
     output: Option<PathBuf>,
     /// What most of the weights become
-    #[arg(long = "type", value_name = "TYPE", default_value_t = Recipe::Q4_0)]
+    #[arg(long = "type", value_name = "TYPE", default_value_t = Recipe::Q4_K_M)]
     recipe: Recipe,
+    /// A type for the tensors in whose name a regular expression is found, such as 'attn_v=q6_k'; may be given several
+    /// times, and of several that match the last holds
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    tensor_type: Vec<Override>,
+    /// How much an error in each column counts: an importance matrix of rdt-imatrix or llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
     /// Threads (default: all)
     #[arg(short, long, value_name = "N", value_parser = cli::positive_count)]
     threads: Option<NonZeroUsize>,
@@ -84,7 +99,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let source = Source::open(input)?;
     let conversion = source.conversion()?;
-    let again = requantised(&conversion, flags.recipe);
+    let target = flags.target(&conversion)?;
+    let again = requantised(&conversion, &target);
     if !again.is_empty() {
         // Said first: the user may want to stop.
         note(&format!(
@@ -94,9 +110,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         ));
     }
     let summary = if flags.dry_run {
-        conversion.summary(flags.recipe)?
+        conversion.summary(&target)?
     } else {
-        write(&conversion, &source.input(), flags.recipe, &output).map_err(|e| match e.downcast_ref() {
+        write(&conversion, &source.input(), &target, &output).map_err(|e| match e.downcast_ref() {
             Some(arch::Error::Quant { .. }) => e.context(input.display().to_string()),
             _ => e,
         })?
@@ -112,6 +128,28 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     out.flush()?;
     Ok(())
+}
+
+impl Flags {
+    /// What is to be made of the tensors of `conversion`.
+    fn target(&self, conversion: &Conversion) -> anyhow::Result<Target> {
+        let mut target = Target { overrides: self.tensor_type.clone(), ..self.recipe.into() };
+        for o in &self.tensor_type {
+            if !conversion.tensors.iter().any(|t| o.matches(&t.name)) {
+                note(&format!("--tensor-type {o}: no tensor has such a name"));
+            }
+        }
+        if let Some(path) = &self.imatrix {
+            let bytes = arch::read(path, Load::Read)?;
+            let importance = Imatrix::parse(&bytes).with_context(|| path.display().to_string())?;
+            let known = conversion.tensors.iter().filter(|t| importance.get(&t.name).is_some()).count();
+            if known == 0 {
+                bail!("{} knows none of the tensors of this model", path.display());
+            }
+            target.importance = Some(Arc::new(importance));
+        }
+        Ok(target)
+    }
 }
 
 /// What is converted.
@@ -194,9 +232,9 @@ fn list_families(json: bool) -> anyhow::Result<()> {
 }
 
 /// Formats of the input that are rounded already and would be rounded once more.
-fn requantised(conversion: &Conversion, recipe: Recipe) -> Vec<&'static str> {
+fn requantised(conversion: &Conversion, target: &Target) -> Vec<&'static str> {
     let mut names: Vec<_> = conversion
-        .choose(recipe)
+        .choose(target)
         .iter()
         .filter(|r| r.published.block_len() > 1 && r.ty != r.published && r.ty.block_len() > 1)
         .map(|r| r.published.name())
@@ -211,11 +249,13 @@ fn default_output(input: &Path, recipe: Recipe) -> anyhow::Result<PathBuf> {
     let whole = fs::canonicalize(input).with_context(|| format!("cannot open {}", input.display()))?;
     let name = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
     let name = name.and_then(|n| n.to_str()).context("the input's name is no name for a file; name the output")?;
-    let stem = Recipe::ALL.iter().find_map(|r| {
-        let (stem, end) = name.split_at_checked(name.len().checked_sub(r.name().len() + 1)?)?;
-        let is_type = end.strip_prefix(['-', '.', '_']).is_some_and(|end| end.eq_ignore_ascii_case(r.name()));
+    let known = Recipe::NAMED.map(|(name, _)| name);
+    let stem = known.iter().find_map(|r| {
+        let (stem, end) = name.split_at_checked(name.len().checked_sub(r.len() + 1)?)?;
+        let is_type = end.strip_prefix(['-', '.', '_']).is_some_and(|end| end.eq_ignore_ascii_case(r));
         (is_type && !stem.is_empty()).then_some(stem)
     });
+    let recipe = recipe.name().replace(':', "-");
     Ok(PathBuf::from(format!("{}-{recipe}.gguf", stem.unwrap_or(name))))
 }
 
@@ -238,7 +278,7 @@ fn check_output(input: &Path, output: &Path) -> anyhow::Result<()> {
 }
 
 /// Converts, with a progress bar, until done or interrupted.
-fn write(conversion: &Conversion, input: &Input<'_>, recipe: Recipe, output: &Path) -> anyhow::Result<Summary> {
+fn write(conversion: &Conversion, input: &Input<'_>, target: &Target, output: &Path) -> anyhow::Result<Summary> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopper = Arc::clone(&stop);
     ctrlc::set_handler(move || stopper.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
@@ -248,7 +288,7 @@ fn write(conversion: &Conversion, input: &Input<'_>, recipe: Recipe, output: &Pa
     bar.set_style(ProgressStyle::with_template("{wide_msg} {bar:30} {percent:>3}% {eta:>4}")?);
     let file = AtomicFile::create(output)?;
     let mut tensor = String::new();
-    let written = conversion.write(input, recipe, file, &mut |p| {
+    let written = conversion.write(input, target.clone(), file, &mut |p| {
         if tensor != p.tensor {
             p.tensor.clone_into(&mut tensor);
             bar.set_length(p.total);

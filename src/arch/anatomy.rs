@@ -1,5 +1,6 @@
 //! Where the bytes of a looped model lie, and how many of them a token has to read.
 
+use super::convert::block;
 use super::role;
 use crate::gguf::TensorInfo;
 use crate::model::{Injection, Looped, Model, Segment};
@@ -168,11 +169,6 @@ fn parts_of_blocks(model: &Model) -> Vec<Part> {
         }
     }
     parts
-}
-
-/// The block that a tensor belongs to, by its name.
-fn block(name: &str) -> Option<usize> {
-    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
 }
 
 /// The part that a tensor belongs to, by its name.

@@ -4,9 +4,11 @@ use super::{pairs, role};
 use crate::checkpoint::{self, Checkpoint};
 use crate::files::Bytes;
 use crate::gguf::{self, Header, Metadata, TensorDecl, TensorType, Writer};
-use crate::quant::{self, Choice, Recipe, Role};
+use crate::quant::recipe;
+use crate::quant::{self, Choice, Imatrix, Override, Recipe, Role, Seen};
 use std::io::Write;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Why a conversion failed.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +114,23 @@ pub struct Conversion {
     pub tensors: Vec<Planned>,
     /// What the user should know, a line each.
     pub notes: Vec<String>,
+}
+
+/// What a conversion is to make. A [`Recipe`] alone is one, too.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// What most tensors become.
+    pub recipe: Recipe,
+    /// Types for tensors by name, which go before the recipe's. Where several match, the last one holds.
+    pub overrides: Vec<Override>,
+    /// How much an error in each column counts, as far as it is known.
+    pub importance: Option<Arc<Imatrix>>,
+}
+
+impl From<Recipe> for Target {
+    fn from(recipe: Recipe) -> Self {
+        Self { recipe, overrides: Vec::new(), importance: None }
+    }
 }
 
 /// Where values come from.
@@ -225,12 +244,25 @@ impl Conversion {
         table.and_then(|t| t.dims.get(1)).copied().unwrap_or(0)
     }
 
-    /// The type that a recipe gives each tensor.
-    pub fn choose(&self, recipe: Recipe) -> Vec<Report> {
+    /// The type that each tensor gets.
+    pub fn choose(&self, target: &Target) -> Vec<Report> {
+        let blocks = self.tensors.iter().filter_map(|t| block(&t.name)).max().map_or(0, |last| last + 1);
+        let tied = !self.tensors.iter().any(|t| t.role == Role::Output);
         self.tensors
             .iter()
             .map(|t| {
-                let mut choice = recipe.tensor_type(t.role, &t.dims, t.published);
+                let seen = Seen {
+                    role: t.role,
+                    dims: &t.dims,
+                    published: t.published,
+                    block: block(&t.name).map(|b| (b, blocks)),
+                    tied,
+                };
+                let mut choice = target.recipe.tensor_type(&seen);
+                let asked = target.overrides.iter().rev().find(|o| o.matches(&t.name));
+                if let Some(Override { ty, .. }) = asked.filter(|_| is_matrix(t)) {
+                    choice = recipe::fitting(*ty, t.dims[0]);
+                }
                 if t.keep && choice.ty != t.published {
                     choice = Choice { ty: t.published, why: Some("not known here, kept as it was".to_owned()) };
                 }
@@ -249,20 +281,23 @@ impl Conversion {
     ///
     /// # Errors
     /// Keys, names or shapes that no GGUF may have.
-    pub fn summary(&self, recipe: Recipe) -> Result<Summary, Error> {
-        Ok(self.begin(recipe, std::io::sink())?.1)
+    pub fn summary(&self, target: &Target) -> Result<Summary, Error> {
+        Ok(self.begin(target, std::io::sink())?.1)
     }
 
     /// Writes the header.
-    fn begin<W: Write>(&self, recipe: Recipe, out: W) -> Result<(Writer<W>, Summary), Error> {
-        let tensors = self.choose(recipe);
+    fn begin<W: Write>(&self, target: &Target, out: W) -> Result<(Writer<W>, Summary), Error> {
+        let tensors = self.choose(target);
         let decls: Vec<_> =
             tensors.iter().map(|r| TensorDecl { name: r.name.clone(), ty: r.ty, dims: r.dims.clone() }).collect();
         let mut metadata = self.metadata.clone();
-        match file_type(recipe, &tensors) {
+        match file_type(target.recipe, &tensors) {
             Some(id) => metadata.insert(FILE_TYPE, id),
             None => metadata.remove(FILE_TYPE),
         };
+        if let Some(importance) = &target.importance {
+            note_importance(&mut metadata, importance);
+        }
         let writer = Writer::new(out, &metadata, &decls)?;
         let sum = |f: fn(&Report) -> u64| tensors.iter().map(f).sum();
         let summary = Summary {
@@ -275,6 +310,18 @@ impl Conversion {
         Ok((writer, summary))
     }
 
+    /// The importance of the columns of a tensor, where it is known.
+    fn importance(&self, target: &Target, plan: &Planned) -> Result<Option<Vec<f32>>, Error> {
+        let importance = target.importance.as_ref().filter(|_| is_matrix(plan));
+        let Some(importance) = importance.and_then(|i| i.get(&plan.name)?.importance()) else { return Ok(None) };
+        let columns = plan.source.columns.len();
+        if importance.len() != columns {
+            let source = quant::Error::Length { what: "importance", expected: columns, found: importance.len() };
+            return Err(Error::Quant { tensor: plan.name.clone(), source });
+        }
+        Ok(Some(importance))
+    }
+
     /// Writes the file to `out`. `progress` is called often; if it gives `false`, the conversion stops.
     ///
     /// Memory: the chunk in work, a few MiB.
@@ -284,11 +331,12 @@ impl Conversion {
     pub fn write<W: Write>(
         &self,
         input: &Input<'_>,
-        recipe: Recipe,
+        target: impl Into<Target>,
         out: W,
         progress: &mut dyn FnMut(Progress<'_>) -> bool,
     ) -> Result<(W, Summary), Error> {
-        let (mut writer, summary) = self.begin(recipe, out)?;
+        let target = target.into();
+        let (mut writer, summary) = self.begin(&target, out)?;
         let total = summary.values;
         let mut done = 0;
         let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
@@ -298,6 +346,7 @@ impl Conversion {
             // One-dimensional tensors are one row, however many rows their source has.
             let row_bytes = report.ty.row_bytes(k).unwrap_or(0);
             let copy = report.ty == report.published && (plan.keep || quant::format(report.ty).is_none());
+            let importance = self.importance(&target, plan)?;
             writer.begin_tensor(&plan.name)?;
             let step = (CHUNK / k.max(1)).max(1);
             for start in plan.source.rows.clone().step_by(step) {
@@ -309,7 +358,7 @@ impl Conversion {
                     bytes.resize(rows.len() * row_bytes, 0);
                     numbers.resize(count, 0.0);
                     input.read(plan, rows, &mut numbers)?;
-                    quant::quantize_rows(report.ty, &numbers, k, &mut bytes, None).map_err(of_tensor)?;
+                    quant::quantize_rows(report.ty, &numbers, k, &mut bytes, importance.as_deref()).map_err(of_tensor)?;
                     writer.write_chunk(&bytes)?;
                 }
                 done += count as u64;
@@ -325,15 +374,31 @@ impl Conversion {
 /// Key of the id that llama.cpp gives a mixture of formats.
 const FILE_TYPE: &str = "general.file_type";
 
+/// What llama.cpp's quantiser writes about the importance matrix it used.
+fn note_importance(metadata: &mut Metadata, importance: &Imatrix) {
+    if let Some(name) = importance.datasets.first() {
+        metadata.insert("quantize.imatrix.dataset", name.as_str());
+    }
+    metadata.insert("quantize.imatrix.entries_count", importance.entries().len() as u32);
+    metadata.insert("quantize.imatrix.chunks_count", importance.chunk_count);
+}
+
+/// The physical block that a tensor belongs to, by its name.
+pub(super) fn block(name: &str) -> Option<usize> {
+    name.strip_prefix("blk.")?.split('.').next()?.parse().ok()
+}
+
+/// Does a recipe choose its type?
+fn is_matrix(t: &Planned) -> bool {
+    t.dims.len() > 1 && !t.keep && !matches!(t.role, Role::Norm | Role::Bias | Role::Gate | Role::State)
+}
+
 /// `llama_ftype` in llama.h: what most of the model is stored in. None where there is no id for it.
 fn file_type(recipe: Recipe, tensors: &[Report]) -> Option<u32> {
     let most = match recipe {
-        Recipe::F32 => TensorType::F32,
-        Recipe::F16 => TensorType::F16,
-        Recipe::BF16 => TensorType::BF16,
-        Recipe::Q8_0 => TensorType::Q8_0,
-        Recipe::Q4_0 => TensorType::Q4_0,
-        Recipe::Published => {
+        Recipe::Q4_K_M => return Some(15),
+        Recipe::Q5_K_M => return Some(17),
+        _ => {
             let values = |ty| tensors.iter().filter(|r| r.ty == ty).map(Report::values).sum::<u64>();
             tensors.iter().map(|r| r.ty).max_by_key(|&ty| values(ty))?
         }
@@ -346,6 +411,11 @@ fn file_type(recipe: Recipe, tensors: &[Report]) -> Option<u32> {
         TensorType::Q8_0 => 7,
         TensorType::Q5_0 => 8,
         TensorType::Q5_1 => 9,
+        TensorType::Q4_K => 14,
+        TensorType::Q5_K => 16,
+        TensorType::Q6_K => 18,
+        TensorType::IQ4_NL => 25,
+        TensorType::IQ4_XS => 30,
         TensorType::BF16 => 32,
         _ => return None,
     })

@@ -23,7 +23,7 @@ mod settings;
 mod words;
 
 pub use anatomy::{Anatomy, Part, Share, StepShare};
-pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary};
+pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary, Target};
 pub use words::plan_in_words;
 
 use crate::checkpoint::Checkpoint;

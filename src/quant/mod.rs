@@ -2,7 +2,7 @@
 //!
 //! One file per format, or per few closely related ones; each implements [`BlockFormat`] and is entered in [`format()`].
 //! The bytes are those that ggml writes for the same input, so files move freely between the two. [`recipe`] says
-//! which format a tensor gets from the part it plays in a model.
+//! which format a tensor gets from the part it plays in a model, [`imatrix`] how much an error in each of its columns counts.
 //!
 //! ```
 //! use rdt::{gguf::TensorType, quant};
@@ -15,6 +15,7 @@
 //! # Ok::<(), quant::Error>(())
 //! ```
 
+pub mod imatrix;
 mod iq4;
 mod nibbles;
 mod plain;
@@ -27,7 +28,8 @@ pub mod recipe;
 mod search;
 
 pub(crate) use iq4::VALUES as IQ4_VALUES;
-pub use recipe::{Choice, Recipe, Role};
+pub use imatrix::Imatrix;
+pub use recipe::{Choice, Override, Recipe, Role, Seen};
 
 use crate::float16::{f16_to_f32, f32_to_f16};
 use crate::gguf::TensorType;
