@@ -17,6 +17,7 @@
 //! | [`arch`] | one file per model family |
 //! | [`exit`] | when a token leaves the loop |
 //! | [`generate`], [`text`] | sampling and decoding; tokenizer and chat templates |
+//! | [`calibrate`] | quality measured on text: perplexity, and what another file, depth or rule changes |
 //!
 //! A room uses only rooms above it in this table ([`random`] serves all).
 //!
@@ -53,6 +54,7 @@
 //! `examples/stream.rs` is the same with a chat template, on the model that ships with the repository.
 
 pub mod arch;
+pub mod calibrate;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;

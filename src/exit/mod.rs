@@ -62,6 +62,7 @@ mod policy;
 use crate::model::{Config, LatentStats};
 
 pub use grammar::Error;
+pub(crate) use kl::{divergence, log_sum_exp};
 pub use policy::{NoGate, RulePolicy};
 
 /// The rules there are, in the order in which messages list them. A new rule is a file and a line here.
