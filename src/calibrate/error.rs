@@ -1,6 +1,7 @@
 //! What can go wrong when quality is measured.
 
-use crate::{files, model};
+use crate::exit::NoGate;
+use crate::{files, model, quant};
 use std::io;
 use std::path::PathBuf;
 
@@ -151,6 +152,20 @@ pub enum Error {
         /// Positions that came.
         found: u64,
     },
+    /// An exit rule that the model cannot follow.
+    #[error(transparent)]
+    Gate(#[from] NoGate),
+    /// A tensor that cannot be stored in a type it was tried in.
+    #[error("tensor '{tensor}': {source}")]
+    Quant {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        source: quant::Error,
+    },
+    /// The caller stopped a measurement.
+    #[error("stopped; nothing was written under the final name")]
+    Stopped,
     /// Reading or writing a stored base run.
     #[error(transparent)]
     Io(#[from] io::Error),

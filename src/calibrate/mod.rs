@@ -38,11 +38,14 @@
 //! # }
 //! ```
 
+pub mod allocate;
 mod base;
 mod compare;
 mod error;
 mod evaluate;
+mod importance;
 mod score;
+mod sensitivity;
 mod trajectory;
 mod windows;
 
@@ -50,6 +53,8 @@ pub use base::{BaseRun, BaseWriter};
 pub use compare::{Comparison, Quantiles, Summary};
 pub use error::Error;
 pub use evaluate::{Evaluation, Reading, Scored, evaluate};
+pub use importance::importance;
 pub use score::{Depths, Estimate, Moments, Perplexity};
+pub use sensitivity::{Candidate, Sensitivity, Step, Trial};
 pub use trajectory::{Cosines, Recorder, StepCosine};
 pub use windows::{Window, Windows};

@@ -39,6 +39,11 @@ impl<P: DepthPolicy> Recorder<P> {
         self.rows = rows;
     }
 
+    /// Looped segments of the model.
+    pub fn segments(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Steps that position number `row` of those kept did in a looped segment.
     ///
     /// # Panics
