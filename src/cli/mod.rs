@@ -9,7 +9,7 @@
 pub mod chat;
 mod process;
 
-pub use process::{exit, one_line, parse, run};
+pub use process::{Interrupted, exit, one_line, parse, run};
 
 use crate::arch::{self, Input, Load};
 use crate::checkpoint::Checkpoint;
@@ -106,6 +106,15 @@ pub struct DepthFlags {
     /// Loop steps at most (default: the exit rule's max, else the model's own)
     #[arg(long, value_name = "N", value_parser = positive)]
     pub steps: Option<usize>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub exits: ExitFlags,
+}
+
+/// When tokens leave the loop, and where it starts.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Depth")]
+pub struct ExitFlags {
     /// When a token leaves the loop: NAME[:THRESHOLD][,hits=N][,min=N][,max=N] with NAME one of
     /// acceleration, acceleration-raw, step-norm, kl, gate (of models that have learnt one), fixed
     #[arg(long, value_name = "RULE")]
@@ -119,7 +128,7 @@ pub struct DepthFlags {
     pub seed: u64,
 }
 
-impl DepthFlags {
+impl ExitFlags {
     /// The exit rule in force.
     pub fn rule(&self, default: ExitRule) -> ExitRule {
         self.exit_rule.unwrap_or(default)
@@ -135,6 +144,21 @@ impl DepthFlags {
             "noise" => InitialState::Noise { seed: self.seed },
             path => InitialState::Given(read_states(path, width)?.into()),
         })
+    }
+}
+
+impl DepthFlags {
+    /// The exit rule in force.
+    pub fn rule(&self, default: ExitRule) -> ExitRule {
+        self.exits.rule(default)
+    }
+
+    /// The initial state that the flags name.
+    ///
+    /// # Errors
+    /// As [`ExitFlags::initial`].
+    pub fn initial(&self, width: usize) -> anyhow::Result<InitialState> {
+        self.exits.initial(width)
     }
 
     /// The deepest loop that can occur.

@@ -54,6 +54,14 @@ fn usage_error(text: &str) -> String {
 /// Exit code of a program that the user interrupted, as shells give it: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
+/// The user stopped the program: what was done until then, in words.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Interrupted(
+    /// The words.
+    pub String,
+);
+
 /// Ends a program: an error becomes one line on stderr and exit code 1 (2 if flags do not go together, 130 if the user stopped it); a reader who has gone
 /// away (`| head`) is no error.
 pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
@@ -67,9 +75,9 @@ pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
         return ExitCode::from(2);
     }
     say(program, &whole_message(error.as_ref()));
-    match error.downcast_ref() {
-        Some(arch::Error::Stopped) => ExitCode::from(INTERRUPTED),
-        _ => ExitCode::FAILURE,
+    match matches!(error.downcast_ref(), Some(arch::Error::Stopped)) || error.is::<Interrupted>() {
+        true => ExitCode::from(INTERRUPTED),
+        false => ExitCode::FAILURE,
     }
 }
 

@@ -242,7 +242,7 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
     let settings = Settings {
         rule: flags.depth.rule(ExitRule::for_model(model.config())),
         steps: flags.depth.steps,
-        sampler: flags.sampler.config(flags.depth.seed)?,
+        sampler: flags.sampler.config(flags.depth.exits.seed)?,
         predict: (flags.predict != usize::MAX).then_some(flags.predict),
         ignore_end: flags.ignore_eos,
         reasoning: flags.reasoning.switch(),
