@@ -5,7 +5,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use rdt::arch::{self, Conversion, Input, Load, Report, Summary, Target};
 use rdt::checkpoint::Checkpoint;
-use rdt::cli::{self, human_bytes, one_line};
+use rdt::cli::{self, AutoFlags, Decided, Stop, human_bytes, one_line};
 use rdt::files::{AtomicFile, Bytes};
 use rdt::gguf::{Header, TensorType};
 use rdt::quant::{Imatrix, Override, Recipe};
@@ -17,7 +17,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Convert a published checkpoint, or a GGUF, to a GGUF of 4 to 32 bits per weight
@@ -60,6 +59,8 @@ struct Flags {
     /// times, and of several that match the last holds
     #[arg(long, value_name = "PATTERN=TYPE")]
     tensor_type: Vec<Override>,
+    #[command(flatten)]
+    auto: AutoFlags,
     /// How much an error in each column counts: an importance matrix of rdt-imatrix or llama-imatrix
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -91,7 +92,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let Some(input) = &flags.input else { return list_families(flags.json) };
     let output = match &flags.output {
         Some(path) => path.clone(),
-        None => default_output(input, flags.recipe)?,
+        None if flags.auto.auto => default_output(input, "auto")?,
+        None => default_output(input, &flags.recipe.name())?,
     };
     check_output(input, &output)?;
     if let Some(n) = flags.threads {
@@ -99,7 +101,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     let source = Source::open(input)?;
     let conversion = source.conversion()?;
-    let target = flags.target(&conversion)?;
+    let stop = Stop::install()?;
+    let (target, decided) = flags.target(&conversion, &source.input(), &output, &stop)?;
     let again = requantised(&conversion, &target);
     if !again.is_empty() {
         // Said first: the user may want to stop.
@@ -112,7 +115,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let summary = if flags.dry_run {
         conversion.summary(&target)?
     } else {
-        write(&conversion, &source.input(), &target, &output).map_err(|e| match e.downcast_ref() {
+        write(&conversion, &source.input(), &target, &output, &stop).map_err(|e| match e.downcast_ref() {
             Some(arch::Error::Quant { .. }) => e.context(input.display().to_string()),
             _ => e,
         })?
@@ -120,10 +123,13 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     conversion.notes.iter().for_each(|words| note(words));
     let mut out = io::stdout().lock();
     if flags.json {
-        let summary = json_summary(flags, input, &output, &conversion, &summary, start.elapsed());
+        let summary = json_summary(flags, input, &output, &conversion, &summary, decided.as_ref(), start.elapsed());
         serde_json::to_writer_pretty(&mut out, &summary).map_err(io::Error::from)?;
         writeln!(out)?;
     } else {
+        if let Some(decided) = &decided {
+            print_decided(&mut out, decided)?;
+        }
         print(&mut out, flags, &output, &summary, start.elapsed())?;
     }
     out.flush()?;
@@ -132,24 +138,39 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
 
 impl Flags {
     /// What is to be made of the tensors of `conversion`.
-    fn target(&self, conversion: &Conversion) -> anyhow::Result<Target> {
-        let mut target = Target { overrides: self.tensor_type.clone(), ..self.recipe.into() };
+    fn target(
+        &self,
+        conversion: &Conversion,
+        input: &Input<'_>,
+        output: &Path,
+        stop: &Stop,
+    ) -> anyhow::Result<(Target, Option<Decided>)> {
         for o in &self.tensor_type {
             if !conversion.tensors.iter().any(|t| o.matches(&t.name)) {
                 note(&format!("--tensor-type {o}: no tensor has such a name"));
             }
         }
-        if let Some(path) = &self.imatrix {
-            let bytes = arch::read(path, Load::Read)?;
-            let importance = Imatrix::parse(&bytes).with_context(|| path.display().to_string())?;
-            let known = conversion.tensors.iter().filter(|t| importance.get(&t.name).is_some()).count();
-            if known == 0 {
-                bail!("{} knows none of the tensors of this model", path.display());
+        let importance = self.imatrix.as_deref().map(|path| importance(path, conversion)).transpose()?;
+        let (mut target, decided) = match self.auto.auto {
+            false => (Target { importance, ..self.recipe.into() }, None),
+            true => {
+                let (target, decided) = self.auto.decide(conversion, input, importance, self.threads, stop, output)?;
+                (target, Some(decided))
             }
-            target.importance = Some(Arc::new(importance));
-        }
-        Ok(target)
+        };
+        target.overrides.extend_from_slice(&self.tensor_type);
+        Ok((target, decided))
     }
+}
+
+/// Reads an importance matrix, which must know something of this model.
+fn importance(path: &Path, conversion: &Conversion) -> anyhow::Result<Arc<Imatrix>> {
+    let bytes = arch::read(path, Load::Read)?;
+    let importance = Imatrix::parse(&bytes).with_context(|| path.display().to_string())?;
+    if !conversion.tensors.iter().any(|t| importance.get(&t.name).is_some()) {
+        bail!("{} knows none of the tensors of this model", path.display());
+    }
+    Ok(Arc::new(importance))
 }
 
 /// What is converted.
@@ -245,7 +266,7 @@ fn requantised(conversion: &Conversion, target: &Target) -> Vec<&'static str> {
 }
 
 /// `NAME-TYPE.gguf` in the current folder. A type at the end of the input's own name gives way to the new one.
-fn default_output(input: &Path, recipe: Recipe) -> anyhow::Result<PathBuf> {
+fn default_output(input: &Path, recipe: &str) -> anyhow::Result<PathBuf> {
     let whole = fs::canonicalize(input).with_context(|| format!("cannot open {}", input.display()))?;
     let name = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
     let name = name.and_then(|n| n.to_str()).context("the input's name is no name for a file; name the output")?;
@@ -255,7 +276,7 @@ fn default_output(input: &Path, recipe: Recipe) -> anyhow::Result<PathBuf> {
         let is_type = end.strip_prefix(['-', '.', '_']).is_some_and(|end| end.eq_ignore_ascii_case(r));
         (is_type && !stem.is_empty()).then_some(stem)
     });
-    let recipe = recipe.name().replace(':', "-");
+    let recipe = recipe.replace(':', "-");
     Ok(PathBuf::from(format!("{}-{recipe}.gguf", stem.unwrap_or(name))))
 }
 
@@ -278,11 +299,13 @@ fn check_output(input: &Path, output: &Path) -> anyhow::Result<()> {
 }
 
 /// Converts, with a progress bar, until done or interrupted.
-fn write(conversion: &Conversion, input: &Input<'_>, target: &Target, output: &Path) -> anyhow::Result<Summary> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopper = Arc::clone(&stop);
-    ctrlc::set_handler(move || stopper.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
-
+fn write(
+    conversion: &Conversion,
+    input: &Input<'_>,
+    target: &Target,
+    output: &Path,
+    stop: &Stop,
+) -> anyhow::Result<Summary> {
     // Draws on stderr, and only if that is a terminal.
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{wide_msg} {bar:30} {percent:>3}% {eta:>4}")?);
@@ -295,11 +318,11 @@ fn write(conversion: &Conversion, input: &Input<'_>, target: &Target, output: &P
             bar.set_message(one_line(&tensor));
         }
         bar.set_position(p.done);
-        !stop.load(Ordering::Relaxed)
+        !stop.asked()
     });
     bar.finish_and_clear();
     let (file, summary) = written?;
-    if stop.load(Ordering::Relaxed) {
+    if stop.asked() {
         return Err(arch::Error::Stopped.into());
     }
     file.commit()?;
@@ -366,19 +389,50 @@ fn print(out: &mut impl Write, flags: &Flags, output: &Path, summary: &Summary, 
     }
 }
 
+/// What `--auto` found, and what it and the named recipes are expected to lose.
+fn print_decided(out: &mut impl Write, decided: &Decided) -> io::Result<()> {
+    let width = decided.tensors.iter().map(|t| t.tensor.chars().count()).max().unwrap_or(0).clamp(6, 60);
+    writeln!(
+        out,
+        "{:<width$}  {:>7}  {:>7}  {:>10}  {:>8}  {:>7}  {:>10}",
+        "tensor", "reads", "tried", "KL", "drift", "gets", "exp. KL"
+    )?;
+    for t in &decided.tensors {
+        writeln!(
+            out,
+            "{:<width$}  {:>7.2}  {:>7}  {:>10.2e}  {:>8.5}  {:>7}  {:>10.2e}",
+            one_line(&t.tensor),
+            t.reads,
+            t.probe,
+            t.probe_kl,
+            t.probe_drift,
+            t.ty,
+            t.expected_kl
+        )?;
+    }
+    writeln!(out, "\n{:<10} {:>11} {:>11} {:>12}", "", "bits/weight", "moved/token", "expected KL")?;
+    for r in &decided.recipes {
+        let kl = r.kl.map_or("?".to_owned(), |kl| format!("{kl:.6}"));
+        writeln!(out, "{:<10} {:>11.2} {:>11.2} {kl:>12}", r.recipe, r.bits_per_weight, r.moved_bpw)?;
+    }
+    writeln!(out, "{:<10} {:>11} {:>11.2} {:>12.6}\n", "auto", "see below", decided.moved_bpw, decided.expected_kl)
+}
+
 fn json_summary(
     flags: &Flags,
     input: &Path,
     output: &Path,
     conversion: &Conversion,
     summary: &Summary,
+    decided: Option<&Decided>,
     time: Duration,
 ) -> serde_json::Value {
     let types = by_type(summary);
     json!({
         "input": input.display().to_string(),
         "output": output.display().to_string(),
-        "type": flags.recipe.name(),
+        "type": if decided.is_some() { "auto".to_owned() } else { flags.recipe.name() },
+        "auto": decided,
         "written": !flags.dry_run,
         "tensor_count": summary.tensors.len(),
         "values": summary.values,

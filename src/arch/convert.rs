@@ -358,7 +358,8 @@ impl Conversion {
                     bytes.resize(rows.len() * row_bytes, 0);
                     numbers.resize(count, 0.0);
                     input.read(plan, rows, &mut numbers)?;
-                    quant::quantize_rows(report.ty, &numbers, k, &mut bytes, importance.as_deref()).map_err(of_tensor)?;
+                    quant::quantize_rows(report.ty, &numbers, k, &mut bytes, importance.as_deref())
+                        .map_err(of_tensor)?;
                     writer.write_chunk(&bytes)?;
                 }
                 done += count as u64;

@@ -148,11 +148,8 @@ impl Trial<'_> {
     fn session(&self, replaced: &Replaced) -> Result<(Session, Policy), Error> {
         let model: Arc<Model> = Arc::new(arch::with_replaced(self.bytes.clone(), replaced)?);
         let steps = RulePolicy::depth_limit(&self.rule, self.steps, model.config());
-        let options = SessionOptions {
-            context: Some(self.windows.context()),
-            steps: Some(steps),
-            ..self.options.clone()
-        };
+        let options =
+            SessionOptions { context: Some(self.windows.context()), steps: Some(steps), ..self.options.clone() };
         let session = Session::new(Arc::clone(&model), &options)?;
         let policy = RulePolicy::new(self.rule, self.steps, model.config(), session.chunk_rows())?;
         Ok((session, Recorder::new(policy, model.config())))
@@ -197,14 +194,7 @@ impl Trial<'_> {
         for c in &mut candidates {
             c.kl = if first > 0.0 { kl * c.error / first } else { 0.0 };
         }
-        Ok(Sensitivity {
-            tensor: t.name.clone(),
-            values: (t.dims[0] * t.dims[1]) as u64,
-            reads,
-            candidates,
-            kl,
-            drift,
-        })
+        Ok(Sensitivity { tensor: t.name.clone(), values: (t.dims[0] * t.dims[1]) as u64, reads, candidates, kl, drift })
     }
 
     /// Mean KL and drift of the model with some tensors replaced.
@@ -225,8 +215,7 @@ impl Trial<'_> {
             for row in 0..count {
                 for segment in 0..states.segments() {
                     for step in 1.. {
-                        let (old, new) =
-                            (states.latent(segment, row, step), run.policy().latent(segment, row, step));
+                        let (old, new) = (states.latent(segment, row, step), run.policy().latent(segment, row, step));
                         let (Some(old), Some(new)) = (old, new) else { break };
                         drift.add(relative_distance(old, new));
                     }
@@ -240,10 +229,8 @@ impl Trial<'_> {
 /// Candidates that are smaller than the tensor as it is, the smallest first.
 fn candidates(types: Vec<TensorType>, t: &TensorInfo) -> Vec<TensorType> {
     let bits = |ty: TensorType| ty.bits_per_value();
-    let mut types: Vec<_> = types
-        .into_iter()
-        .filter(|ty| ty.row_bytes(t.dims[0]).is_some() && bits(*ty) <= bits(t.ty))
-        .collect();
+    let mut types: Vec<_> =
+        types.into_iter().filter(|ty| ty.row_bytes(t.dims[0]).is_some() && bits(*ty) <= bits(t.ty)).collect();
     types.sort_by(|a, b| bits(*a).total_cmp(&bits(*b)));
     types.dedup();
     types

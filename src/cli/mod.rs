@@ -6,10 +6,14 @@
     reason = "doc comments of flags are help texts, where brackets mean optional"
 )]
 
+mod auto;
 pub mod chat;
 mod process;
+mod reading;
 
+pub use auto::{AutoFlags, Decided};
 pub use process::{Interrupted, exit, one_line, parse, run};
+pub use reading::{CONTEXT, Stop, TextFlags, bos};
 
 use crate::arch::{self, Input, Load};
 use crate::checkpoint::Checkpoint;

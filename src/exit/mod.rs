@@ -150,6 +150,11 @@ impl ExitRule {
         }
     }
 
+    /// Every token to the end of the loop.
+    pub fn full_depth() -> Self {
+        fixed::full_depth()
+    }
+
     /// The rule's name, without its settings.
     pub fn name(&self) -> &'static str {
         self.rule.name

@@ -143,7 +143,8 @@ impl Imatrix {
         if kind != "imatrix" {
             return Err(Error::Kind { found: kind.chars().take(80).collect() });
         }
-        let number = |key: &str| header.metadata.usize(key).map(|n| n.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)));
+        let number =
+            |key: &str| header.metadata.usize(key).map(|n| n.map_or(0, |n| u32::try_from(n).unwrap_or(u32::MAX)));
         let mut imatrix = Self {
             datasets: header.metadata.strings(DATASETS)?.unwrap_or_default().to_vec(),
             chunk_count: number(CHUNK_COUNT)?,

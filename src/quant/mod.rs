@@ -27,8 +27,8 @@ mod q8_0;
 pub mod recipe;
 mod search;
 
-pub(crate) use iq4::VALUES as IQ4_VALUES;
 pub use imatrix::Imatrix;
+pub(crate) use iq4::VALUES as IQ4_VALUES;
 pub use recipe::{Choice, Override, Recipe, Role, Seen};
 
 use crate::float16::{f16_to_f32, f32_to_f16};

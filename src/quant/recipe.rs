@@ -322,7 +322,8 @@ impl FromStr for Override {
     type Err = BadOverride;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (pattern, ty) = text.rsplit_once('=').filter(|(p, _)| !p.is_empty()).ok_or_else(|| BadOverride::Form(text.into()))?;
+        let (pattern, ty) =
+            text.rsplit_once('=').filter(|(p, _)| !p.is_empty()).ok_or_else(|| BadOverride::Form(text.into()))?;
         let ty = known_type(ty).ok_or_else(|| BadOverride::Type { name: ty.into() })?;
         Ok(Self { pattern: Regex::new(pattern)?, ty })
     }
