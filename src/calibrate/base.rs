@@ -5,9 +5,10 @@
 //! then per scored position (context / 2 to context − 2 of every window):
 //! scale f32, minimum f32, code u16 [vocab], one u16 of padding where vocab is odd
 //! ```
-//! A log-probability is `scale · code + minimum`, the smallest being cut off at 16 below the largest. So 16 bits cost up to half a step
-//! of 16/65535 per log-probability, and the mass of what was cut off: KL of a run to its own stored form is not 0 but about 1e-9
-//! for a vocabulary of some hundred tokens, and llama.cpp reports 5.5e-4 for Llama 3's 128 thousand in f16.
+//! A log-probability is `scale · code + minimum`, and none lies more than 16 below the largest. So 16 bits cost up to half a step of
+//! 16/65535 per log-probability, and a token that was less likely than e^-16 of the best looks better than it was: on `huginn-hops`
+//! (1024 tokens) KL of a run to its own stored form is 1e-6 in the mean and 5e-5 at most, of either sign, and the base run's perplexity
+//! comes back as 21.886 instead of 21.896. llama.cpp's documentation tells of a mean KL of 5.5e-4 for Llama 3's 128 thousand tokens.
 
 use super::{Error, Windows};
 use crate::exit::log_sum_exp;
