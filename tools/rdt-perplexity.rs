@@ -1,6 +1,6 @@
 //! How well a model predicts a text, at one depth or several, and how far it is from another run of itself or of another file.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,30 +8,26 @@ use rdt::calibrate::{
     self, BaseRun, BaseWriter, Comparison, Cosines, Depths, Estimate, Evaluation, Perplexity, Reading, Recorder,
     StepCosine, Summary, Windows,
 };
-use rdt::cli::{self, ExitFlags, Interrupted, ModelFlags, SessionFlags};
+use rdt::cli::{self, ExitFlags, Interrupted, ModelFlags, SessionFlags, Stop, TextFlags};
 use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
 use rdt::model::{self, Model, Session};
-use rdt::text::Tokenizer;
 use serde::Serialize;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Tokens per window where nobody says, as in llama.cpp.
-const CONTEXT: usize = 512;
 
 /// Perplexity on a text, at one or several depths, and how far a run is from a base run
 #[derive(Parser)]
 #[command(
     version,
+    mut_arg("file", |a| a.required_unless_present_any(["prompt", "base"])),
     mut_arg("ctx_size", |a| a.help("Tokens per window (default: 512, or the base run's)")),
     after_help = "\
 Perplexity is llama.cpp's: the text is tokenised once, cut into windows of -c tokens side by side, and in each
@@ -56,25 +52,11 @@ Examples:
 struct Flags {
     #[command(flatten)]
     model: ModelFlags,
-    /// File with the text
-    #[arg(short, long, value_name = "FILE", conflicts_with = "prompt", required_unless_present_any = ["prompt", "base"])]
-    file: Option<PathBuf>,
-    /// The text itself
-    #[arg(short, long, value_name = "TEXT")]
-    prompt: Option<String>,
-    /// Special tokens that are written out in the text are special tokens, not plain text
-    #[arg(long)]
-    special: bool,
-    /// Score the first N windows only
-    #[arg(long, value_name = "N", value_parser = cli::positive)]
-    chunks: Option<usize>,
+    #[command(flatten)]
+    text: TextFlags,
     /// Move windows on by N tokens and score the last N of each
     #[arg(long, value_name = "N", value_parser = cli::positive, conflicts_with_all = ["save_base", "base"])]
     ppl_stride: Option<usize>,
-    /// Tokens at the start of every window that see each other in both directions (default: those before the scored
-    /// ones, for models that were trained so)
-    #[arg(long, value_name = "P")]
-    prefix_len: Option<usize>,
     /// Store this run, to compare others with
     #[arg(long, value_name = "FILE", conflicts_with_all = ["base", "base_model"])]
     save_base: Option<PathBuf>,
@@ -115,7 +97,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let base_model = flags.base_model.as_deref().map(|path| flags.model.load.open(path)).transpose()?;
     let base = flags.base.as_deref().map(BaseRun::open).transpose()?;
     let windows = windows(flags, &model, base.as_ref())?;
-    let (config, vocab) = (model.config(), model.config().vocab);
+    let vocab = model.config().vocab;
     if let Some(base) = &base {
         base.check(&windows, vocab)?;
     }
@@ -124,7 +106,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     {
         bail!("the base model has a vocabulary of {} tokens, and this one of {vocab}", other.config().vocab);
     }
-    let prefix = flags.prefix_len.unwrap_or(if config.prefix_lm { windows.scored().start } else { 0 });
+    let prefix = flags.text.prefix(&model, &windows);
     let rule = flags.exits.rule(ExitRule::default());
     let job = Job {
         flags,
@@ -155,7 +137,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     if flags.json {
         let report = json!({
             "model": flags.model.model.display().to_string(),
-            "text": flags.file.as_ref().map(|path| path.display().to_string()),
+            "text": flags.text.file.as_ref().map(|path| path.display().to_string()),
             "base": flags.base.as_ref().or(flags.base_model.as_ref()).map(|path| path.display().to_string()),
             "text_tokens": windows.text_len(),
             "context": windows.context(),
@@ -177,16 +159,13 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
 /// The text that is asked for, cut up.
 fn windows<R: io::Read>(flags: &Flags, model: &Model, base: Option<&BaseRun<R>>) -> anyhow::Result<Windows> {
     let tokenizer = cli::tokenizer("rdt-perplexity", model)?;
-    let bos = tokenizer.special_ids().bos.filter(|_| tokenizer.add_bos());
-    let context = flags.session.ctx_size.or(base.map(BaseRun::context)).unwrap_or(CONTEXT);
-    let given = match (&flags.file, &flags.prompt) {
-        (Some(path), _) => Some(read(path)?),
-        (None, prompt) => prompt.clone(),
-    };
+    let bos = cli::bos(&tokenizer);
+    let context = flags.session.ctx_size.or(base.map(BaseRun::context)).unwrap_or(cli::CONTEXT);
+    let given = flags.text.read()?;
     let windows = match (given, base, flags.ppl_stride) {
         (None, Some(base), _) => Windows::whole(base.tokens().to_vec(), context, bos)?,
         (given, _, stride) => {
-            let tokens = encode(&tokenizer, &given.unwrap_or_default(), flags.special)?;
+            let tokens = flags.text.tokens(&tokenizer, &given.unwrap_or_default())?;
             match stride {
                 Some(stride) => Windows::strided(tokens, context, stride)?,
                 None => Windows::new(tokens, context, bos)?,
@@ -194,51 +173,8 @@ fn windows<R: io::Read>(flags: &Flags, model: &Model, base: Option<&BaseRun<R>>)
         }
     };
     // What a base run does not have cannot be compared with it.
-    let most = [flags.chunks, base.map(BaseRun::windows)].into_iter().flatten().min();
+    let most = [flags.text.chunks, base.map(BaseRun::windows)].into_iter().flatten().min();
     Ok(windows.first(most.unwrap_or(usize::MAX)))
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    let mut text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    // As llama.cpp reads a prompt file: the newline at its end is the editor's.
-    if text.ends_with('\n') {
-        text.pop();
-    }
-    Ok(text)
-}
-
-fn encode(tokenizer: &Tokenizer, text: &str, special: bool) -> anyhow::Result<Vec<u32>> {
-    Ok(match special {
-        false => tokenizer.encode_prompt(text)?,
-        true if tokenizer.add_bos() => tokenizer.with_bos(tokenizer.encode_trusted(text)?),
-        true => tokenizer.encode_trusted(text)?,
-    })
-}
-
-/// Ctrl-C: ends the pass in progress of every session that was told of it.
-struct Stop {
-    asked: Arc<AtomicBool>,
-    sessions: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
-}
-
-impl Stop {
-    fn install() -> anyhow::Result<Self> {
-        let stop = Self { asked: Arc::default(), sessions: Arc::default() };
-        let (asked, sessions) = (Arc::clone(&stop.asked), Arc::clone(&stop.sessions));
-        let handler = move || {
-            asked.store(true, Ordering::Relaxed);
-            let sessions = sessions.lock().unwrap_or_else(PoisonError::into_inner);
-            sessions.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
-        };
-        ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
-        Ok(stop)
-    }
-
-    fn watch(&self, session: &Session) {
-        let flag = session.cancel_flag();
-        flag.store(self.asked.load(Ordering::Relaxed), Ordering::Relaxed);
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(flag);
-    }
 }
 
 /// What all runs have in common.

@@ -196,7 +196,11 @@ impl Recipe {
     /// The format of the matrices whose errors go into the stream as they are: the value projection and `ffn_down`.
     fn of_values(self, seen: &Seen<'_>) -> TensorType {
         match self {
-            Self::Q4_K_M | Self::Q5_K_M if seen.in_favoured_block() => TensorType::Q6_K,
+            Self::Q4_K_M | Self::Q5_K_M if seen.in_favoured_block() => match seen.dims[0].is_multiple_of(256) {
+                true => TensorType::Q6_K,
+                // q8_0, which stands in for q6_K elsewhere, is more than a favour.
+                false => TensorType::Q5_1,
+            },
             Self::Q4_K_S if seen.role == Role::AttnV => TensorType::Q5_K,
             _ => self.of_most(),
         }
