@@ -9,7 +9,7 @@
 pub mod chat;
 mod process;
 
-pub use process::{exit, one_line, parse, run};
+pub use process::{exit, one_line, parse, run, stop_flag};
 
 use crate::arch::{self, Input, Load};
 use crate::checkpoint::Checkpoint;

@@ -2,11 +2,14 @@
 
 use crate::arch;
 use crate::text::escape_controls;
+use anyhow::Context;
 use clap::Parser;
 use clap::error::ErrorKind;
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Characters of an error that are shown. Names in a file may be 64 KiB long.
 const SHOWN: usize = 1000;
@@ -71,6 +74,21 @@ pub fn exit(program: &str, result: anyhow::Result<()>) -> ExitCode {
         Some(arch::Error::Stopped) => ExitCode::from(INTERRUPTED),
         _ => ExitCode::FAILURE,
     }
+}
+
+/// A flag that is raised when the user, by Ctrl-C, or the system, by SIGTERM, wants the program to end. To be called once per
+/// program, which from then on has to end by itself.
+///
+/// # Errors
+/// The system refuses.
+pub fn stop_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&stop);
+    ctrlc::set_handler(move || raised.store(true, Ordering::Relaxed)).context("cannot listen for Ctrl-C")?;
+    #[cfg(unix)]
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(&stop))
+        .context("cannot listen for SIGTERM")?;
+    Ok(stop)
 }
 
 /// An error and its causes, each said once: most of our errors already say their cause.
