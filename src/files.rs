@@ -3,6 +3,9 @@
 //! [`Bytes`] is what the loaders hand around: a cheap handle on the contents of a file, wherever they live.
 //! [`AtomicFile`] is what the converters write to: a temporary file beside the target, renamed over it by
 //! [`AtomicFile::commit`]. A program killed half-way leaves the old file, or none, under the final name.
+//!
+//! Whoever goes through a large file once reads it with [`Bytes::read_at`] instead of touching the map: a failing disk or a
+//! file that was cut short is then an error and not the end of the process, and no page of it stays in the program's memory.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -10,6 +13,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::thread::{self, JoinHandle};
 
 use memmap2::{Mmap, MmapMut};
 use tempfile::NamedTempFile;
@@ -42,6 +47,16 @@ pub enum Error {
     NoFileName {
         /// The path as given.
         path: PathBuf,
+    },
+    /// Bytes were asked for that are not there.
+    #[error("there are no bytes {start}..{end} among {len}")]
+    Outside {
+        /// The first byte asked for.
+        start: usize,
+        /// The byte after the last.
+        end: usize,
+        /// Bytes there are.
+        len: usize,
     },
     /// The file became shorter between looking at its size and reading it.
     #[error("{} changed while it was read: it had {expected} bytes, then fewer", path.display())]
@@ -84,7 +99,16 @@ pub struct Bytes(Source);
 enum Source {
     Static(&'static [u8]),
     Owned(Arc<Vec<u8>>),
-    Mapped(Arc<Mmap>),
+    /// Anonymous pages.
+    Pages(Arc<Mmap>),
+    Mapped(Arc<MappedFile>),
+}
+
+/// A mapped file, which stays open.
+struct MappedFile {
+    map: Mmap,
+    file: File,
+    path: PathBuf,
 }
 
 impl Bytes {
@@ -103,7 +127,25 @@ impl Bytes {
         let (file, _) = open_regular(path)?;
         // SAFETY: passed on to the caller: the file is neither changed nor shortened while the mapping lives.
         let map = unsafe { Mmap::map(&file) }.map_err(io_error("map", path))?;
-        Ok(Self(Source::Mapped(Arc::new(map))))
+        Ok(Self(Source::Mapped(Arc::new(MappedFile { map, file, path: path.to_owned() }))))
+    }
+
+    /// Copies the bytes from `start` on to `out`. Those of a mapped file are read from the file and not through the map.
+    ///
+    /// # Errors
+    /// They do not exist, cannot be read, or do not exist any more.
+    pub fn read_at(&self, start: usize, out: &mut [u8]) -> Result<(), Error> {
+        let end = start.saturating_add(out.len());
+        let bytes = self.get(start..end).ok_or(Error::Outside { start, end, len: self.len() })?;
+        let Source::Mapped(mapped) = &self.0 else {
+            out.copy_from_slice(bytes);
+            return Ok(());
+        };
+        let MappedFile { file, path, map } = &**mapped;
+        read_exact_at(file, out, start as u64).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => Error::Changed { path: path.clone(), expected: map.len() as u64 },
+            _ => io_error("read", path)(e),
+        })
     }
 
     /// Reads the whole file at `path` into memory of its own.
@@ -125,7 +167,7 @@ impl Bytes {
             Err(e) => return Err(io_error("read", path)(e)),
         }
         let memory = memory.make_read_only().map_err(io_error("read", path))?;
-        Ok(Self(Source::Mapped(Arc::new(memory))))
+        Ok(Self(Source::Pages(Arc::new(memory))))
     }
 
     /// Wraps data built into the program, as from `include_bytes!`. Its alignment is the caller's.
@@ -145,6 +187,28 @@ fn open_regular(path: &Path) -> Result<(File, u64), Error> {
     Ok((file, meta.len()))
 }
 
+/// Fills `out` with what stands at `at` in the file. The file's own position plays no part, so threads may share it.
+#[cfg(unix)]
+fn read_exact_at(file: &File, out: &mut [u8], at: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, out, at)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut out: &mut [u8], mut at: u64) -> io::Result<()> {
+    while !out.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, out, at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                out = &mut out[n..];
+                at += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 impl From<Vec<u8>> for Bytes {
     fn from(bytes: Vec<u8>) -> Self {
         Self(Source::Owned(Arc::new(bytes)))
@@ -158,7 +222,8 @@ impl Deref for Bytes {
         match &self.0 {
             Source::Static(bytes) => bytes,
             Source::Owned(bytes) => bytes,
-            Source::Mapped(map) => map,
+            Source::Pages(pages) => pages,
+            Source::Mapped(mapped) => &mapped.map,
         }
     }
 }
@@ -174,6 +239,7 @@ impl fmt::Debug for Bytes {
         let kind = match &self.0 {
             Source::Static(_) => "static",
             Source::Owned(_) => "owned",
+            Source::Pages(_) => "read",
             Source::Mapped(_) => "mapped",
         };
         write!(f, "Bytes({kind}, {} bytes)", self.len())
@@ -200,10 +266,41 @@ impl fmt::Debug for Bytes {
 pub struct AtomicFile {
     out: BufWriter<NamedTempFile>,
     path: PathBuf,
+    /// Bytes written since the disk was last asked to take them.
+    waiting: usize,
+    write_back: Option<WriteBack>,
 }
 
-/// Large enough that writing a tensor in rows costs few system calls.
-const WRITE_BUFFER: usize = 1 << 20;
+/// Large enough that writing rows costs few system calls. What is larger is not copied into the buffer.
+const WRITE_BUFFER: usize = 64 << 10;
+
+/// Bytes after which the disk is asked to take what was written. Left alone, systems keep gigabytes in memory, and all of
+/// them would be waited for at the end.
+const WRITE_BACK_EVERY: usize = 128 << 20;
+
+/// Asks the disk to take what was written, on a thread of its own, which does nothing but wait.
+struct WriteBack {
+    /// An entry: there is something to take.
+    more: SyncSender<()>,
+    /// Ends when `more` is dropped, or with the first error. The system tells of an error once, so it is kept.
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl WriteBack {
+    fn start(file: &File) -> io::Result<Self> {
+        let file = file.try_clone()?;
+        let (more, wanted) = mpsc::sync_channel(1);
+        let work = move || wanted.iter().try_for_each(|()| file.sync_data());
+        let thread = thread::Builder::new().name("write-back".into()).spawn(work)?;
+        Ok(Self { more, thread })
+    }
+
+    /// Waits until the disk has what it was asked to take, and gives the error if there was one.
+    fn end(self) -> io::Result<()> {
+        drop(self.more);
+        self.thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that waits for the disk panicked")))
+    }
+}
 
 impl AtomicFile {
     /// Starts a file that will be named `path`. An existing regular file of that name stays untouched until
@@ -236,12 +333,23 @@ impl AtomicFile {
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
         let temp = builder.tempfile_in(folder_of(&path)).map_err(io_error("create", &path))?;
-        Ok(Self { out: BufWriter::with_capacity(WRITE_BUFFER, temp), path })
+        Ok(Self { out: BufWriter::with_capacity(WRITE_BUFFER, temp), path, waiting: 0, write_back: None })
     }
 
     /// The final name, which nothing bears until [`commit`](Self::commit) unless an older file does.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Writes what is buffered and waits until the disk has all of it, which can take as long as writing did.
+    /// [`commit`](Self::commit) does it too; this is for those who want to say what is being waited for.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        let Self { out, write_back, path, .. } = self;
+        let written = out.flush().and_then(|()| write_back.take().map_or(Ok(()), WriteBack::end));
+        written.and_then(|()| out.get_ref().as_file().sync_all()).map_err(io_error("write", path))
     }
 
     /// Writes what is buffered, waits until the disk has it, gives the file its final name, and waits until
@@ -250,10 +358,10 @@ impl AtomicFile {
     /// # Errors
     /// Any of these steps fails. Unless the last one did, the temporary file is removed and the final name is
     /// as it was.
-    pub fn commit(self) -> Result<(), Error> {
-        let Self { out, path } = self;
+    pub fn commit(mut self) -> Result<(), Error> {
+        self.sync()?;
+        let Self { out, path, .. } = self;
         let temp = out.into_inner().map_err(|e| io_error("write", &path)(e.into_error()))?;
-        temp.as_file().sync_all().map_err(io_error("write", &path))?;
         temp.persist(&path).map_err(|e| io_error("rename the finished file to", &path)(e.error))?;
         sync_folder(folder_of(&path))
     }
@@ -291,6 +399,24 @@ fn sync_folder(_: &Path) -> Result<(), Error> {
 }
 
 impl AtomicFile {
+    /// Counts what was written, and passes it on to the disk now and then.
+    fn ask_for_write_back(&mut self, written: usize) -> io::Result<()> {
+        self.waiting += written;
+        if self.waiting < WRITE_BACK_EVERY {
+            return Ok(());
+        }
+        self.waiting = 0;
+        let write_back = match &self.write_back {
+            Some(write_back) => write_back,
+            None => self.write_back.insert(WriteBack::start(self.out.get_ref().as_file())?),
+        };
+        // If the last request is still waiting, it will take these bytes too.
+        if let Err(TrySendError::Disconnected(())) = write_back.more.try_send(()) {
+            self.write_back.take().map_or(Ok(()), WriteBack::end)?;
+        }
+        Ok(())
+    }
+
     /// Adds the final name to an error; the kind stays, so that interrupted writes are still tried again.
     fn name_error(&self, e: io::Error) -> io::Error {
         io::Error::new(e.kind(), io_error("write", &self.path)(e))
@@ -299,7 +425,8 @@ impl AtomicFile {
 
 impl Write for AtomicFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes).map_err(|e| self.name_error(e))
+        let written = self.out.write(bytes).and_then(|n| self.ask_for_write_back(n).map(|()| n));
+        written.map_err(|e| self.name_error(e))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -344,6 +471,28 @@ mod tests {
         }
         assert_eq!(&*Bytes::from_static(b"recurrent"), b"recurrent");
         assert_eq!(&*Bytes::from(b"recurrent".to_vec()), b"recurrent");
+    }
+
+    #[test]
+    fn parts_are_read_from_wherever_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        fs::write(&path, b"recurrent").unwrap();
+        let file = mapped(&path).unwrap();
+        for bytes in [file.clone(), Bytes::read(&path).unwrap(), Bytes::from_static(b"recurrent")] {
+            let mut part = [0; 3];
+            bytes.read_at(2, &mut part).unwrap();
+            assert_eq!(&part, b"cur");
+            bytes.read_at(9, &mut []).unwrap();
+            for start in [7, 10, usize::MAX] {
+                assert!(matches!(bytes.read_at(start, &mut part), Err(Error::Outside { len: 9, .. })));
+            }
+        }
+        // No test shortens a mapped file that someone may touch; here nobody does.
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(4).unwrap();
+        file.read_at(1, &mut [0; 3]).unwrap();
+        let error = file.read_at(2, &mut [0; 3]).unwrap_err();
+        assert!(matches!(error, Error::Changed { expected: 9, .. }), "{error}");
     }
 
     #[test]

@@ -120,7 +120,7 @@ fn measure(flags: &Flags, path: &Path) -> anyhow::Result<Imatrix> {
     let mut session = Session::new(Arc::clone(&model), &options)?;
     let policy = RulePolicy::new(rule, flags.depth.steps, model.config(), session.chunk_rows())?;
     let stop = Stop::install()?;
-    stop.watch(&session);
+    stop.watch(&session)?;
     let reading =
         Reading { prefix: flags.text.prefix(&model, &windows), readout_exits: rule.signal() == Signal::Readout };
     eprintln!(

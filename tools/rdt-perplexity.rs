@@ -231,7 +231,7 @@ impl Job<'_> {
         options.context = Some(self.windows.context());
         let session = Session::new(Arc::clone(model), &options)?;
         let policy = RulePolicy::new(self.rule, steps, config, session.chunk_rows())?;
-        self.stop.watch(&session);
+        self.stop.watch(&session)?;
         Ok((session, Recorder::new(policy, config)))
     }
 

@@ -1,9 +1,9 @@
 //! Makes a GGUF of a published checkpoint, or gives the tensors of a GGUF other formats.
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use rdt::arch::{self, Conversion, Input, Load, Report, Summary, Target};
+use rdt::arch::{self, Conversion, Input, Load, NonFinite, Report, Split, Summary, Target};
 use rdt::checkpoint::Checkpoint;
 use rdt::cli::{self, AutoFlags, Decided, Stop, human_bytes, one_line};
 use rdt::files::{AtomicFile, Bytes};
@@ -47,7 +47,8 @@ Examples:
   rdt-quantize --list-families"
 )]
 struct Flags {
-    /// Folder of a checkpoint (config.json, model.safetensors or model.pt, tokenizer.json), or a GGUF file
+    /// Folder of a checkpoint (config.json, model.safetensors or model.pt, tokenizer.json), or a GGUF file (of several that
+    /// are one model, any)
     #[arg(required_unless_present = "list_families")]
     input: Option<PathBuf>,
     /// File to write (default: NAME-TYPE.gguf in the current folder)
@@ -67,6 +68,10 @@ struct Flags {
     /// Threads (default: all)
     #[arg(short, long, value_name = "N", value_parser = cli::positive_count)]
     threads: Option<NonZeroUsize>,
+    /// Convert tensors with NaN or infinite values too. f32, f16 and bf16 keep such values; in the other types they make
+    /// their block of 32 values meaningless
+    #[arg(long)]
+    allow_non_finite: bool,
     /// Write nothing, and say what would become of each tensor
     #[arg(long)]
     dry_run: bool,
@@ -100,6 +105,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(n.get()).build_global().context("cannot start the threads")?;
     }
     let source = Source::open(input)?;
+    if let Source::Split(split) = &source {
+        split.files().try_for_each(|file| check_output(file, &output))?;
+    }
     let conversion = source.conversion()?;
     let stop = Stop::install()?;
     let (target, decided) = flags.target(&conversion, &source.input(), &output, &stop)?;
@@ -115,12 +123,10 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let summary = if flags.dry_run {
         conversion.summary(&target)?
     } else {
-        write(&conversion, &source.input(), &target, &output, &stop).map_err(|e| match e.downcast_ref() {
-            Some(arch::Error::Quant { .. }) => e.context(input.display().to_string()),
-            _ => e,
-        })?
+        write(&conversion, &source.input(), &target, &output, &stop).map_err(|e| explain(e, input))?
     };
     conversion.notes.iter().for_each(|words| note(words));
+    summary.non_finite.iter().for_each(|tensor| note(&format!("{tensor}; stored as they are")));
     let mut out = io::stdout().lock();
     if flags.json {
         let summary = json_summary(flags, input, &output, &conversion, &summary, decided.as_ref(), start.elapsed());
@@ -159,6 +165,9 @@ impl Flags {
             }
         };
         target.overrides.extend_from_slice(&self.tensor_type);
+        if self.allow_non_finite {
+            target.non_finite = NonFinite::Store;
+        }
         Ok((target, decided))
     }
 }
@@ -173,10 +182,28 @@ fn importance(path: &Path, conversion: &Conversion) -> anyhow::Result<Arc<Imatri
     Ok(Arc::new(importance))
 }
 
+/// Adds to an error what the library cannot know.
+fn explain(error: anyhow::Error, input: &Path) -> anyhow::Error {
+    let file = input.display().to_string();
+    match error.downcast_ref() {
+        Some(arch::Error::Quant { .. }) => error.context(file),
+        Some(arch::Error::Unfit(tensors)) => {
+            if tensors.len() > 1 {
+                tensors.iter().for_each(|tensor| note(&tensor.to_string()));
+            }
+            let all_can = tensors.iter().all(|tensor| tensor.too_large.is_none());
+            let hint = if all_can { " (--allow-non-finite converts them all the same)" } else { "" };
+            anyhow!("{file}: {error}{hint}")
+        }
+        _ => error,
+    }
+}
+
 /// What is converted.
 enum Source {
     Checkpoint(Box<Checkpoint>),
     Gguf(Bytes, Box<Header>),
+    Split(Split),
 }
 
 impl Source {
@@ -185,7 +212,12 @@ impl Source {
             return Ok(Self::Checkpoint(Box::new(Checkpoint::open(path)?)));
         }
         let bytes = arch::read(path, Load::Map)?;
-        let header = Header::parse(&bytes).with_context(|| path.display().to_string())?;
+        let in_file = || path.display().to_string();
+        let header = Header::parse(&bytes).with_context(in_file)?;
+        let count = arch::split_count(&header).with_context(in_file)?;
+        if count > 1 {
+            return Ok(Self::Split(Split::open(path, count)?));
+        }
         if is_known(&header) {
             // A file that is no whole model would become another that is none.
             arch::open(path, Load::Map)?;
@@ -196,15 +228,8 @@ impl Source {
     /// The conversion, with notes for the user.
     fn conversion(&self) -> anyhow::Result<Conversion> {
         match self {
-            Self::Gguf(_, header) => {
-                let mut conversion = Conversion::of_gguf(header);
-                if !is_known(header) {
-                    let name = architecture(header);
-                    let unknown = format!("architecture '{name}' is not known here; tensors went by their names alone");
-                    conversion.notes.push(unknown);
-                }
-                Ok(conversion)
-            }
+            Self::Gguf(_, header) => Ok(with_notes(Conversion::of_gguf(header), header)),
+            Self::Split(split) => Ok(with_notes(split.conversion(), split.header())),
             Self::Checkpoint(checkpoint) => {
                 let folder = || checkpoint.folder().display().to_string();
                 let mut conversion = arch::conversion(checkpoint).with_context(folder)?;
@@ -220,8 +245,18 @@ impl Source {
         match self {
             Self::Checkpoint(checkpoint) => Input::Checkpoint(checkpoint),
             Self::Gguf(bytes, header) => Input::Gguf(bytes, header),
+            Self::Split(split) => Input::Split(split),
         }
     }
+}
+
+/// The conversion of a GGUF with this header, with notes for the user.
+fn with_notes(mut conversion: Conversion, header: &Header) -> Conversion {
+    if !is_known(header) {
+        let name = architecture(header);
+        conversion.notes.push(format!("architecture '{name}' is not known here; tensors went by their names alone"));
+    }
+    conversion
 }
 
 fn architecture(header: &Header) -> &str {
@@ -265,11 +300,13 @@ fn requantised(conversion: &Conversion, target: &Target) -> Vec<&'static str> {
     names
 }
 
-/// `NAME-TYPE.gguf` in the current folder. A type at the end of the input's own name gives way to the new one.
+/// `NAME-TYPE.gguf` in the current folder. A type at the end of the input's own name gives way to the new one, and the number
+/// of a file that is one of several is no part of the name.
 fn default_output(input: &Path, recipe: &str) -> anyhow::Result<PathBuf> {
     let whole = fs::canonicalize(input).with_context(|| format!("cannot open {}", input.display()))?;
     let name = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
     let name = name.and_then(|n| n.to_str()).context("the input's name is no name for a file; name the output")?;
+    let name = arch::split_stem(name).map_or(name, |(stem, _)| stem);
     let known = Recipe::NAMED.map(|(name, _)| name);
     let stem = known.iter().find_map(|r| {
         let (stem, end) = name.split_at_checked(name.len().checked_sub(r.len() + 1)?)?;
@@ -321,7 +358,15 @@ fn write(
         !stop.asked()
     });
     bar.finish_and_clear();
-    let (file, summary) = written?;
+    let (mut file, summary) = written?;
+
+    let waiting = ProgressBar::new_spinner();
+    waiting.set_style(ProgressStyle::with_template("{spinner} {wide_msg} {elapsed:>4}")?);
+    waiting.set_message("all is converted; waiting for the disk to have it");
+    waiting.enable_steady_tick(Duration::from_millis(200));
+    let synced = file.sync();
+    waiting.finish_and_clear();
+    synced?;
     if stop.asked() {
         return Err(arch::Error::Stopped.into());
     }

@@ -1,8 +1,11 @@
-//! From a checkpoint, or from another GGUF, to a GGUF: tensor by tensor, a few rows at a time.
+//! From a checkpoint, or from another GGUF, to a GGUF: what becomes of each tensor. [`stream`] does the work.
 
-use super::{pairs, role};
+use super::role;
+use super::split::Split;
+use super::stream::{self, Job};
+use super::unfit::Unfit;
 use crate::checkpoint::{self, Checkpoint};
-use crate::files::Bytes;
+use crate::files::{self, Bytes};
 use crate::gguf::{self, Header, Metadata, TensorDecl, TensorType, Writer};
 use crate::quant::recipe;
 use crate::quant::{self, Choice, Imatrix, Override, Recipe, Role, Seen};
@@ -28,6 +31,17 @@ pub enum Error {
         /// What is wrong.
         source: quant::Error,
     },
+    /// The values of a tensor could not be read.
+    #[error("tensor '{tensor}': {source}")]
+    Read {
+        /// The tensor, by its name in the GGUF.
+        tensor: String,
+        /// What is wrong; it names the file.
+        source: files::Error,
+    },
+    /// Tensors with values that are NaN, infinite or too large for the chosen format: all there are, in the order of the file.
+    #[error("{}", unfit_text(.0))]
+    Unfit(Vec<Unfit>),
     /// A checkpoint of a family that cannot be converted.
     #[error("this checkpoint has {found}, which cannot be converted; supported: {known}")]
     Family {
@@ -65,6 +79,14 @@ pub enum Error {
     /// The caller stopped the conversion.
     #[error("stopped; nothing was written under the final name")]
     Stopped,
+}
+
+fn unfit_text(tensors: &[Unfit]) -> String {
+    if let [tensor] = tensors {
+        return tensor.to_string();
+    }
+    let names: Vec<_> = tensors.iter().map(|t| t.tensor.clone()).collect();
+    format!("{} tensors have values that are NaN, infinite or too large: {}", names.len(), first_few(&names))
 }
 
 /// Some names, so that a message stays a line.
@@ -125,11 +147,13 @@ pub struct Target {
     pub overrides: Vec<Override>,
     /// How much an error in each column counts, as far as it is known.
     pub importance: Option<Arc<Imatrix>>,
+    /// What becomes of NaN and infinity.
+    pub non_finite: NonFinite,
 }
 
 impl From<Recipe> for Target {
     fn from(recipe: Recipe) -> Self {
-        Self { recipe, overrides: Vec::new(), importance: None }
+        Self { recipe, overrides: Vec::new(), importance: None, non_finite: NonFinite::default() }
     }
 }
 
@@ -139,6 +163,8 @@ pub enum Input<'a> {
     Checkpoint(&'a Checkpoint),
     /// A GGUF file that was made before.
     Gguf(&'a Bytes, &'a Header),
+    /// A GGUF in several files.
+    Split(&'a Split),
 }
 
 /// What has been done, for a progress bar.
@@ -167,6 +193,17 @@ pub struct Report {
     pub why: Option<String>,
 }
 
+/// What becomes of values that are NaN or infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NonFinite {
+    /// They are an error.
+    #[default]
+    Refuse,
+    /// They are stored as well as the format can. f32, f16 and bf16 keep them; in a block format they make the whole block
+    /// meaningless, and what is read back may be finite.
+    Store,
+}
+
 /// What a conversion did.
 #[derive(Debug, Clone)]
 pub struct Summary {
@@ -180,6 +217,8 @@ pub struct Summary {
     pub bytes_after: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
+    /// Tensors with values that are not finite, stored as the caller wished.
+    pub non_finite: Vec<Unfit>,
 }
 
 impl Report {
@@ -209,9 +248,6 @@ impl Summary {
         self.bytes_after as f64 * 8.0 / self.values as f64
     }
 }
-
-/// Values converted at a time: 4 MiB of f32.
-const CHUNK: usize = 1 << 20;
 
 impl Conversion {
     /// The conversion that keeps the keys and tensors of a GGUF and gives the tensors other formats. A tensor whose role is
@@ -305,6 +341,7 @@ impl Conversion {
             bytes_before: sum(Report::bytes_before),
             bytes_after: sum(Report::bytes_after),
             file_bytes: writer.file_size(),
+            non_finite: Vec::new(),
             tensors,
         };
         Ok((writer, summary))
@@ -324,10 +361,14 @@ impl Conversion {
 
     /// Writes the file to `out`. `progress` is called often; if it gives `false`, the conversion stops.
     ///
-    /// Memory: the chunk in work, a few MiB.
+    /// As many threads convert as rayon has, and the calling one writes what they make, in order: the bytes do not depend on
+    /// their number. Tensors that keep their type are copied.
+    ///
+    /// Memory: the chunks under way, a few MiB, and of a tensor whose rows do not lie in one piece all bytes. Mapped input is
+    /// read from its files and not through the map.
     ///
     /// # Errors
-    /// Values that cannot be read or stored; `out` fails; [`Error::Stopped`].
+    /// Values that cannot be read or stored, NaN and infinity among them; `out` fails; [`Error::Stopped`].
     pub fn write<W: Write>(
         &self,
         input: &Input<'_>,
@@ -336,38 +377,15 @@ impl Conversion {
         progress: &mut dyn FnMut(Progress<'_>) -> bool,
     ) -> Result<(W, Summary), Error> {
         let target = target.into();
-        let (mut writer, summary) = self.begin(&target, out)?;
-        let total = summary.values;
-        let mut done = 0;
-        let (mut numbers, mut bytes) = (Vec::new(), Vec::new());
-        for (plan, report) in self.tensors.iter().zip(&summary.tensors) {
-            let k = plan.source.columns.len();
-            let of_tensor = |source| Error::Quant { tensor: plan.name.clone(), source };
-            // One-dimensional tensors are one row, however many rows their source has.
-            let row_bytes = report.ty.row_bytes(k).unwrap_or(0);
-            let copy = report.ty == report.published && (plan.keep || quant::format(report.ty).is_none());
-            let importance = self.importance(&target, plan)?;
-            writer.begin_tensor(&plan.name)?;
-            let step = (CHUNK / k.max(1)).max(1);
-            for start in plan.source.rows.clone().step_by(step) {
-                let rows = start..(start + step).min(plan.source.rows.end);
-                let count = rows.len() * k;
-                if copy {
-                    writer.write_chunk(input.raw(plan, rows)?)?;
-                } else {
-                    bytes.resize(rows.len() * row_bytes, 0);
-                    numbers.resize(count, 0.0);
-                    input.read(plan, rows, &mut numbers)?;
-                    quant::quantize_rows(report.ty, &numbers, k, &mut bytes, importance.as_deref())
-                        .map_err(of_tensor)?;
-                    writer.write_chunk(&bytes)?;
-                }
-                done += count as u64;
-                if !progress(Progress { tensor: &plan.name, done, total }) {
-                    return Err(Error::Stopped);
-                }
-            }
-        }
+        let (mut writer, mut summary) = self.begin(&target, out)?;
+        let importance: Vec<_> =
+            self.tensors.iter().map(|plan| self.importance(&target, plan)).collect::<Result<_, Error>>()?;
+        let pairs = self.tensors.iter().zip(&summary.tensors).zip(&importance);
+        let jobs: Vec<_> = pairs
+            .map(|((plan, report), importance)| Job::new(input, plan, report, importance.as_deref()))
+            .collect::<Result<_, Error>>()?;
+        let non_finite = stream::run(&jobs, &mut writer, target.non_finite == NonFinite::Store, progress)?;
+        summary.non_finite = non_finite;
         Ok((writer.finish()?, summary))
     }
 }
@@ -420,45 +438,4 @@ fn file_type(recipe: Recipe, tensors: &[Report]) -> Option<u32> {
         TensorType::BF16 => 32,
         _ => return None,
     })
-}
-
-impl Input<'_> {
-    /// Reads `rows` of a planned tensor's source as f32.
-    fn read(&self, plan: &Planned, rows: Range<usize>, out: &mut [f32]) -> Result<(), Error> {
-        let Slice { tensor, columns, paired, .. } = &plan.source;
-        match self {
-            Input::Checkpoint(checkpoint) => {
-                let view = checkpoint.tensor(tensor)?;
-                let k = view.row_len();
-                if columns.len() == k && paired.is_none() {
-                    return Ok(view.rows_f32(rows, out)?);
-                }
-                let mut row = vec![0.0; k];
-                for (r, out) in rows.zip(out.chunks_exact_mut(columns.len())) {
-                    let r = paired.map_or(r, |head| pairs::source_row(r, head));
-                    view.rows_f32(r..r + 1, &mut row)?;
-                    out.copy_from_slice(&row[columns.clone()]);
-                }
-                Ok(())
-            }
-            Input::Gguf(..) => {
-                let data = self.raw(plan, rows)?;
-                quant::dequantize_rows(plan.published, data, columns.len(), out)
-                    .map_err(|source| Error::Quant { tensor: tensor.clone(), source })
-            }
-        }
-    }
-
-    /// The stored bytes of `rows` of a tensor that was planned by [`Conversion::of_gguf`].
-    fn raw(&self, plan: &Planned, rows: Range<usize>) -> Result<&[u8], Error> {
-        let Slice { tensor, columns, .. } = &plan.source;
-        let data = match self {
-            Input::Checkpoint(_) => None,
-            Input::Gguf(bytes, header) => header.tensor(tensor).and_then(|info| {
-                let row_bytes = info.ty.row_bytes(columns.len())?;
-                info.data(bytes)?.get(rows.start.checked_mul(row_bytes)?..rows.end.checked_mul(row_bytes)?)
-            }),
-        };
-        data.ok_or_else(|| Error::Missing(tensor.clone()))
-    }
 }

@@ -20,10 +20,15 @@ mod raven;
 mod retrofit;
 mod rope;
 mod settings;
+mod split;
+mod stream;
+mod unfit;
 mod words;
 
 pub use anatomy::{Anatomy, Part, Share, StepShare};
-pub use convert::{Conversion, Error, Input, Planned, Progress, Report, Slice, Summary, Target};
+pub use convert::{Conversion, Error, Input, NonFinite, Planned, Progress, Report, Slice, Summary, Target};
+pub use split::{Split, SplitError, split_count, split_stem};
+pub use unfit::{Places, Unfit};
 pub use words::plan_in_words;
 
 use crate::checkpoint::Checkpoint;
@@ -123,6 +128,10 @@ pub fn from_bytes(bytes: Bytes) -> Result<Model, model::Error> {
 /// are passed over.
 pub fn with_replaced(bytes: Bytes, replaced: &Replaced) -> Result<Model, model::Error> {
     let header = Header::parse(&bytes)?;
+    let count = split_count(&header)?;
+    if count > 1 {
+        return Err(model::Error::Split { count });
+    }
     let kernels = Kernels::detect()?;
     let architecture = header.metadata.require_str("general.architecture")?;
     let mut tensors = Tensors::new(&bytes, &header, kernels, replaced);

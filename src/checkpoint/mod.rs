@@ -16,6 +16,7 @@ pub use safetensors::Dtype;
 pub use tensor::TensorView;
 pub use torch::{TorchError, TorchFile};
 
+use crate::files::Bytes;
 use error::shorten;
 use serde::Deserialize;
 use serde_json::Value;
@@ -168,9 +169,18 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::NoTensor`].
     pub fn tensor(&self, name: &str) -> Result<TensorView<'_>, Error> {
+        Ok(self.tensor_in_file(name)?.0)
+    }
+
+    /// The tensor of this name, and the file it lies in.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`].
+    pub(crate) fn tensor_in_file(&self, name: &str) -> Result<(TensorView<'_>, &Bytes), Error> {
         let found = self.tensors.get_key_value(name).and_then(|(name, place)| {
-            let tensor = self.shards.get(place.shard)?.tensor(place.stored.as_deref().unwrap_or(name))?;
-            Some(TensorView { name, ..tensor })
+            let shard = self.shards.get(place.shard)?;
+            let tensor = shard.tensor(place.stored.as_deref().unwrap_or(name))?;
+            Some((TensorView { name, ..tensor }, shard.bytes()))
         });
         found.ok_or_else(|| Error::NoTensor { folder: self.folder.clone(), tensor: shorten(name) })
     }

@@ -73,6 +73,10 @@ impl Shard {
         &self.path
     }
 
+    pub(super) fn bytes(&self) -> &Bytes {
+        &self.map
+    }
+
     /// Names of the tensors.
     pub(super) fn names(&self) -> Vec<String> {
         match &self.header {
@@ -94,7 +98,8 @@ impl Shard {
                 let info = metadata.info(name)?;
                 let (start, end) = info.data_offsets;
                 let data = self.map.get(*data_start..)?.get(start..end)?;
-                Some(TensorView { name, dtype: info.dtype, shape: info.shape.clone(), data, strides: None })
+                let (shape, offset) = (info.shape.clone(), data_start + start);
+                Some(TensorView { name, dtype: info.dtype, shape, data, offset, strides: None })
             }
             Header::Torch(file) => file.tensor(&self.map, name),
         }

@@ -19,9 +19,11 @@ pub struct TensorView<'a> {
     /// Its values, little endian, with no alignment promised. They follow each other in the order of the shape, except
     /// in a tensor that is transposed or cut out of another; [`rows_f32`](Self::rows_f32) reads both.
     pub data: &'a [u8],
+    /// Where `data` begins in its file.
+    pub(crate) offset: usize,
     /// How many values lie between neighbours along each dimension; `None` where they follow each other in order.
     /// Where there are strides, no dimension is 0 and the last value ends where `data` does.
-    pub(super) strides: Option<Vec<usize>>,
+    pub(crate) strides: Option<Vec<usize>>,
 }
 
 impl TensorView<'_> {

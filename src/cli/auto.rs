@@ -192,9 +192,9 @@ impl AutoFlags {
         importance: Arc<Imatrix>,
     ) -> anyhow::Result<(Target, Decided)> {
         let target = |overrides| Target {
-            recipe: Recipe::Pure(TensorType::F16),
             overrides,
             importance: Some(Arc::clone(&importance)),
+            ..Recipe::Pure(TensorType::F16).into()
         };
         let least = measured.iter().filter_map(|s| Some(Override::exactly(&s.tensor, s.candidates.first()?.ty)));
         let least = conversion.summary(&target(least.collect()))?;

@@ -91,7 +91,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Ctrl-C: ends the pass in progress of every session that was told of it.
+/// Ctrl-C, or SIGTERM: ends the pass in progress of every session that was told of it.
 pub struct Stop {
     asked: Arc<AtomicBool>,
     sessions: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
@@ -111,7 +111,17 @@ impl Stop {
             sessions.iter().for_each(|flag| flag.store(true, Ordering::Relaxed));
         };
         ctrlc::set_handler(handler).context("cannot listen for Ctrl-C")?;
+        stop.raise_when_terminated(&stop.asked)?;
         Ok(stop)
+    }
+
+    /// SIGTERM raises the flag, too.
+    fn raise_when_terminated(&self, flag: &Arc<AtomicBool>) -> anyhow::Result<()> {
+        #[cfg(unix)]
+        signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::clone(flag))
+            .context("cannot listen for SIGTERM")?;
+        let _ = flag;
+        Ok(())
     }
 
     /// Has it been pressed?
@@ -120,9 +130,14 @@ impl Stop {
     }
 
     /// Ends this session's pass, too.
-    pub fn watch(&self, session: &Session) {
+    ///
+    /// # Errors
+    /// The system refuses to listen for one more.
+    pub fn watch(&self, session: &Session) -> anyhow::Result<()> {
         let flag = session.cancel_flag();
         flag.store(self.asked(), Ordering::Relaxed);
+        self.raise_when_terminated(&flag)?;
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner).push(flag);
+        Ok(())
     }
 }

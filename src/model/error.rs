@@ -24,6 +24,14 @@ pub enum Error {
     /// No kernels for this machine, or none for a weight format.
     #[error(transparent)]
     Kernels(#[from] kernels::Error),
+    /// The file holds only some of the model's tensors.
+    #[error(
+        "this is one of {count} files that are one model; 'rdt-quantize FILE OUT.gguf --type published' makes one of them"
+    )]
+    Split {
+        /// How many files there are.
+        count: usize,
+    },
     /// `general.architecture` names a family that this version does not run.
     #[error("architecture '{found}' is not supported; this version runs: {known}")]
     Architecture {

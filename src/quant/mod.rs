@@ -229,7 +229,7 @@ fn checked_row(ty: TensorType, k: usize) -> Result<(&'static dyn BlockFormat, us
 }
 
 /// The first value that is NaN or of a magnitude above `limit`.
-fn first_outside(values: &[f32], limit: f32) -> Option<usize> {
+pub(crate) fn first_outside(values: &[f32], limit: f32) -> Option<usize> {
     // The fold has no early exit, so that it vectorises; almost every row passes.
     let all_inside = values.iter().fold(true, |ok, v| ok & (v.abs() <= limit));
     if all_inside { None } else { values.iter().position(|v| v.is_nan() || v.abs() > limit) }

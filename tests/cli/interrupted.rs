@@ -1,4 +1,4 @@
-//! A conversion that is killed or stopped leaves nothing under the final name.
+//! A conversion that is killed or stopped, or cannot go on, leaves nothing under the final name.
 
 #![cfg(unix)]
 
@@ -16,7 +16,7 @@ use crate::models::checkpoint;
 use crate::programs::{QUANTIZE, command, names_in, run};
 
 /// Rows of the embedding and of the head: enough that converting them takes a while.
-const ROWS: u64 = 1 << 19;
+const ROWS: u64 = 1 << 20;
 /// Row length.
 const WIDTH: u64 = 64;
 
@@ -63,20 +63,30 @@ fn large_checkpoint(folder: &Path) {
     file.set_len(8 + header.len() as u64 + end).unwrap();
 }
 
-/// Starts a conversion, and sends it a signal as soon as its temporary file is there.
-fn convert_and_signal(signal: &str, from: &Path, to: &Path) -> (ExitStatus, String) {
+/// Starts a conversion, and waits for its temporary file.
+fn start(from: &Path, to: &Path) -> Child {
     let mut command = command(QUANTIZE, to);
     command.arg(from).args(["model.gguf", "--type", "f32", "-t", "1"]);
     let before = names_in(to).len();
-    let mut child: Child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     while names_in(to).len() == before && child.try_wait().unwrap().is_none() {
         thread::sleep(Duration::from_millis(1));
     }
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-s", signal, &id]).status().unwrap().success());
+    child
+}
+
+/// How it ended, and what it said.
+fn end(child: Child) -> (ExitStatus, String) {
     let output = child.wait_with_output().unwrap();
     assert!(output.stdout.is_empty(), "no summary of what was not finished");
     (output.status, String::from_utf8(output.stderr).unwrap())
+}
+
+/// Starts a conversion, and sends it a signal as soon as its temporary file is there.
+fn convert_and_signal(signal: &str, from: &Path, to: &Path) -> (ExitStatus, String) {
+    let child = start(from, to);
+    assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap().success());
+    end(child)
 }
 
 #[test]
@@ -102,13 +112,86 @@ fn a_killed_conversion_leaves_no_file_under_the_final_name() {
     assert!(fs::read(to.path().join("model.gguf")).unwrap() == file);
 }
 
+/// What a conversion replaces, if it comes to its end.
+fn older_file(to: &Path) {
+    fs::write(to.join("model.gguf"), b"GGUF, an older one").unwrap();
+}
+
+/// The older file is as it was, and there is no other.
+fn assert_untouched(to: &Path) {
+    assert_eq!(names_in(to), ["model.gguf"]);
+    assert_eq!(fs::read(to.join("model.gguf")).unwrap(), b"GGUF, an older one");
+}
+
 #[test]
 fn a_stopped_conversion_leaves_nothing() {
+    let from = tempfile::tempdir().unwrap();
+    large_checkpoint(from.path());
+    for signal in ["INT", "TERM"] {
+        let to = tempfile::tempdir().unwrap();
+        older_file(to.path());
+        let (status, stderr) = convert_and_signal(signal, from.path(), to.path());
+        assert_eq!(status.code(), Some(130), "{signal}: {status}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{signal}: {stderr}");
+        assert!(stderr.contains("stopped"), "{signal}: {stderr}");
+        assert_untouched(to.path());
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_nothing() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     large_checkpoint(from.path());
-    let (status, stderr) = convert_and_signal("INT", from.path(), to.path());
-    assert_eq!(status.code(), Some(130), "{status}: {stderr}");
+    older_file(to.path());
+    // A limit on the size of files stands for the disk; ignoring the signal turns it into an error of write().
+    let script = r#"trap '' XFSZ; ulimit -f 20000; exec "$0" "$@""#;
+    let mut command = Command::new("sh");
+    command.current_dir(to.path()).args(["-c", script, QUANTIZE]).arg(from.path()).args(["model.gguf", "-t", "2"]);
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.contains("stopped"), "{stderr}");
-    assert_eq!(names_in(to.path()), [""; 0]);
+    assert!(stderr.contains("cannot write") && stderr.contains("model.gguf: File too large"), "{stderr}");
+    assert_untouched(to.path());
+}
+
+#[test]
+fn input_that_is_cut_short_meanwhile_is_an_error() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    large_checkpoint(from.path());
+    older_file(to.path());
+    let child = start(from.path(), to.path());
+    let weights = from.path().join("model.safetensors");
+    File::options().write(true).open(&weights).unwrap().set_len(8 << 20).unwrap();
+    let (status, stderr) = end(child);
+    assert_eq!(status.code(), Some(1), "{status}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for word in ["tensor '", "model.safetensors changed while it was read"] {
+        assert!(stderr.contains(word), "{stderr}");
+    }
+    assert_untouched(to.path());
+}
+
+/// The largest part of a process's memory that was resident so far, in KiB.
+#[cfg(target_os = "linux")]
+fn peak_memory(id: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_with_the_model() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    large_checkpoint(from.path());
+    assert!(fs::metadata(from.path().join("model.safetensors")).unwrap().len() > 256 << 20);
+    let mut child = start(from.path(), to.path());
+    let mut peak = 0;
+    while child.try_wait().unwrap().is_none() {
+        peak = peak.max(peak_memory(child.id()).unwrap_or(0));
+        thread::sleep(Duration::from_millis(2));
+    }
+    assert!(child.wait().unwrap().success());
+    assert!((1..64 << 10).contains(&peak), "{peak} KiB");
 }

@@ -1,14 +1,15 @@
 //! What rdt-quantize writes, says and refuses.
 
 use std::fs;
+use std::path::Path;
 
-use rdt::gguf::{Header, TensorDecl, TensorType, Value};
+use rdt::gguf::{Header, Metadata, TensorDecl, TensorType, Value};
 use serde_json::Value as Json;
 
 use crate::models::{Parts, chat_checkpoint, checkpoint, gguf};
-use crate::programs::{Outcome, QUANTIZE, names_in, run};
+use crate::programs::{Outcome, QUANTIZE, TRACE, names_in, run};
 
-fn quantize(folder: &std::path::Path, args: &[&str]) -> Outcome {
+fn quantize(folder: &Path, args: &[&str]) -> Outcome {
     run(QUANTIZE, folder, args)
 }
 
@@ -128,6 +129,119 @@ fn formats_that_cannot_be_read_are_named() {
     assert_eq!(names_in(dir.path()), ["m.gguf"]);
     quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "published"]).ok("kept as it is");
     assert_eq!(Parts::of(&fs::read(dir.path().join("out.gguf")).unwrap()).tensors, parts.tensors);
+}
+
+#[test]
+fn bytes_do_not_depend_on_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = chat_checkpoint();
+    let model = model.to_str().unwrap();
+    for recipe in ["q4_0", "published"] {
+        let [one, more @ ..] = ["1", "2", "7"].map(|threads| {
+            quantize(dir.path(), &[model, "out.gguf", "--type", recipe, "-t", threads]).ok(threads);
+            fs::read(dir.path().join("out.gguf")).unwrap()
+        });
+        assert!(more.iter().all(|bytes| *bytes == one), "{recipe}");
+    }
+}
+
+/// A GGUF with these values at the start of two tensors.
+fn spoiled(dir: &Path, values: [f32; 2]) {
+    let mut parts = Parts::of(&gguf("f32"));
+    for (name, values) in [("blk.0.attn_k.weight", &values[..1]), ("blk.1.ffn_up.weight", &values[..])] {
+        let tensor = parts.tensors.iter_mut().find(|(d, _)| d.name == name).unwrap();
+        for (bytes, value) in tensor.1.as_chunks_mut().0.iter_mut().skip(3).zip(values) {
+            *bytes = value.to_le_bytes();
+        }
+    }
+    fs::write(dir.join("m.gguf"), parts.file()).unwrap();
+}
+
+#[test]
+fn all_tensors_that_are_not_finite_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    spoiled(dir.path(), [f32::NAN, f32::INFINITY]);
+    let outcome = quantize(dir.path(), &["m.gguf", "out.gguf"]);
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(1), ""), "{outcome:?}");
+    let said: Vec<_> = outcome.stderr.lines().collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(said[0].ends_with("'blk.0.attn_k.weight' has 1 value NaN or infinite, the first NaN at row 0, column 3"));
+    assert!(said[1].ends_with("'blk.1.ffn_up.weight' has 2 values NaN or infinite, the first NaN at row 0, column 3"));
+    assert!(said[2].contains("m.gguf: 2 tensors") && said[2].contains("--allow-non-finite"), "{said:?}");
+    assert_eq!(names_in(dir.path()), ["m.gguf"]);
+
+    for recipe in ["q4_0", "f16", "published"] {
+        let args = ["m.gguf", "out.gguf", "--allow-non-finite", "--type", recipe];
+        let outcome = quantize(dir.path(), &args).ok("as wished");
+        let said: Vec<_> = outcome.stderr.lines().collect();
+        assert!(said.len() == 2 && said[0].contains("attn_k") && said[1].contains("ffn_up"), "{said:?}");
+        let parts = Parts::of(&fs::read(dir.path().join("out.gguf")).unwrap());
+        let (decl, bytes) = parts.tensors.iter().find(|(d, _)| d.name == "blk.1.ffn_up.weight").unwrap();
+        let mut values = vec![0.0; decl.dims.iter().product()];
+        rdt::quant::dequantize_rows(decl.ty, bytes, decl.dims[0], &mut values).unwrap();
+        if recipe != "q4_0" {
+            assert!(values[3].is_nan() && values[4] == f32::INFINITY && values[5].is_finite());
+        }
+    }
+}
+
+#[test]
+fn values_too_large_for_the_type_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    spoiled(dir.path(), [1.0, -1e6]);
+    let args = ["m.gguf", "out.gguf", "--type", "f16"];
+    for more in [&[][..], &["--allow-non-finite"]] {
+        let line = quantize(dir.path(), &[&args[..], more].concat()).refused(1, "f16");
+        assert!(line.contains("'blk.1.ffn_up.weight' has 1 value that f16 cannot hold"), "{line}");
+        assert!(line.contains("the first -1000000 at row 0, column 4") && !line.contains("--allow"), "{line}");
+    }
+    quantize(dir.path(), &["m.gguf", "out.gguf", "--type", "bf16"]).ok("a type with a larger range");
+}
+
+/// The files that a GGUF was cut into.
+fn cut(dir: &Path, file: &[u8], count: u16) {
+    let whole = Parts::of(file);
+    let tensors = whole.tensors.len();
+    let mut rest = whole.tensors;
+    for number in 0..count {
+        let mut metadata = if number == 0 { whole.metadata.clone() } else { Metadata::new() };
+        metadata.insert("split.no", number);
+        metadata.insert("split.count", count);
+        metadata.insert("split.tensors.count", tensors as i32);
+        let here = if number + 1 == count { rest.len() } else { tensors / usize::from(count) };
+        let part = Parts { metadata, tensors: rest.drain(..here).collect() };
+        fs::write(dir.join(format!("m-f32-{:05}-of-{count:05}.gguf", number + 1)), part.file()).unwrap();
+    }
+}
+
+#[test]
+fn a_gguf_in_several_files_is_one_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    cut(dir.path(), &gguf("f32"), 3);
+    for part in 1..=3 {
+        quantize(dir.path(), &[&format!("m-f32-{part:05}-of-00003.gguf")]).ok("any of them");
+        assert_eq!(fs::read(file("m-q4_0.gguf")).unwrap(), gguf("q4_0"), "{part}");
+    }
+    let [first, second, third] = [1, 2, 3].map(|part| format!("m-f32-{part:05}-of-00003.gguf"));
+    assert!(quantize(dir.path(), &[&first, &third]).refused(1, "a part").contains("is the input"));
+    let trace = run(TRACE, dir.path(), &["-m", &first, "--tokens", "1", "--out", "out"]);
+    assert!(trace.refused(1, "run").contains("one of 3 files"));
+
+    fs::write(file("renamed.gguf"), fs::read(file(&first)).unwrap()).unwrap();
+    assert!(quantize(dir.path(), &["renamed.gguf", "out.gguf"]).refused(1, "a name").contains("NAME-00001-of-00003"));
+    let good = fs::read(file(&second)).unwrap();
+    fs::write(file(&second), fs::read(file(&third)).unwrap()).unwrap();
+    let line = quantize(dir.path(), &[&first, "out.gguf"]).refused(1, "one twice");
+    assert!(line.contains(&second) && line.contains("split.no is 2; expected 1"), "{line}");
+    let mut part = Parts::of(&good);
+    part.tensors.pop();
+    fs::write(file(&second), part.file()).unwrap();
+    assert!(quantize(dir.path(), &[&first, "out.gguf"]).refused(1, "one too few").contains("tensors; expected"));
+    fs::remove_file(file(&second)).unwrap();
+    let line = quantize(dir.path(), &[&first, "out.gguf"]).refused(1, "a missing file");
+    assert!(line.contains(&second) && line.contains("all 3 files"), "{line}");
+    assert!(!file("out.gguf").exists());
 }
 
 #[test]

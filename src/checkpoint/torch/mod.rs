@@ -101,7 +101,7 @@ impl TorchFile {
         let (name, placed) = self.tensors.get_key_value(name)?;
         let data = file.get(placed.bytes.clone())?;
         let (shape, strides) = (placed.shape.clone(), placed.strides.clone());
-        Some(TensorView { name, dtype: placed.dtype, shape, data, strides })
+        Some(TensorView { name, dtype: placed.dtype, shape, data, offset: placed.bytes.start, strides })
     }
 }
 
