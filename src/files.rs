@@ -178,7 +178,7 @@ impl Bytes {
 
 /// Opens a regular file and returns its size. The kind is checked by path first, because opening a pipe waits
 /// for a writer, and again on the open file, which is the one that will be used.
-fn open_regular(path: &Path) -> Result<(File, u64), Error> {
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64), Error> {
     let meta = fs::metadata(path).map_err(io_error("open", path))?;
     require_regular(path, &meta)?;
     let file = File::open(path).map_err(io_error("open", path))?;

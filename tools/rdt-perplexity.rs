@@ -98,9 +98,6 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let base = flags.base.as_deref().map(BaseRun::open).transpose()?;
     let windows = windows(flags, &model, base.as_ref())?;
     let vocab = model.config().vocab;
-    if let Some(base) = &base {
-        base.check(&windows, vocab)?;
-    }
     if let Some(other) = &base_model
         && other.config().vocab != vocab
     {
@@ -239,12 +236,14 @@ impl Job<'_> {
         let (mut session, policy) = self.session(self.model, steps)?;
         let (max_steps, threads, shape) = (session.steps(), session.threads(), *session.kv_shape());
         let mut base_session = self.base_model.map(|model| self.session(model, steps)).transpose()?;
-        let mut base = base_session
-            .as_mut()
-            .map(|(session, policy)| Evaluation::new(session, policy.clone(), self.windows, self.reading));
-        let mut base = base.take().transpose()?;
+        let mut base = match &mut base_session {
+            None => None,
+            Some((session, policy)) => Some(Evaluation::new(session, policy.clone(), self.windows, self.reading)?),
+        };
         let run = Evaluation::new(&mut session, policy, self.windows, self.reading)?;
+        // From its start at every depth.
         let stored = self.flags.base.as_deref().map(BaseRun::open).transpose()?;
+        stored.iter().try_for_each(|base| base.check(self.windows, self.model.config().vocab))?;
         let saved = match &self.flags.save_base {
             None => None,
             Some(path) => Some(BaseWriter::new(AtomicFile::create(path)?, self.windows, self.model.config().vocab)?),

@@ -147,15 +147,9 @@ impl BaseRun<BufReader<File>> {
     /// # Errors
     /// [`Error::File`], or as [`BaseRun::new`] with the path.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |source| files::Error::Io { action: "open", path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
-        if !meta.is_file() {
-            let found = if meta.is_dir() { "a folder" } else { "a device or pipe" };
-            return Err(files::Error::NotAFile { path: path.to_owned(), found }.into());
-        }
+        let (file, length) = files::open_regular(path)?;
         let path = Some(path.to_owned());
-        let run = Self::new(BufReader::with_capacity(1 << 20, file), meta.len());
+        let run = Self::new(BufReader::with_capacity(1 << 20, file), length);
         run.map_err(|e| named(path.as_deref(), e)).map(|run| Self { path: path.clone(), ..run })
     }
 }

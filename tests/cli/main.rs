@@ -4,6 +4,7 @@ mod inspect;
 mod interrupted;
 mod malformed;
 mod malformed_checkpoint;
+mod measured;
 mod models;
 mod programs;
 mod quantize;

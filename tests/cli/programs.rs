@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+pub(crate) const IMATRIX: &str = env!("CARGO_BIN_EXE_rdt-imatrix");
 pub(crate) const INSPECT: &str = env!("CARGO_BIN_EXE_rdt-inspect");
+pub(crate) const PERPLEXITY: &str = env!("CARGO_BIN_EXE_rdt-perplexity");
 pub(crate) const QUANTIZE: &str = env!("CARGO_BIN_EXE_rdt-quantize");
 pub(crate) const TRACE: &str = env!("CARGO_BIN_EXE_rdt-trace");
 
