@@ -203,7 +203,7 @@ fn explain(error: anyhow::Error, input: &Path) -> anyhow::Error {
 enum Source {
     Checkpoint(Box<Checkpoint>),
     Gguf(Bytes, Box<Header>),
-    Split(Split),
+    Split(Box<Split>),
 }
 
 impl Source {
@@ -216,7 +216,7 @@ impl Source {
         let header = Header::parse(&bytes).with_context(in_file)?;
         let count = arch::split_count(&header).with_context(in_file)?;
         if count > 1 {
-            return Ok(Self::Split(Split::open(path, count)?));
+            return Ok(Self::Split(Box::new(Split::open(path, count)?)));
         }
         if is_known(&header) {
             // A file that is no whole model would become another that is none.

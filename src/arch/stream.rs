@@ -23,11 +23,11 @@ use std::thread;
 use std::time::Duration;
 
 /// Bytes that a chunk has before or after, whichever is more: few enough for a core's own cache, enough that what a
-/// chunk costs besides does not count.
-const CHUNK_BYTES: usize = 512 << 10;
+/// chunk costs besides does not count. Tests have small tensors and want many chunks.
+const CHUNK_BYTES: usize = if cfg!(test) { 100 } else { 512 << 10 };
 
 /// Values converted at a time where rows follow each other in the file: 16 KiB of f32. A multiple of every block length.
-const PIECE: usize = 4096;
+const PIECE: usize = if cfg!(test) { 256 } else { 4096 };
 
 /// How often the caller is asked whether to go on while there is nothing to write.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -458,4 +458,133 @@ pub(super) fn run<W: Write>(
         }
         if looking { Err(Error::Unfit(unfit)) } else { Ok(unfit) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{Conversion, NonFinite, Slice};
+    use crate::checkpoint::Checkpoint;
+    use crate::gguf::{Header, Metadata, TensorDecl};
+    use crate::quant::{Recipe, Role};
+    use std::path::Path;
+
+    fn planned(
+        name: String,
+        tensor: &str,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        paired: Option<usize>,
+    ) -> Planned {
+        let dims = vec![columns.len(), rows.len()];
+        let source = Slice { tensor: tensor.to_owned(), rows, columns, paired };
+        Planned { name, role: Role::Other, dims, source, published: TensorType::F32, keep: false }
+    }
+
+    /// A checkpoint with tensors of all kinds: f64, f32, f16, bf16, shared, cut and transposed.
+    fn checkpoint(folder: &Path) -> Checkpoint {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/torch/plain.pt");
+        std::fs::copy(data, folder.join("model.pt")).unwrap();
+        std::fs::write(folder.join("config.json"), r#"{"model_type": "any"}"#).unwrap();
+        Checkpoint::open(folder).unwrap()
+    }
+
+    #[test]
+    fn every_part_of_every_tensor_is_what_the_checkpoint_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = checkpoint(dir.path());
+        let (mut tensors, mut expected) = (Vec::new(), Vec::new());
+        let mut strided = 0;
+        for name in checkpoint.names() {
+            let view = checkpoint.tensor(name).unwrap();
+            let Ok(values) = view.to_f32() else { continue };
+            let (rows, k) = (view.rows(), view.row_len());
+            if values.is_empty() {
+                continue;
+            }
+            strided += usize::from(view.strides.is_some());
+            let parts = [(0..rows, 0..k), (rows / 2..rows, 0..k), (rows / 3..rows, k / 2..k), (0..1, k - 1..k)];
+            for (part, (rows, columns)) in parts.into_iter().enumerate() {
+                // The middle of a tensor is no whole number of heads.
+                for paired in [None, Some(2)] {
+                    if paired.is_some_and(|head| view.rows() % head != 0) {
+                        continue;
+                    }
+                    let name = format!("{name}.{part}.{}", paired.is_some());
+                    let stored = |row| paired.map_or(row, |head| pairs::source_row(row, head));
+                    let rows_of = rows.clone().map(|row| &values[stored(row) * k..][columns.clone()]);
+                    expected.push(rows_of.flatten().copied().collect::<Vec<_>>());
+                    tensors.push(planned(name, view.name, rows.clone(), columns.clone(), paired));
+                }
+            }
+        }
+        assert!(strided > 0 && tensors.len() > 40, "{strided} of {}", tensors.len());
+        let plan = Conversion { metadata: Metadata::new(), tensors, notes: Vec::new() };
+        let input = Input::Checkpoint(&checkpoint);
+        let written = plan.write_with(&input, Recipe::F32, NonFinite::Store, Vec::new(), &mut |_| true).unwrap();
+        let header = Header::parse(&written.out).unwrap();
+        for (info, expected) in header.tensors.iter().zip(&expected) {
+            let bytes: Vec<_> = expected.iter().flat_map(|x| x.to_le_bytes()).collect();
+            assert_eq!(info.data(&written.out).unwrap(), bytes, "{}", info.name);
+        }
+    }
+
+    #[test]
+    fn importance_is_that_of_the_whole_row() {
+        let (k, rows) = (512, 9);
+        let values: Vec<f32> = (0..k * rows).map(|i| (i as f32 * 0.37).sin()).collect();
+        let importance: Vec<f32> = (0..k).map(|i| 1.0 + (i as f32 * 0.11).cos()).collect();
+        let decl = |ty| TensorDecl { name: "t".into(), ty, dims: vec![k, rows] };
+        let mut file = Writer::new(Vec::new(), &Metadata::new(), &[decl(TensorType::F32)]).unwrap();
+        file.write_tensor("t", &values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>()).unwrap();
+        let file = Bytes::from(file.finish().unwrap());
+        let header = Header::parse(&file).unwrap();
+        let plan = planned("t".into(), "t", 0..rows, 0..k, None);
+        for ty in [TensorType::Q4_0, TensorType::Q4_K, TensorType::IQ4_XS] {
+            let report = Report { name: "t".into(), dims: vec![k, rows], published: TensorType::F32, ty, why: None };
+            let job = Job::new(&Input::Gguf(&file, &header), &plan, &report, Some(&importance)).unwrap();
+            let mut writer = Writer::new(Vec::new(), &Metadata::new(), &[decl(ty)]).unwrap();
+            run(&[job], &mut writer, false, &mut |_| true).unwrap();
+            let out = writer.finish().unwrap();
+            let mut expected = vec![0; rows * ty.row_bytes(k).unwrap()];
+            quant::quantize_rows(ty, &values, k, &mut expected, Some(&importance)).unwrap();
+            assert_eq!(Header::parse(&out).unwrap().tensors[0].data(&out).unwrap(), expected, "{ty}");
+        }
+    }
+
+    /// Fails after some bytes, as a full disk does.
+    struct Full(usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn everybody_comes_to_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let checkpoint = checkpoint(dir.path());
+        let name = checkpoint.names().find(|n| checkpoint.tensor(n).is_ok_and(|t| t.to_f32().is_ok() && t.rows() > 3));
+        let view = checkpoint.tensor(name.unwrap()).unwrap();
+        let tensors = (0..50).map(|i| planned(format!("{i}"), view.name, 0..view.rows(), 0..view.row_len(), None));
+        let plan = Conversion { metadata: Metadata::new(), tensors: tensors.collect(), notes: Vec::new() };
+        let input = Input::Checkpoint(&checkpoint);
+        let whole = plan.write(&input, Recipe::F32, Vec::new(), &mut |_| true).unwrap().0.len();
+        for room in [0, whole / 2, whole - 1] {
+            let error = plan.write(&input, Recipe::F32, Full(room), &mut |_| true).err().unwrap();
+            assert!(matches!(error, Error::Gguf(_)), "{error}");
+        }
+        let mut calls = 0;
+        let mut stop = |_: Progress<'_>| {
+            calls += 1;
+            calls < 20
+        };
+        assert!(matches!(plan.write(&input, Recipe::F32, Vec::new(), &mut stop), Err(Error::Stopped)));
+    }
 }
