@@ -63,6 +63,7 @@ pub mod files;
 mod float16;
 pub mod generate;
 pub mod gguf;
+mod isa;
 pub mod kernels;
 pub mod model;
 pub mod quant;

@@ -295,9 +295,9 @@ pub struct Kernels {
 impl Kernels {
     /// The best kernels for this machine, or those that the environment variable `RDT_ISA` names.
     pub fn detect() -> Result<&'static Kernels, Error> {
-        match std::env::var("RDT_ISA") {
-            Ok(name) if !name.is_empty() => Self::of(name.parse()?),
-            _ => Ok(Isa::ALL.into_iter().rev().find_map(|isa| Self::of(isa).ok()).unwrap_or(&scalar::KERNELS)),
+        match crate::isa::forced() {
+            Some(name) => Self::of(name.parse()?),
+            None => Ok(Isa::ALL.into_iter().rev().find_map(|isa| Self::of(isa).ok()).unwrap_or(&scalar::KERNELS)),
         }
     }
 

@@ -17,8 +17,10 @@
 //!
 //! A non-finite value in a block makes the whole block or super-block meaningless.
 
+use super::batch::{self, Search, Weighting};
+use super::lanes::{Columns, Lanes};
 use super::nibbles::{self, LEN as SUB};
-use super::{BlockFormat, blocks, blocks_mut, check_lengths, half, search, store_half};
+use super::{Coder, blocks, half, search, store_half};
 use crate::gguf::TensorType;
 
 /// What the levels stand for.
@@ -37,7 +39,7 @@ pub(super) struct Iq4Nl;
 /// The format with super-blocks; see the module.
 pub(super) struct Iq4Xs;
 
-impl BlockFormat for Iq4Nl {
+impl Coder for Iq4Nl {
     fn tensor_type(&self) -> TensorType {
         TensorType::IQ4_NL
     }
@@ -46,37 +48,20 @@ impl BlockFormat for Iq4Nl {
         LIMIT
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
-        let quantize = |x: &[f32; SUB], block: &mut [u8], importance| {
-            let d = best_scale(x, &weights(x, importance, search::mean_square(x)));
-            let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-            nibbles::pack(&x.map(|x| level(inverse * x)), &mut block[2..]);
-            store_half(block, 0, d)
-        };
-        let blocks = blocks_mut(TensorType::IQ4_NL, src, dst);
-        let Some(importance) = importance else {
-            return blocks.for_each(|(x, block)| {
-                quantize(x, block, None);
-            });
-        };
-        for ((x, block), importance) in blocks.zip(importance.as_chunks::<SUB>().0) {
-            if !quantize(x, block, Some(importance)) {
-                // Weights or their sums left the range of f32; ggml would store this NaN or infinity.
-                quantize(x, block, None);
-            }
-        }
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        batch::quantize::<SUB, L, _>(self, TensorType::IQ4_NL, src, dst, importance);
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (block, x) in blocks(TensorType::IQ4_NL, src, dst) {
             *x = values(half(block, 0), &block[2..]);
         }
     }
 }
 
-impl BlockFormat for Iq4Xs {
+impl Coder for Iq4Xs {
     fn tensor_type(&self) -> TensorType {
         TensorType::IQ4_XS
     }
@@ -85,23 +70,13 @@ impl BlockFormat for Iq4Xs {
         32.0 * LIMIT
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
-        let blocks = blocks_mut(TensorType::IQ4_XS, src, dst);
-        let Some(importance) = importance else {
-            return blocks.for_each(|(x, block)| {
-                quantize_super(x, block, None);
-            });
-        };
-        for ((x, block), importance) in blocks.zip(importance.as_chunks::<LEN>().0) {
-            if !quantize_super(x, block, Some(importance)) {
-                quantize_super(x, block, None);
-            }
-        }
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        batch::quantize::<LEN, L, _>(self, TensorType::IQ4_XS, src, dst, importance);
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (block, x) in blocks::<LEN>(TensorType::IQ4_XS, src, dst) {
             let (d, high) = (half(block, 0), u16::from_le_bytes([block[2], block[3]]));
             let subs = x.as_chunks_mut::<SUB>().0.iter_mut().zip(block[8..].chunks_exact(SUB / 2));
@@ -113,98 +88,168 @@ impl BlockFormat for Iq4Xs {
     }
 }
 
-/// ggml's `quantize_row_iq4_nl_impl` for one super-block; false if a number to store is not finite.
-fn quantize_super(x: &[f32; LEN], block: &mut [u8], importance: Option<&[f32; LEN]>) -> bool {
-    let mean_square = search::mean_square(x);
-    let x = x.as_chunks::<SUB>().0;
-    let mut scales = [0.0f32; SUBS];
-    let (mut largest, mut extreme) = (0.0f32, 0.0f32);
-    for (j, x) in x.iter().enumerate() {
-        let importance = importance.map(|w| &w.as_chunks::<SUB>().0[j]);
-        scales[j] = best_scale(x, &weights(x, importance, mean_square));
-        if scales[j].abs() > largest {
-            largest = scales[j].abs();
-            extreme = scales[j];
+impl Search<SUB> for Iq4Nl {
+    const ROW: bool = false;
+
+    #[inline(always)]
+    fn search<const L: usize>(
+        &self,
+        x: &Columns<SUB, L>,
+        weighting: Option<&Weighting<SUB, L>>,
+        dst: &mut [u8],
+    ) -> [bool; L] {
+        let mean_square = search::mean_square(&x.0);
+        let d = best_scale(&x.0, &weights(&x.0, weighting.map(|w| &w.importance.0), mean_square));
+        let mut levels = Columns::ZERO;
+        fill_levels(&x.0, d, &mut levels.0);
+        let mut finite = [true; L];
+        for (l, block) in dst.chunks_exact_mut(TensorType::IQ4_NL.block_bytes()).enumerate().take(L) {
+            nibbles::pack(&levels.block(l), &mut block[2..]);
+            finite[l] = store_half(block, 0, d.0[l]);
         }
+        finite
     }
-    let d = -extreme / 32.0;
-    let finite = store_half(block, 0, d);
-    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+}
+
+impl Search<LEN> for Iq4Xs {
+    const ROW: bool = false;
+
+    /// ggml's `quantize_row_iq4_nl_impl` for super-blocks.
+    #[inline(always)]
+    fn search<const L: usize>(
+        &self,
+        x: &Columns<LEN, L>,
+        weighting: Option<&Weighting<LEN, L>>,
+        dst: &mut [u8],
+    ) -> [bool; L] {
+        let mean_square = search::mean_square(&x.0);
+        let mut levels = Columns::<LEN, L>::ZERO;
+        let mut scales = [Lanes::splat(0.0); SUBS];
+        for (j, (x, _)) in search::subs::<SUB, L>(&x.0, &mut levels.0).enumerate() {
+            let importance = weighting.map(|w| &w.importance.0.as_chunks::<SUB>().0[j]);
+            scales[j] = best_scale(x, &weights(x, importance, mean_square));
+        }
+        let d = -search::extreme(&scales).0 / Lanes::splat(32.0);
+        let inverse = inverse(d);
+        for ((x, levels), scale) in search::subs::<SUB, L>(&x.0, &mut levels.0).zip(&mut scales) {
+            // From here on an integer.
+            *scale = (inverse * *scale).nearest_wrapping().max(Lanes::splat(-32.0)).min(Lanes::splat(31.0));
+            // Of `d` as it was before it was stored.
+            fill_levels(x, d * *scale, levels);
+        }
+        let mut finite = [true; L];
+        for (l, block) in dst.chunks_exact_mut(TensorType::IQ4_XS.block_bytes()).enumerate().take(L) {
+            finite[l] = store_half(block, 0, d.0[l]);
+            store(block, &scales.map(|s| (s.0[l] + 32.0) as u8), &levels.block(l));
+        }
+        finite
+    }
+}
+
+/// Fills a super-block, all but its first two bytes.
+#[inline(always)]
+fn store(block: &mut [u8], scales: &[u8; SUBS], levels: &[f32; LEN]) {
     let (head, q) = block.split_at_mut(8);
     let (mut high, low) = (0u16, &mut head[4..]);
     low.fill(0);
-    for (j, (x, q)) in x.iter().zip(q.chunks_exact_mut(SUB / 2)).enumerate() {
-        let s = search::nearest(inverse * scales[j]).clamp(-32, 31);
-        // Of `d` as it was before it was stored.
-        let d = d * s as f32;
-        let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        nibbles::pack(&x.map(|x| level(inverse * x)), q);
-        let s = (s + 32) as u8;
+    for (j, s) in scales.iter().enumerate() {
         low[j / 2] |= (s & 15) << (j % 2 * 4);
         high |= u16::from(s >> 4) << (2 * j);
     }
     head[2..4].copy_from_slice(&high.to_le_bytes());
-    finite
-}
-
-fn weights(x: &[f32; SUB], importance: Option<&[f32; SUB]>, mean_square: f32) -> [f32; SUB] {
-    match importance {
-        // Doubling is exact, so it may come last.
-        Some(importance) => search::weights(x, importance, 2.0 * mean_square),
-        None => x.map(|x| x * x),
+    for (levels, q) in levels.as_chunks::<SUB>().0.iter().zip(q.chunks_exact_mut(SUB / 2)) {
+        nibbles::pack(levels, q);
     }
 }
 
-/// The level that stands for the number nearest to `x`; of two equally near ones the upper.
-fn level(x: f32) -> u8 {
-    let above = VALUES.partition_point(|&v| f32::from(v) <= x);
-    if above == 0 {
-        0
-    } else if above == VALUES.len() || x - f32::from(VALUES[above - 1]) < f32::from(VALUES[above]) - x {
-        above as u8 - 1
-    } else {
-        above as u8
+#[inline(always)]
+fn weights<const L: usize>(
+    x: &[Lanes<L>; SUB],
+    importance: Option<&[Lanes<L>; SUB]>,
+    mean_square: Lanes<L>,
+) -> Columns<SUB, L> {
+    match importance {
+        // Doubling is exact, so it may come last.
+        Some(importance) => search::weights_about(x, importance, Lanes::splat(2.0) * mean_square),
+        None => search::squares(x),
+    }
+}
+
+/// What a number is multiplied with to be divided by `d`; 0 if that is zero.
+#[inline(always)]
+fn inverse<const L: usize>(d: Lanes<L>) -> Lanes<L> {
+    d.ne(Lanes::splat(0.0)).select(Lanes::splat(1.0) / d, Lanes::splat(0.0))
+}
+
+/// The middle between what level `q` and the next one stand for, a number that f32 holds exactly.
+const fn middle(q: usize) -> f32 {
+    (VALUES[q] as f32 + VALUES[q + 1] as f32) / 2.0
+}
+
+/// What the level stands for that is nearest to `x`; of two equally near ones the upper.
+#[inline(always)]
+fn nearest_value<const L: usize>(x: Lanes<L>) -> Lanes<L> {
+    let zero = Lanes::splat(0.0);
+    let mut value = Lanes::splat(f32::from(VALUES[0]));
+    for q in 0..VALUES.len() - 1 {
+        // Exact: integers.
+        let step = Lanes::splat(f32::from(VALUES[q + 1]) - f32::from(VALUES[q]));
+        value += x.ge(Lanes::splat(middle(q))).select(step, zero);
+    }
+    value
+}
+
+/// The levels that stand for the numbers nearest to `x / d`.
+#[inline(always)]
+fn fill_levels<const L: usize>(x: &[Lanes<L>; SUB], d: Lanes<L>, levels: &mut [Lanes<L>; SUB]) {
+    let (zero, one) = (Lanes::splat(0.0), Lanes::splat(1.0));
+    let inverse = inverse(d);
+    for (level, &x) in levels.iter_mut().zip(x) {
+        *level = (0..VALUES.len() - 1)
+            .fold(zero, |level, q| level + (inverse * x).ge(Lanes::splat(middle(q))).select(one, zero));
     }
 }
 
 /// What the levels in sixteen bytes stand for, times `d`.
+#[inline(always)]
 fn values(d: f32, q: &[u8]) -> [f32; SUB] {
-    nibbles::unpack(q).map(|q| d * f32::from(VALUES[usize::from(q)]))
+    let mut scaled = [0.0; VALUES.len()];
+    for (scaled, v) in scaled.iter_mut().zip(VALUES) {
+        *scaled = d * f32::from(v);
+    }
+    let mut x = [0.0; SUB];
+    for (x, q) in x.iter_mut().zip(nibbles::unpack(q)) {
+        *x = scaled[usize::from(q & 15)];
+    }
+    x
 }
 
 /// The scale `d` for which `d * VALUES[q]` is nearest to `x` in weighted least squares, of the stretches tried.
-fn best_scale(x: &[f32; SUB], weights: &[f32; SUB]) -> f32 {
-    let (mut amax, mut max) = (0.0f32, 0.0f32);
-    for &v in x {
-        if v.abs() > amax {
-            amax = v.abs();
-            max = v;
-        }
-    }
-    if amax < search::SMALLEST_BLOCK {
-        return 0.0;
-    }
-    let sums = |inverse: f32| {
-        let (mut xq, mut qq) = (0.0f32, 0.0f32);
-        for (&x, &w) in x.iter().zip(weights) {
-            let q = f32::from(VALUES[usize::from(level(inverse * x))]);
-            xq += w * q * x;
-            qq += w * q * q;
+#[inline(always)]
+fn best_scale<const L: usize>(x: &[Lanes<L>; SUB], weights: &Columns<SUB, L>) -> Lanes<L> {
+    let zero = Lanes::splat(0.0);
+    let (max, amax) = search::extreme(x);
+    let sums = |inverse: Lanes<L>| {
+        let (mut xq, mut qq) = (zero, zero);
+        for (&x, &w) in x.iter().zip(&weights.0) {
+            let q = nearest_value(inverse * x);
+            let wq = w * q;
+            xq += wq * x;
+            qq += wq * q;
         }
         (xq, qq)
     };
     let first = f32::from(VALUES[0]);
-    let (xq, qq) = sums(1.0 / (-max / first));
-    let mut scale = if qq > 0.0 { xq / qq } else { 0.0 };
+    let (xq, qq) = sums(Lanes::splat(1.0) / (-max / Lanes::splat(first)));
+    let mut scale = qq.gt(zero).select(xq / qq, zero);
     let mut best = scale * xq;
     for tried in -TRIES..=TRIES {
-        let (xq, qq) = sums((tried as f32 + first) / max);
-        if qq > 0.0 && xq * xq > best * qq {
-            scale = xq / qq;
-            best = scale * xq;
-        }
+        let (xq, qq) = sums(Lanes::splat(tried as f32 + first) / max);
+        let better = qq.gt(zero) & (xq * xq).gt(best * qq);
+        scale = better.select(xq / qq, scale);
+        best = better.select(scale * xq, best);
     }
-    scale
+    Lanes::splat(search::SMALLEST_BLOCK).gt(amax).select(zero, scale)
 }
 
 #[cfg(test)]
@@ -213,9 +258,18 @@ mod tests {
 
     #[test]
     fn levels_are_the_nearest() {
-        for x in (-1400..1400).map(|x| x as f32 / 10.0) {
-            let distance = |q: u8| (f32::from(VALUES[usize::from(q)]) - x).abs();
-            assert!((0..16).all(|q| distance(level(x)) <= distance(q)), "{x}");
+        let level = |x: f32| {
+            let mut levels = [Lanes([0.0]); SUB];
+            fill_levels(&[Lanes([x]); SUB], Lanes([1.0]), &mut levels);
+            assert_eq!(nearest_value(Lanes([x])).0, [f32::from(VALUES[levels[0].0[0] as usize])]);
+            levels[0].0[0] as usize
+        };
+        let middles = (0..15).map(middle).flat_map(|x| [x.next_down(), x, x.next_up()]);
+        for x in (-1400..1400).map(|x| x as f32 / 10.0).chain(middles) {
+            // As ggml has it, roundings included.
+            let above = VALUES.partition_point(|&v| f32::from(v) <= x).clamp(1, 15);
+            let (a, b) = (f32::from(VALUES[above - 1]), f32::from(VALUES[above]));
+            assert_eq!(level(x), if x - a < b - x { above - 1 } else { above }, "{x}");
         }
         // Ties.
         assert_eq!((level(-4.5), level(7.0), level(101.0)), (8, 9, 15));

@@ -15,8 +15,10 @@
 //! # Ok::<(), quant::Error>(())
 //! ```
 
+mod batch;
 pub mod imatrix;
 mod iq4;
+mod lanes;
 mod nibbles;
 mod plain;
 mod q4_0;
@@ -25,7 +27,9 @@ mod q4_k;
 mod q6_k;
 mod q8_0;
 pub mod recipe;
+mod round;
 mod search;
+mod tier;
 
 pub use imatrix::Imatrix;
 pub(crate) use iq4::VALUES as IQ4_VALUES;
@@ -34,9 +38,11 @@ pub use recipe::{Choice, Override, Recipe, Role, Seen};
 use crate::float16::{f16_to_f32, f32_to_f16};
 use crate::gguf::TensorType;
 use rayon::prelude::*;
+use tier::{Tier, Work};
 
-/// Values below which a piece of work is not worth handing to another thread.
-const VALUES_PER_TASK: usize = 16 * 1024;
+/// Values in a piece of work: enough to be worth handing to another thread and to fill the lanes of a search, few enough to
+/// stay in a core's cache between the check and the conversion.
+const VALUES_PER_TASK: usize = 8 * 1024;
 
 /// Why rows were not converted.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -102,8 +108,7 @@ pub enum Error {
 
 /// A storage format for rows of numbers.
 ///
-/// The methods convert one row, or any whole number of blocks where no importance is given, on the calling thread.
-/// They take any float without panicking; what becomes of non-finite values, and of values past
+/// The methods convert any whole number of blocks, or of rows where an importance is given, on the calling thread. They take any float without panicking; what becomes of non-finite values, and of values past
 /// [`limit`](Self::limit), is said in the format's module. [`quantize_rows`] refuses both.
 ///
 /// # Panics
@@ -118,7 +123,7 @@ pub trait BlockFormat: Sync {
     /// Writes `src` (values, a multiple of the block length) to `dst` (bytes, the same number of blocks).
     ///
     /// `importance`, one non-negative number per value of the row, says how much an error in that column matters:
-    /// usually the mean square of the activation it is multiplied with. With it `src` must be exactly one row,
+    /// usually the mean square of the activation it is multiplied with. With it `src` must be a whole number of rows,
     /// because formats may look at the whole row. Formats that have no use for it ignore it.
     fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>);
 
@@ -127,26 +132,124 @@ pub trait BlockFormat: Sync {
     fn dequantize(&self, src: &[u8], dst: &mut [f32]);
 }
 
+/// What a format's file provides: [`BlockFormat`] with lengths that have been checked, to be compiled for every [`Tier`].
+/// All of it is inlined, or it would be compiled for the least of them.
+trait Coder: Sync {
+    fn tensor_type(&self) -> TensorType;
+    fn limit(&self) -> f32;
+    /// `L` is how many blocks a search may take at once; the bytes do not depend on it.
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>);
+    fn dequantize(&self, src: &[u8], dst: &mut [f32]);
+}
+
+/// A coder as a format: checks lengths and chooses the tier.
+struct Tiered<C>(C);
+
+impl<C: Coder> BlockFormat for Tiered<C> {
+    fn tensor_type(&self) -> TensorType {
+        self.0.tensor_type()
+    }
+
+    fn limit(&self) -> f32 {
+        self.0.limit()
+    }
+
+    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        self.quantize_on(Tier::best(), src, dst, importance);
+    }
+
+    fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
+        self.dequantize_on(Tier::best(), src, dst);
+    }
+}
+
+/// [`BlockFormat`] on a given tier.
+trait OnTier: BlockFormat {
+    fn quantize_on(&self, tier: Tier, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>);
+    fn dequantize_on(&self, tier: Tier, src: &[u8], dst: &mut [f32]);
+}
+
+impl<C: Coder> OnTier for Tiered<C> {
+    fn quantize_on(&self, tier: Tier, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        self.check_lengths(src.len(), dst.len());
+        if let Some(importance) = importance {
+            assert!(
+                src.is_empty() || !importance.is_empty() && src.len().is_multiple_of(importance.len()),
+                "one importance is needed for each value of a row"
+            );
+            // Blocks must not straddle rows.
+            assert!(
+                importance.len().is_multiple_of(self.0.tensor_type().block_len()),
+                "a row is not a whole number of blocks"
+            );
+        }
+        tier.run(Quantize { coder: &self.0, src, dst, importance });
+    }
+
+    fn dequantize_on(&self, tier: Tier, src: &[u8], dst: &mut [f32]) {
+        self.check_lengths(dst.len(), src.len());
+        tier.run(Dequantize { coder: &self.0, src, dst });
+    }
+}
+
+impl<C: Coder> Tiered<C> {
+    /// Panics unless the lengths fit: what the conversions promise under "Panics".
+    #[track_caller]
+    fn check_lengths(&self, values: usize, bytes: usize) {
+        let ty = self.0.tensor_type();
+        assert_eq!(ty.row_bytes(values), Some(bytes), "{values} values of {ty} do not fill {bytes} bytes");
+    }
+}
+
+struct Quantize<'a, C> {
+    coder: &'a C,
+    src: &'a [f32],
+    dst: &'a mut [u8],
+    importance: Option<&'a [f32]>,
+}
+
+impl<C: Coder> Work for Quantize<'_, C> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const L: usize>(self) {
+        self.coder.quantize::<L>(self.src, self.dst, self.importance);
+    }
+}
+
+struct Dequantize<'a, C> {
+    coder: &'a C,
+    src: &'a [u8],
+    dst: &'a mut [f32],
+}
+
+impl<C: Coder> Work for Dequantize<'_, C> {
+    type Output = ();
+    #[inline(always)]
+    fn run<const L: usize>(self) {
+        self.coder.dequantize(self.src, self.dst);
+    }
+}
+
 /// Every format there is.
-const FORMATS: [&dyn BlockFormat; 13] = [
-    &plain::F32,
-    &plain::F16,
-    &plain::BF16,
-    &q8_0::Q8_0,
-    &q4_0::Q4_0,
-    &q4_1::Q4_1,
-    &q4_0::Q5_0,
-    &q4_1::Q5_1,
-    &q4_k::Q4_K,
-    &q4_k::Q5_K,
-    &q6_k::Q6K,
-    &iq4::Iq4Nl,
-    &iq4::Iq4Xs,
+static FORMATS: [&dyn OnTier; 13] = [
+    &Tiered(plain::F32),
+    &Tiered(plain::F16),
+    &Tiered(plain::BF16),
+    &Tiered(q8_0::Q8_0),
+    &Tiered(q4_0::Q4_0),
+    &Tiered(q4_1::Q4_1),
+    &Tiered(q4_0::Q5_0),
+    &Tiered(q4_1::Q5_1),
+    &Tiered(q4_k::Q4_K),
+    &Tiered(q4_k::Q5_K),
+    &Tiered(q6_k::Q6K),
+    &Tiered(iq4::Iq4Nl),
+    &Tiered(iq4::Iq4Xs),
 ];
 
 /// The format that reads and writes `ty`, if this library has one.
 pub fn format(ty: TensorType) -> Option<&'static dyn BlockFormat> {
-    FORMATS.into_iter().find(|format| format.tensor_type() == ty)
+    FORMATS.into_iter().find(|format| format.tensor_type() == ty).map(|format| format as _)
 }
 
 /// Converts rows of `k` values to `ty`, in parallel over rows. The bytes do not depend on the number of threads.
@@ -181,14 +284,14 @@ pub fn quantize_rows(
         }
     }
     let limit = format.limit();
+    let rows = rows_per_task(k);
     let first_bad = src
-        .par_chunks_exact(k)
-        .zip(dst.par_chunks_exact_mut(row_bytes))
+        .par_chunks(rows * k)
+        .zip(dst.par_chunks_mut(rows * row_bytes))
         .enumerate()
-        .with_min_len((VALUES_PER_TASK / k).max(1))
-        .filter_map(|(row, (values, bytes))| {
-            if let Some(column) = first_outside(values, limit) {
-                return Some((row, column));
+        .filter_map(|(task, (values, bytes))| {
+            if let Some(at) = first_outside(values, limit) {
+                return Some(task * rows * k + at);
             }
             format.quantize(values, bytes, importance);
             None
@@ -196,7 +299,7 @@ pub fn quantize_rows(
         .min();
     match first_bad {
         None => Ok(()),
-        Some((row, column)) => Err(Error::Value { row, column, value: src[row * k + column], ty, limit }),
+        Some(at) => Err(Error::Value { row: at / k, column: at % k, value: src[at], ty, limit }),
     }
 }
 
@@ -214,9 +317,9 @@ pub fn dequantize_rows(ty: TensorType, src: &[u8], k: usize, dst: &mut [f32]) ->
     if dst.len() != expected {
         return Err(Error::Length { what: "output", expected, found: dst.len() });
     }
-    src.par_chunks_exact(row_bytes)
-        .zip(dst.par_chunks_exact_mut(k))
-        .with_min_len((VALUES_PER_TASK / k).max(1))
+    let rows = rows_per_task(k);
+    src.par_chunks(rows * row_bytes)
+        .zip(dst.par_chunks_mut(rows * k))
         .for_each(|(bytes, values)| format.dequantize(bytes, values));
     Ok(())
 }
@@ -228,24 +331,30 @@ fn checked_row(ty: TensorType, k: usize) -> Result<(&'static dyn BlockFormat, us
     Ok((format, row_bytes))
 }
 
-/// The first value that is NaN or of a magnitude above `limit`.
-pub(crate) fn first_outside(values: &[f32], limit: f32) -> Option<usize> {
-    // The fold has no early exit, so that it vectorises; almost every row passes.
-    let all_inside = values.iter().fold(true, |ok, v| ok & (v.abs() <= limit));
-    if all_inside { None } else { values.iter().position(|v| v.is_nan() || v.abs() > limit) }
+/// Rows of `k` values to be converted at a time.
+fn rows_per_task(k: usize) -> usize {
+    (VALUES_PER_TASK / k).max(1)
 }
 
-/// Panics unless the lengths fit: what the formats' conversions promise under "Panics".
-#[track_caller]
-fn check_lengths(format: &impl BlockFormat, values: usize, bytes: usize, importance: Option<&[f32]>) {
-    let ty = format.tensor_type();
-    assert_eq!(ty.row_bytes(values), Some(bytes), "{values} values of {ty} do not fill {bytes} bytes");
-    if let Some(importance) = importance {
-        assert_eq!(importance.len(), values, "one importance is needed for each value of the row");
+/// The first value that is NaN or of a magnitude above `limit`.
+pub(crate) fn first_outside(values: &[f32], limit: f32) -> Option<usize> {
+    struct AllInside<'a>(&'a [f32], f32);
+    impl Work for AllInside<'_> {
+        type Output = bool;
+        #[inline(always)]
+        fn run<const L: usize>(self) -> bool {
+            // The fold has no early exit, so that it vectorises; almost every row passes.
+            self.0.iter().fold(true, |ok, v| ok & (v.abs() <= self.1))
+        }
     }
+    if Tier::best().run(AllInside(values, limit)) {
+        return None;
+    }
+    values.iter().position(|v| v.is_nan() || v.abs() > limit)
 }
 
 /// The blocks of `LEN` values in `x`, each with its bytes in `ty`.
+#[inline(always)]
 fn blocks<'a, const LEN: usize>(
     ty: TensorType,
     bytes: &'a [u8],
@@ -255,6 +364,7 @@ fn blocks<'a, const LEN: usize>(
 }
 
 /// As [`blocks`], to fill the bytes.
+#[inline(always)]
 fn blocks_mut<'a, const LEN: usize>(
     ty: TensorType,
     x: &'a [f32],
@@ -263,12 +373,42 @@ fn blocks_mut<'a, const LEN: usize>(
     x.as_chunks().0.iter().zip(bytes.chunks_exact_mut(ty.block_bytes()))
 }
 
+/// The least and the largest value of a block. Of zeros of both signs it may be either.
+#[inline(always)]
+fn range<const N: usize>(x: &[f32; N]) -> (f32, f32) {
+    const { assert!(N.is_multiple_of(8)) };
+    let min = |a: f32, b: f32| if a < b { a } else { b };
+    let max = |a: f32, b: f32| if a > b { a } else { b };
+    // Eight at a time, and then halves with halves, in registers.
+    let (mut least, mut most) = ([f32::MAX; 8], [-f32::MAX; 8]);
+    for x in x.as_chunks::<8>().0 {
+        for i in 0..8 {
+            (least[i], most[i]) = (min(x[i], least[i]), max(x[i], most[i]));
+        }
+    }
+    for half in [4, 2, 1] {
+        for i in 0..half {
+            (least[i], most[i]) = (min(least[i], least[i + half]), max(most[i], most[i + half]));
+        }
+    }
+    (least[0], most[0])
+}
+
+/// The first value of a block of which something holds; 0 if there is none. For what hardly ever happens.
+#[cold]
+#[inline(never)]
+fn first(x: &[f32], holds: impl Fn(f32) -> bool) -> f32 {
+    x.iter().copied().find(|&v| holds(v)).unwrap_or(0.0)
+}
+
 /// The half float at byte `at` of a block.
+#[inline(always)]
 fn half(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
 /// Stores a half float at byte `at` of a block; false if it is not finite.
+#[inline(always)]
 fn store_half(block: &mut [u8], at: usize, x: f32) -> bool {
     let stored = f32_to_f16(x);
     block[at..at + 2].copy_from_slice(&stored.to_le_bytes());
@@ -276,6 +416,7 @@ fn store_half(block: &mut [u8], at: usize, x: f32) -> bool {
 }
 
 /// What values are multiplied with to be divided by the scale `d`; 0 if that is zero.
+#[inline(always)]
 fn inverse(d: f32) -> f32 {
     // 1/d is infinite for the smallest subnormal d, which f16 stores as zero anyway.
     if d == 0.0 || (1.0 / d).is_infinite() { 0.0 } else { 1.0 / d }
@@ -285,5 +426,7 @@ fn supported_names() -> String {
     FORMATS.map(|format| format.tensor_type().name()).join(", ")
 }
 
+#[cfg(test)]
+mod held_out;
 #[cfg(test)]
 mod tests;

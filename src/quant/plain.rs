@@ -4,7 +4,7 @@
 //! NaN, an infinity stays itself. A finite value past the type's range becomes an infinity of its sign, which
 //! [`quantize_rows`](super::quantize_rows) refuses beforehand.
 
-use super::{BlockFormat, check_lengths};
+use super::Coder;
 use crate::{float16, gguf::TensorType};
 
 /// 32 bit float, little endian.
@@ -16,7 +16,7 @@ pub(super) struct F16;
 /// bfloat16: the upper half of an f32.
 pub(super) struct BF16;
 
-impl BlockFormat for F32 {
+impl Coder for F32 {
     fn tensor_type(&self) -> TensorType {
         TensorType::F32
     }
@@ -25,22 +25,22 @@ impl BlockFormat for F32 {
         f32::MAX
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], _: Option<&[f32]>) {
         for (bytes, x) in dst.as_chunks_mut().0.iter_mut().zip(src) {
             *bytes = x.to_le_bytes();
         }
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (x, &bytes) in dst.iter_mut().zip(src.as_chunks().0) {
             *x = f32::from_le_bytes(bytes);
         }
     }
 }
 
-impl BlockFormat for F16 {
+impl Coder for F16 {
     fn tensor_type(&self) -> TensorType {
         TensorType::F16
     }
@@ -49,22 +49,22 @@ impl BlockFormat for F16 {
         65520.0f32.next_down()
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], _: Option<&[f32]>) {
         for (bytes, &x) in dst.as_chunks_mut().0.iter_mut().zip(src) {
             *bytes = float16::f32_to_f16(x).to_le_bytes();
         }
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (x, &bytes) in dst.iter_mut().zip(src.as_chunks().0) {
             *x = float16::f16_to_f32(u16::from_le_bytes(bytes));
         }
     }
 }
 
-impl BlockFormat for BF16 {
+impl Coder for BF16 {
     fn tensor_type(&self) -> TensorType {
         TensorType::BF16
     }
@@ -74,15 +74,15 @@ impl BlockFormat for BF16 {
         f32::from_bits(0x7f7f_7fff)
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], _: Option<&[f32]>) {
         for (bytes, &x) in dst.as_chunks_mut().0.iter_mut().zip(src) {
             *bytes = float16::f32_to_bf16(x).to_le_bytes();
         }
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (x, &bytes) in dst.iter_mut().zip(src.as_chunks().0) {
             *x = float16::bf16_to_f32(u16::from_le_bytes(bytes));
         }

@@ -11,8 +11,10 @@
 //! A non-finite value in a block makes the whole block meaningless. Values so small that `d` is zero in f16 are read
 //! back as zero.
 
+use super::batch::{self, Search, Weighting};
+use super::lanes::Columns;
 use super::nibbles::{self, LEN};
-use super::{BlockFormat, blocks, blocks_mut, check_lengths, half, inverse, search, store_half};
+use super::{Coder, blocks, blocks_mut, first, half, inverse, range, round, search, store_half};
 use crate::gguf::TensorType;
 
 /// A format of this kind; see the module.
@@ -26,7 +28,7 @@ pub(super) const Q4_0: Symmetric = Symmetric { ty: TensorType::Q4_0, bits: 4 };
 /// Five bits.
 pub(super) const Q5_0: Symmetric = Symmetric { ty: TensorType::Q5_0, bits: 5 };
 
-impl BlockFormat for Symmetric {
+impl Coder for Symmetric {
     fn tensor_type(&self) -> TensorType {
         self.ty
     }
@@ -35,19 +37,18 @@ impl BlockFormat for Symmetric {
         self.middle() as f32 * 65504.0
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
-        let Some(importance) = importance else {
-            return blocks_mut(self.ty, src, dst).for_each(|(x, block)| self.by_extreme(x, block));
-        };
-        let mean_square = search::mean_square(src);
-        for ((x, block), importance) in blocks_mut(self.ty, src, dst).zip(importance.as_chunks::<LEN>().0) {
-            self.by_search(x, block, importance, mean_square);
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        if importance.is_some() {
+            return batch::quantize::<LEN, L, _>(self, self.ty, src, dst, importance);
+        }
+        for (x, block) in blocks_mut(self.ty, src, dst) {
+            self.by_extreme(x, block);
         }
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (block, x) in blocks::<LEN>(self.ty, src, dst) {
             let d = half(block, 0);
             for (x, q) in x.iter_mut().zip(nibbles::unpack(&block[2..])) {
@@ -57,42 +58,68 @@ impl BlockFormat for Symmetric {
     }
 }
 
+impl Search<LEN> for Symmetric {
+    const ROW: bool = true;
+
+    /// ggml's `quantize_row_q4_0_impl` and `quantize_row_q5_0_impl`.
+    #[inline(always)]
+    fn search<const L: usize>(
+        &self,
+        x: &Columns<LEN, L>,
+        weighting: Option<&Weighting<LEN, L>>,
+        dst: &mut [u8],
+    ) -> [bool; L] {
+        let weights = search::weights(&x.0, weighting);
+        let mut levels = Columns::ZERO;
+        let d = search::symmetric(self.middle(), &x.0, &weights, &mut levels.0);
+        let mut finite = [true; L];
+        for (l, block) in dst.chunks_exact_mut(self.ty.block_bytes()).enumerate().take(L) {
+            finite[l] = store(block, d.0[l], &levels.block(l));
+        }
+        finite
+    }
+
+    fn fallback(&self, x: &[f32; LEN], block: &mut [u8]) {
+        self.by_extreme(x, block);
+    }
+}
+
 impl Symmetric {
     /// The level that stands for zero.
+    #[inline(always)]
     fn middle(&self) -> i32 {
         1 << (self.bits - 1)
     }
 
     /// ggml's `quantize_row_q4_0_ref` and `quantize_row_q5_0_ref` for one block.
+    #[inline(always)]
     fn by_extreme(&self, x: &[f32; LEN], block: &mut [u8]) {
-        let (mut largest, mut extreme) = (0.0f32, 0.0f32);
-        for &v in x {
-            if largest < v.abs() {
-                largest = v.abs();
-                extreme = v;
-            }
-        }
+        let (least, most) = range(x);
+        let extreme = if most > -least {
+            most
+        } else if most < -least {
+            least
+        } else {
+            // The first of two that are opposite. In a block of zeros, d is negative zero.
+            if most > 0.0 { first(x, |v| v.abs() == most) } else { 0.0 }
+        };
         let middle = self.middle();
         let d = extreme / -middle as f32;
         let inverse = inverse(d);
-        let (shift, most) = (middle as f32 + 0.5, 2 * middle - 1);
-        store(block, d, &x.map(|x| i32::from((x * inverse + shift) as i8).clamp(0, most) as u8));
-    }
-
-    /// ggml's `quantize_row_q4_0_impl` and `quantize_row_q5_0_impl` for one block.
-    fn by_search(&self, x: &[f32; LEN], block: &mut [u8], importance: &[f32; LEN], mean_square: f32) {
-        let weights = search::weights(x, importance, mean_square);
-        let mut levels = [0u8; LEN];
-        let d = search::symmetric(self.middle(), x, &mut levels, Some(&weights));
-        if !store(block, d, &levels) {
-            // The squares or their sums left the range of f32; ggml would store this NaN or infinity.
-            self.by_extreme(x, block);
+        // Where 1/d is infinite, ggml casts what is no number to an integer, which gives 0 on x86.
+        let shift = if d != 0.0 && inverse == 0.0 { 0.0 } else { middle as f32 + 0.5 };
+        let last = (2 * middle - 1) as f32;
+        let mut levels = [0.0; LEN];
+        for (level, x) in levels.iter_mut().zip(x) {
+            *level = round::floor(x * inverse + shift).min(last);
         }
+        store(block, d, &levels);
     }
 }
 
 /// Fills a block; false if the scale is not finite as a half float.
-fn store(block: &mut [u8], d: f32, levels: &[u8; LEN]) -> bool {
+#[inline(always)]
+fn store(block: &mut [u8], d: f32, levels: &[f32; LEN]) -> bool {
     nibbles::pack(levels, &mut block[2..]);
     store_half(block, 0, d)
 }

@@ -11,8 +11,10 @@
 //!
 //! A non-finite value in a block makes the whole block meaningless.
 
+use super::batch::{self, Search, Weighting};
+use super::lanes::Columns;
 use super::nibbles::{self, LEN};
-use super::{BlockFormat, blocks, blocks_mut, check_lengths, half, inverse, search, store_half};
+use super::{Coder, blocks, blocks_mut, first, half, inverse, range, round, search, store_half};
 use crate::gguf::TensorType;
 
 /// A format of this kind; see the module.
@@ -26,7 +28,7 @@ pub(super) const Q4_1: Affine = Affine { ty: TensorType::Q4_1, bits: 4 };
 /// Five bits.
 pub(super) const Q5_1: Affine = Affine { ty: TensorType::Q5_1, bits: 5 };
 
-impl BlockFormat for Affine {
+impl Coder for Affine {
     fn tensor_type(&self) -> TensorType {
         self.ty
     }
@@ -35,19 +37,18 @@ impl BlockFormat for Affine {
         65504.0
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
-        let Some(importance) = importance else {
-            return blocks_mut(self.ty, src, dst).for_each(|(x, block)| self.by_extremes(x, block));
-        };
-        let mean_square = search::mean_square(src);
-        for ((x, block), importance) in blocks_mut(self.ty, src, dst).zip(importance.as_chunks::<LEN>().0) {
-            self.by_search(x, block, importance, mean_square);
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        if importance.is_some() {
+            return batch::quantize::<LEN, L, _>(self, self.ty, src, dst, importance);
+        }
+        for (x, block) in blocks_mut(self.ty, src, dst) {
+            self.by_extremes(x, block);
         }
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (block, x) in blocks::<LEN>(self.ty, src, dst) {
             let (d, m) = (half(block, 0), half(block, 2));
             for (x, q) in x.iter_mut().zip(nibbles::unpack(&block[4..])) {
@@ -57,38 +58,61 @@ impl BlockFormat for Affine {
     }
 }
 
+impl Search<LEN> for Affine {
+    const ROW: bool = true;
+
+    /// ggml's `quantize_row_q4_1_impl` and `quantize_row_q5_1_impl`.
+    #[inline(always)]
+    fn search<const L: usize>(
+        &self,
+        x: &Columns<LEN, L>,
+        weighting: Option<&Weighting<LEN, L>>,
+        dst: &mut [u8],
+    ) -> [bool; L] {
+        let weights = search::weights(&x.0, weighting);
+        let mut levels = Columns::ZERO;
+        let (d, m) = search::affine(self.last_level(), &x.0, &weights, &mut levels.0, search::WEIGHTED);
+        let mut finite = [true; L];
+        for (l, block) in dst.chunks_exact_mut(self.ty.block_bytes()).enumerate().take(L) {
+            finite[l] = store(block, d.0[l], -m.0[l], &levels.block(l));
+        }
+        finite
+    }
+
+    fn fallback(&self, x: &[f32; LEN], block: &mut [u8]) {
+        self.by_extremes(x, block);
+    }
+}
+
 impl Affine {
+    #[inline(always)]
     fn last_level(&self) -> u8 {
         (1 << self.bits) - 1
     }
 
     /// ggml's `quantize_row_q4_1_ref` and `quantize_row_q5_1_ref` for one block.
+    #[inline(always)]
     fn by_extremes(&self, x: &[f32; LEN], block: &mut [u8]) {
-        let (mut least, mut most) = (f32::MAX, -f32::MAX);
-        for &v in x {
-            least = if v < least { v } else { least };
-            most = if v > most { v } else { most };
+        let (mut least, most) = range(x);
+        if least == 0.0 {
+            // The sign of the first zero is stored.
+            least = first(x, |v| v == 0.0);
         }
-        let last = self.last_level();
-        let d = (most - least) / f32::from(last);
+        let last = f32::from(self.last_level());
+        // Adding zero makes a negative zero positive, as the difference of equal numbers is.
+        let d = (most - least + 0.0) / last;
         let inverse = inverse(d);
-        store(block, d, least, &x.map(|x| (((x - least) * inverse + 0.5) as u8).min(last)));
-    }
-
-    /// ggml's `quantize_row_q4_1_impl` and `quantize_row_q5_1_impl` for one block.
-    fn by_search(&self, x: &[f32; LEN], block: &mut [u8], importance: &[f32; LEN], mean_square: f32) {
-        let weights = search::weights(x, importance, mean_square);
-        let mut levels = [0u8; LEN];
-        let (d, m) = search::affine(self.last_level(), x, &weights, &mut levels, search::WEIGHTED);
-        if !store(block, d, -m, &levels) {
-            // The squares or their sums left the range of f32; ggml would store this NaN or infinity.
-            self.by_extremes(x, block);
+        let mut levels = [0.0; LEN];
+        for (level, x) in levels.iter_mut().zip(x) {
+            *level = round::floor((x - least) * inverse + 0.5).min(last);
         }
+        store(block, d, least, &levels);
     }
 }
 
 /// Fills a block; false if one of the numbers is not finite as a half float.
-fn store(block: &mut [u8], d: f32, m: f32, levels: &[u8; LEN]) -> bool {
+#[inline(always)]
+fn store(block: &mut [u8], d: f32, m: f32, levels: &[f32; LEN]) -> bool {
     nibbles::pack(levels, &mut block[4..]);
     store_half(block, 0, d) & store_half(block, 2, m)
 }

@@ -15,7 +15,9 @@
 //! A non-finite value makes the whole super-block meaningless. Where `d * s[j]` is zero, the block is read back as its
 //! minimum.
 
-use super::{BlockFormat, blocks, blocks_mut, check_lengths, half, search, store_half};
+use super::batch::{self, Search, Weighting};
+use super::lanes::{Columns, Lanes};
+use super::{Coder, blocks, half, round, search, store_half};
 use crate::gguf::TensorType;
 
 const LEN: usize = 256;
@@ -40,6 +42,7 @@ pub(super) const Q5_K: Affine =
 
 /// The scale and minimum of block `j`, packed: the first four blocks have the low six bits of bytes 0..4 and 4..8, the last
 /// four have the nibbles of bytes 8..12 and, above those, the two bits left in the former.
+#[inline(always)]
 fn scales(packed: &[u8], j: usize) -> (u8, u8) {
     if j < 4 {
         (packed[j] & 63, packed[j + 4] & 63)
@@ -49,6 +52,7 @@ fn scales(packed: &[u8], j: usize) -> (u8, u8) {
 }
 
 /// The reverse of [`scales`].
+#[inline(always)]
 fn pack_scales(scales: &[u8; SUBS], mins: &[u8; SUBS], packed: &mut [u8]) {
     for j in 0..4 {
         let (s, m) = (scales[j + 4], mins[j + 4]);
@@ -58,7 +62,7 @@ fn pack_scales(scales: &[u8; SUBS], mins: &[u8; SUBS], packed: &mut [u8]) {
     }
 }
 
-impl BlockFormat for Affine {
+impl Coder for Affine {
     fn tensor_type(&self) -> TensorType {
         self.ty
     }
@@ -68,24 +72,13 @@ impl BlockFormat for Affine {
         56.0 * 65504.0
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
-        let blocks = blocks_mut(self.ty, src, dst);
-        let Some(importance) = importance else {
-            return blocks.for_each(|(x, block)| {
-                self.unweighted(x, block);
-            });
-        };
-        for ((x, block), importance) in blocks.zip(importance.as_chunks::<LEN>().0) {
-            if !self.weighted(x, block, importance) {
-                // Weights or their sums left the range of f32; ggml would store this NaN or infinity.
-                self.unweighted(x, block);
-            }
-        }
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        batch::quantize::<LEN, L, _>(self, self.ty, src, dst, importance);
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (block, x) in blocks::<LEN>(self.ty, src, dst) {
             let (d, n) = (half(block, 0), half(block, 2));
             let (packed, levels) = block[4..].split_at(12);
@@ -93,9 +86,15 @@ impl BlockFormat for Affine {
             for (j, x) in x.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
                 let (s, m) = scales(packed, j);
                 let (d, m) = (d * f32::from(s), n * f32::from(m));
-                for (i, x) in x.iter_mut().enumerate() {
-                    let low = low[j / 2 * SUB + i] >> (j % 2 * 4) & 15;
-                    let q = low | fifth.get(i).map_or(0, |f| (f >> j & 1) << 4);
+                let mut levels = low.as_chunks::<SUB>().0[j / 2];
+                for q in &mut levels {
+                    *q = *q >> (j % 2 * 4) & 15;
+                }
+                // Empty for four bits.
+                for (q, f) in levels.iter_mut().zip(fifth) {
+                    *q |= (f >> j & 1) << 4;
+                }
+                for (x, q) in x.iter_mut().zip(levels) {
                     *x = d * f32::from(q) - m;
                 }
             }
@@ -103,89 +102,165 @@ impl BlockFormat for Affine {
     }
 }
 
-impl Affine {
-    fn last_level(&self) -> u8 {
-        (1 << self.bits) - 1
-    }
+impl Search<LEN> for Affine {
+    const ROW: bool = false;
 
-    /// ggml's `quantize_row_q4_K_ref` and `quantize_row_q5_K_ref` for one super-block.
-    fn unweighted(&self, x: &[f32; LEN], block: &mut [u8]) -> bool {
-        let mut levels = [0u8; LEN];
-        let (mut scales, mut mins) = ([0.0f32; SUBS], [0.0f32; SUBS]);
-        for (j, (x, levels)) in subs(x, &mut levels).enumerate() {
-            let average = search::mean_square(x).sqrt();
-            let weights = x.map(|x| average + x.abs());
-            (scales[j], mins[j]) = search::affine(self.last_level(), x, &weights, levels, self.search);
-        }
-        // Each is a share of the largest; all are positive, but for rounding.
-        let shares = |of: &[f32; SUBS]| {
-            let most = of.iter().fold(0.0f32, |m, &v| if v > m { v } else { m });
-            let inverse = if most > 0.0 { f32::from(LAST_SCALE) / most } else { 0.0 };
-            (most / f32::from(LAST_SCALE), of.map(|v| (search::nearest(inverse * v) as u8).min(LAST_SCALE)))
-        };
-        let ((d, s), (n, m)) = (shares(&scales), shares(&mins));
-        self.store(x, block, (d, &s), (n, &m), &mut levels)
-    }
-
-    /// ggml's `quantize_row_q4_K_impl` and `quantize_row_q5_K_impl` for one super-block; false if a number to store is not
-    /// finite.
-    fn weighted(&self, x: &[f32; LEN], block: &mut [u8], importance: &[f32; LEN]) -> bool {
-        let mut levels = [0u8; LEN];
-        let (mut scales, mut mins, mut total) = ([0.0f32; SUBS], [0.0f32; SUBS], [0.0f32; SUBS]);
-        // Doubling is exact, so it may come last.
-        let mean_square = 2.0 * search::mean_square(x);
-        let importance = importance.as_chunks::<SUB>().0;
-        for (j, ((x, levels), importance)) in subs(x, &mut levels).zip(importance).enumerate() {
-            let weights = search::weights(x, importance, mean_square);
-            for w in weights {
-                total[j] += w;
-            }
-            (scales[j], mins[j]) = search::affine(self.last_level(), x, &weights, levels, search::WEIGHTED);
-        }
-        let (mut s, mut m) = ([0u8; SUBS], [0u8; SUBS]);
-        let d = search::positive(LAST_SCALE, &scales, &total, &mut s);
-        let n = search::positive(LAST_SCALE, &mins, &total, &mut m);
-        let [s, m] = [s, m].map(|of| of.map(|v| v.min(LAST_SCALE)));
-        self.store(x, block, (d, &s), (n, &m), &mut levels)
-    }
-
-    /// Chooses the levels once more for the scales as they are stored, and fills the block; false if a number is not finite
-    /// as a half float. Where a scale is zero, `levels` are kept.
-    fn store(
+    #[inline(always)]
+    fn search<const L: usize>(
         &self,
-        x: &[f32; LEN],
-        block: &mut [u8],
-        (d, s): (f32, &[u8; SUBS]),
-        (n, m): (f32, &[u8; SUBS]),
-        levels: &mut [u8; LEN],
-    ) -> bool {
-        let finite = store_half(block, 0, d) & store_half(block, 2, n);
-        let (d, n) = (half(block, 0), half(block, 2));
-        for (j, (x, levels)) in subs(x, levels).enumerate() {
-            let (d, m) = (d * f32::from(s[j]), n * f32::from(m[j]));
-            if d != 0.0 {
-                let last = i32::from(self.last_level());
-                *levels = x.map(|x| search::nearest((x + m) / d).clamp(0, last) as u8);
-            }
-        }
-        let (packed, rest) = block[4..].split_at_mut(12);
-        pack_scales(s, m, packed);
-        let (fifth, low) = rest.split_at_mut(rest.len() - LEN / 2);
-        for (i, q) in low.iter_mut().enumerate() {
-            let at = i / SUB * 2 * SUB + i % SUB;
-            *q = levels[at] & 15 | levels[at + SUB] << 4;
-        }
-        // Empty for four bits.
-        for (i, f) in fifth.iter_mut().enumerate() {
-            *f = (0..SUBS).fold(0, |f, j| f | (levels[j * SUB + i] >> 4) << j);
+        x: &Columns<LEN, L>,
+        weighting: Option<&Weighting<LEN, L>>,
+        dst: &mut [u8],
+    ) -> [bool; L] {
+        let mut levels = Columns::ZERO;
+        let (mut d, mut n) = match weighting {
+            None => self.unweighted(&x.0, &mut levels.0),
+            Some(weighting) => self.weighted(&x.0, &weighting.importance.0, &mut levels.0),
+        };
+        let packed = pack_shares(&mut d, &mut n);
+        self.refine(&x.0, &d, &n, &mut levels.0);
+        let mut finite = [true; L];
+        for (l, block) in dst.chunks_exact_mut(self.ty.block_bytes()).enumerate().take(L) {
+            finite[l] = store_half(block, 0, d.unit.0[l]) & store_half(block, 2, n.unit.0[l]);
+            block[4..16].copy_from_slice(&packed[l]);
+            store(&mut block[16..], &round::low_bytes(&levels.block(l)));
         }
         finite
     }
 }
 
-/// The blocks of a super-block and their levels.
-fn subs<'a>(x: &'a [f32; LEN], levels: &'a mut [u8; LEN]) -> impl Iterator<Item = (&'a [f32; SUB], &'a mut [u8; SUB])> {
-    x.as_chunks().0.iter().zip(levels.as_chunks_mut().0)
+/// What a number in each block of a super-block is stored as: a share, which is an integer, of a unit.
+struct Shares<const L: usize> {
+    unit: Lanes<L>,
+    shares: [Lanes<L>; SUBS],
+}
+
+impl<const L: usize> Shares<L> {
+    /// Shares of the largest. All are positive, but for rounding.
+    #[inline(always)]
+    fn of_largest(numbers: &[Lanes<L>; SUBS]) -> Self {
+        let (zero, last) = (Lanes::splat(0.0), Lanes::splat(f32::from(LAST_SCALE)));
+        let most = numbers.iter().fold(zero, |most, &v| v.max(most));
+        let inverse = most.gt(zero).select(last / most, zero);
+        let shares = numbers.map(|v| (inverse * v).nearest_wrapping().wrapping_byte().min(last));
+        Shares { unit: most / last, shares }
+    }
+
+    /// The best fit. Where a number is negative, by a fit gone astray, its share may be any byte, of which ggml keeps at most
+    /// `last`.
+    #[inline(always)]
+    fn fitted(numbers: &[Lanes<L>; SUBS], weights: &[Lanes<L>; SUBS], last: u8) -> Self {
+        let mut shares = [Lanes::splat(0.0); SUBS];
+        let unit = search::positive(LAST_SCALE, numbers, weights, &mut shares);
+        Shares { unit, shares: shares.map(|share| share.min(Lanes::splat(f32::from(last)))) }
+    }
+}
+
+impl Affine {
+    #[inline(always)]
+    fn last_level(&self) -> u8 {
+        (1 << self.bits) - 1
+    }
+
+    /// ggml's `quantize_row_q4_K_ref` and `quantize_row_q5_K_ref`: scales and minima.
+    #[inline(always)]
+    fn unweighted<const L: usize>(&self, x: &[Lanes<L>; LEN], levels: &mut [Lanes<L>; LEN]) -> (Shares<L>, Shares<L>) {
+        let (mut scales, mut mins) = ([Lanes::splat(0.0); SUBS], [Lanes::splat(0.0); SUBS]);
+        for (j, (x, levels)) in search::subs::<SUB, L>(x, levels).enumerate() {
+            let average = search::mean_square(x).sqrt();
+            let mut weights = Columns::ZERO;
+            for (w, x) in weights.0.iter_mut().zip(x) {
+                *w = average + x.abs();
+            }
+            (scales[j], mins[j]) = search::affine(self.last_level(), x, &weights, levels, self.search);
+        }
+        (Shares::of_largest(&scales), Shares::of_largest(&mins))
+    }
+
+    /// ggml's `quantize_row_q4_K_impl` and `quantize_row_q5_K_impl`: scales and minima.
+    #[inline(always)]
+    fn weighted<const L: usize>(
+        &self,
+        x: &[Lanes<L>; LEN],
+        importance: &[Lanes<L>; LEN],
+        levels: &mut [Lanes<L>; LEN],
+    ) -> (Shares<L>, Shares<L>) {
+        let zero = Lanes::splat(0.0);
+        let (mut scales, mut mins, mut total) = ([zero; SUBS], [zero; SUBS], [zero; SUBS]);
+        // Doubling is exact, so it may come last.
+        let mean_square = Lanes::splat(2.0) * search::mean_square(x);
+        let importance = importance.as_chunks::<SUB>().0;
+        for (j, (x, levels)) in search::subs::<SUB, L>(x, levels).enumerate() {
+            let weights = search::weights_about(x, &importance[j], mean_square);
+            for &w in &weights.0 {
+                total[j] += w;
+            }
+            (scales[j], mins[j]) = search::affine(self.last_level(), x, &weights, levels, search::WEIGHTED);
+        }
+        let last = if self.bits == 4 { u8::MAX } else { LAST_SCALE };
+        (Shares::fitted(&scales, &total, last), Shares::fitted(&mins, &total, last))
+    }
+
+    /// Chooses the levels once more for the scales as they are stored. Where a scale is zero, they are kept.
+    #[inline(always)]
+    fn refine<const L: usize>(
+        &self,
+        x: &[Lanes<L>; LEN],
+        scale: &Shares<L>,
+        min: &Shares<L>,
+        levels: &mut [Lanes<L>; LEN],
+    ) {
+        let (zero, last) = (Lanes::splat(0.0), Lanes::splat(f32::from(self.last_level())));
+        let (d, n) = (scale.unit.to_half(), min.unit.to_half());
+        for (j, (x, levels)) in search::subs::<SUB, L>(x, levels).enumerate() {
+            let (d, m) = (d * scale.shares[j], n * min.shares[j]);
+            let some = d.ne(zero);
+            for (level, &x) in levels.iter_mut().zip(x) {
+                let q = ((x + m) / d).nearest_wrapping().max(zero).min(last);
+                *level = some.select(q, *level);
+            }
+        }
+    }
+}
+
+/// Packs the shares of scales and minima, and makes them what a reader finds: the same again, unless they have more than six
+/// bits.
+#[inline(always)]
+fn pack_shares<const L: usize>(d: &mut Shares<L>, n: &mut Shares<L>) -> [[u8; 12]; L] {
+    let mut packed = [[0; 12]; L];
+    for (l, packed) in packed.iter_mut().enumerate() {
+        let (mut s, mut m) = ([0; SUBS], [0; SUBS]);
+        for j in 0..SUBS {
+            s[j] = round::low_byte(d.shares[j].0[l]);
+            m[j] = round::low_byte(n.shares[j].0[l]);
+        }
+        pack_scales(&s, &m, packed);
+        for j in 0..SUBS {
+            let (s, m) = scales(packed, j);
+            d.shares[j].0[l] = f32::from(s);
+            n.shares[j].0[l] = f32::from(m);
+        }
+    }
+    packed
+}
+
+/// Fills the levels of a super-block.
+#[inline(always)]
+fn store(dst: &mut [u8], levels: &[u8; LEN]) {
+    let (fifth, low) = dst.split_at_mut(dst.len() - LEN / 2);
+    let levels = levels.as_chunks::<SUB>().0;
+    for (low, pair) in low.as_chunks_mut::<SUB>().0.iter_mut().zip(levels.as_chunks::<2>().0) {
+        for (i, q) in low.iter_mut().enumerate() {
+            *q = pair[0][i] & 15 | pair[1][i] << 4;
+        }
+    }
+    // Empty for four bits.
+    fifth.fill(0);
+    for (j, levels) in levels.iter().enumerate() {
+        for (f, q) in fifth.iter_mut().zip(levels) {
+            *f |= q >> 4 << j;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@
 //! Scales are searched for (see [`search`]), a value weighing its importance, or its square without importance. A
 //! non-finite value makes the whole super-block meaningless. A block whose `d * s[j]` is zero is read back as zero.
 
-use super::{BlockFormat, blocks, blocks_mut, check_lengths, half, search, store_half};
+use super::batch::{self, Search, Weighting};
+use super::lanes::{Columns, Lanes};
+use super::{Coder, blocks, half, round, search, store_half};
 use crate::gguf::TensorType;
 
 const LEN: usize = 256;
@@ -29,13 +31,7 @@ const D: usize = 208;
 /// The format; see the module.
 pub(super) struct Q6K;
 
-/// Value `at` of a super-block: the place and shift of its four low bits, and of its two high ones.
-fn place(at: usize) -> ((usize, usize), (usize, usize)) {
-    let (part, run, i) = (at / 128, at / RUN % 4, at % RUN);
-    ((64 * part + RUN * (run % 2) + i, run / 2 * 4), (HIGH + RUN * part + i, 2 * run))
-}
-
-impl BlockFormat for Q6K {
+impl Coder for Q6K {
     fn tensor_type(&self) -> TensorType {
         TensorType::Q6_K
     }
@@ -45,70 +41,101 @@ impl BlockFormat for Q6K {
         128.0 * 30.0 * 65504.0
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
-        let blocks = blocks_mut(TensorType::Q6_K, src, dst);
-        let Some(importance) = importance else {
-            return blocks.for_each(|(x, block)| {
-                quantize(x, block, None);
-            });
-        };
-        for ((x, block), importance) in blocks.zip(importance.as_chunks::<LEN>().0) {
-            if !quantize(x, block, Some(importance)) {
-                // Weights or their sums left the range of f32; ggml would store this NaN or infinity.
-                quantize(x, block, None);
-            }
-        }
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
+        batch::quantize::<LEN, L, _>(self, TensorType::Q6_K, src, dst, importance);
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (block, x) in blocks::<LEN>(TensorType::Q6_K, src, dst) {
             let d = half(block, D);
-            for (at, x) in x.iter_mut().enumerate() {
-                let ((low, low_shift), (high, high_shift)) = place(at);
-                let q = block[low] >> low_shift & 15 | (block[high] >> high_shift & 3) << 4;
-                let s = block[SCALES + at / SUB].cast_signed();
-                *x = d * f32::from(s) * (i32::from(q) - 32) as f32;
+            for (run, x) in x.as_chunks_mut::<RUN>().0.iter_mut().enumerate() {
+                let (low, low_shift, high, high_shift) = place(run);
+                let (low, high) =
+                    (&block[..HIGH].as_chunks::<RUN>().0[low], &block[HIGH..SCALES].as_chunks::<RUN>().0[high]);
+                for (j, x) in x.as_chunks_mut::<SUB>().0.iter_mut().enumerate() {
+                    let s = block[SCALES + run * (RUN / SUB) + j].cast_signed();
+                    let d = d * f32::from(s);
+                    for (i, x) in x.iter_mut().enumerate() {
+                        let at = j * SUB + i;
+                        let q = low[at] >> low_shift & 15 | (high[at] >> high_shift & 3) << 4;
+                        *x = d * (i32::from(q) - 32) as f32;
+                    }
+                }
             }
         }
     }
 }
 
-/// ggml's `quantize_row_q6_K_impl` for one super-block; false if a number to store is not finite.
-fn quantize(x: &[f32; LEN], block: &mut [u8], importance: Option<&[f32; LEN]>) -> bool {
-    let mut levels = [0u8; LEN];
-    let mut scales = [0.0f32; SUBS];
-    let (mut largest, mut extreme) = (0.0f32, 0.0f32);
-    let subs = x.as_chunks::<SUB>().0.iter().zip(levels.as_chunks_mut::<SUB>().0);
-    for (j, (x, levels)) in subs.enumerate() {
-        let weights = importance.map(|w| &w[j * SUB..(j + 1) * SUB]);
-        scales[j] = search::symmetric(32, x, levels, weights);
-        if scales[j].abs() > largest {
-            largest = scales[j].abs();
-            extreme = scales[j];
+/// Where run `run` of a super-block is: the run of `low` and the shift in it, the run of `high` and the shift in that.
+#[inline(always)]
+fn place(run: usize) -> (usize, usize, usize, usize) {
+    let (part, run) = (run / 4, run % 4);
+    (2 * part + run % 2, run / 2 * 4, part, 2 * run)
+}
+
+impl Search<LEN> for Q6K {
+    const ROW: bool = false;
+
+    /// ggml's `quantize_row_q6_K_impl`.
+    #[inline(always)]
+    fn search<const L: usize>(
+        &self,
+        x: &Columns<LEN, L>,
+        weighting: Option<&Weighting<LEN, L>>,
+        dst: &mut [u8],
+    ) -> [bool; L] {
+        let mut levels = Columns::<LEN, L>::ZERO;
+        let mut scales = [Lanes::splat(0.0); SUBS];
+        for (j, (x, levels)) in search::subs::<SUB, L>(&x.0, &mut levels.0).enumerate() {
+            let weights = match weighting {
+                Some(weighting) => Columns(weighting.importance.0.as_chunks::<SUB>().0[j]),
+                None => search::squares(x),
+            };
+            scales[j] = search::symmetric(32, x, &weights, levels);
+        }
+        let (extreme, largest) = search::extreme(&scales);
+        let inverse = Lanes::splat(-128.0) / extreme;
+        let unit = Lanes::splat(1.0) / inverse;
+        let stored = unit.to_half();
+        for ((x, levels), scale) in search::subs::<SUB, L>(&x.0, &mut levels.0).zip(&mut scales) {
+            // From here on an integer.
+            *scale = (inverse * *scale).nearest_wrapping().min(Lanes::splat(127.0));
+            let d = stored * *scale;
+            let some = d.ne(Lanes::splat(0.0));
+            for (level, &x) in levels.iter_mut().zip(x) {
+                let q = (x / d).nearest_wrapping().max(Lanes::splat(-32.0)).min(Lanes::splat(31.0));
+                *level = some.select(q + Lanes::splat(32.0), *level);
+            }
+        }
+        let mut finite = [true; L];
+        for (l, block) in dst.chunks_exact_mut(TensorType::Q6_K.block_bytes()).enumerate().take(L) {
+            if largest.0[l] < search::SMALLEST_BLOCK {
+                block.fill(0);
+            } else {
+                finite[l] = store_half(block, D, unit.0[l]);
+                store(block, &scales.map(|s| s.0[l] as i8), &round::low_bytes(&levels.block(l)));
+            }
+        }
+        finite
+    }
+}
+
+/// Fills a super-block, all but its last two bytes.
+#[inline(always)]
+fn store(block: &mut [u8], scales: &[i8; SUBS], levels: &[u8; LEN]) {
+    block[..SCALES].fill(0);
+    let (low, high) = block[..SCALES].split_at_mut(HIGH);
+    let (low, high) = (low.as_chunks_mut::<RUN>().0, high.as_chunks_mut::<RUN>().0);
+    for (run, levels) in levels.as_chunks::<RUN>().0.iter().enumerate() {
+        let (at, low_shift, high_at, high_shift) = place(run);
+        for (i, q) in levels.iter().enumerate() {
+            low[at][i] |= (q & 15) << low_shift;
+            high[high_at][i] |= (q >> 4) << high_shift;
         }
     }
-    block.fill(0);
-    if largest < search::SMALLEST_BLOCK {
-        return true;
+    for (byte, s) in block[SCALES..D].iter_mut().zip(scales) {
+        *byte = s.cast_unsigned();
     }
-    let inverse = -128.0 / extreme;
-    let finite = store_half(block, D, 1.0 / inverse);
-    let d = half(block, D);
-    let subs = x.as_chunks::<SUB>().0.iter().zip(levels.as_chunks_mut::<SUB>().0);
-    for (j, (x, levels)) in subs.enumerate() {
-        let s = search::nearest(inverse * scales[j]).min(127) as i8;
-        block[SCALES + j] = s.cast_unsigned();
-        let d = d * f32::from(s);
-        if d != 0.0 {
-            *levels = x.map(|x| (search::nearest(x / d).clamp(-32, 31) + 32) as u8);
-        }
-    }
-    for (at, q) in levels.into_iter().enumerate() {
-        let ((low, low_shift), (high, high_shift)) = place(at);
-        block[low] |= (q & 15) << low_shift;
-        block[high] |= (q >> 4) << high_shift;
-    }
-    finite
 }

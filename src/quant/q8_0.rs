@@ -7,7 +7,7 @@
 //! Importance is ignored, as in ggml: the scale is fixed by the largest value. A non-finite value in a block makes the
 //! whole block meaningless. Values so small that `d` is zero in f16 are read back as zero.
 
-use super::{BlockFormat, blocks, blocks_mut, check_lengths, half, inverse, store_half};
+use super::{Coder, blocks, blocks_mut, half, inverse, range, round, store_half};
 use crate::gguf::TensorType;
 
 const LEN: usize = 32;
@@ -15,7 +15,7 @@ const LEN: usize = 32;
 /// The format; see the module.
 pub(super) struct Q8_0;
 
-impl BlockFormat for Q8_0 {
+impl Coder for Q8_0 {
     fn tensor_type(&self) -> TensorType {
         TensorType::Q8_0
     }
@@ -24,21 +24,21 @@ impl BlockFormat for Q8_0 {
         127.0 * 65504.0
     }
 
-    fn quantize(&self, src: &[f32], dst: &mut [u8], importance: Option<&[f32]>) {
-        check_lengths(self, src.len(), dst.len(), importance);
+    #[inline(always)]
+    fn quantize<const L: usize>(&self, src: &[f32], dst: &mut [u8], _: Option<&[f32]>) {
         for (x, block) in blocks_mut::<LEN>(TensorType::Q8_0, src, dst) {
-            let largest = x.iter().fold(0.0f32, |m, v| if m > v.abs() { m } else { v.abs() });
-            let d = largest / 127.0;
+            let (least, most) = range(x);
+            let d = if most > -least { most } else { least }.abs() / 127.0;
             let inverse = inverse(d);
             store_half(block, 0, d);
             for (q, x) in block[2..].iter_mut().zip(x) {
-                *q = (x * inverse).round() as i8 as u8;
+                *q = round::low_byte(round::nearest_away(x * inverse));
             }
         }
     }
 
+    #[inline(always)]
     fn dequantize(&self, src: &[u8], dst: &mut [f32]) {
-        check_lengths(self, dst.len(), src.len(), None);
         for (block, x) in blocks::<LEN>(TensorType::Q8_0, src, dst) {
             let d = half(block, 0);
             for (x, &q) in x.iter_mut().zip(&block[2..]) {

@@ -24,7 +24,7 @@ impl Golden {
 /// Columns of the golden rows.
 const K: usize = 512;
 
-fn quantize(ty: TensorType, src: &[f32], k: usize, importance: Option<&[f32]>) -> Result<Vec<u8>, Error> {
+pub(super) fn quantize(ty: TensorType, src: &[f32], k: usize, importance: Option<&[f32]>) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0xaa; src.len() / k * ty.row_bytes(k).unwrap()];
     quantize_rows(ty, src, k, &mut bytes, importance)?;
     Ok(bytes)
