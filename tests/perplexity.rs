@@ -13,6 +13,8 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0
 const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops");
 /// A model whose prompts start with BOS.
 const NANBEIGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/llama-cpp/nanbeige/every-pass-f32.gguf");
+const ROPE_FREQS: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/llama-cpp/nanbeige/last-norm-rope-freqs-f32.gguf");
 const HRM_TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/llama-cpp/hrm_text/split-f32.gguf");
 
 /// A folder with `text.txt`: some dialogues that the model was not trained on, special tokens written out.
@@ -159,6 +161,49 @@ fn perplexity_is_what_its_definition_says() {
     let line = format!("{:.4} +/- {:.5}", nll.exp(), nll.exp() * error);
     assert!(out(&output).contains(&line), "{}, expected {line}", out(&output));
     assert!(err(&output).contains("2 windows of 32 tokens; 30 of"), "{}", err(&output));
+}
+
+/// What llama.cpp (the one in llama-cpp-python 0.3.36) prints for the same files and this repository's LICENSE-MIT:
+/// `llama-perplexity -m MODEL -f LICENSE-MIT -c 32 -b 32 -t 1 -ctk f32 -ctv f32 -fa off`, and with
+/// `-c 248 -b 248 --ppl-stride 16`, which it makes windows of 256. It reads hrm_text causally.
+#[test]
+fn llama_cpp_prints_the_same_digits() {
+    let folder = folder();
+    let license = concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-MIT");
+    let of = |model: &str, args: &[&str]| run(folder.path(), model, &[&["-f", license, "-c", "32"], args].concat());
+    let says = |output: &Output, line: &str| assert!(out(output).contains(line), "{}, expected {line}", out(output));
+    says(&of(HRM_TEXT, &["--prefix-len", "0"]), "510.8468 +/- 24.30108");
+    says(&of(NANBEIGE, &[]), "519.4058 +/- 25.95182");
+    let output = run(folder.path(), NANBEIGE, &["-f", license, "-c", "256", "--ppl-stride", "16"]);
+    says(&output, "449.516");
+
+    // Its base run of two windows (`--chunks 2 --kl-divergence-base`), and another model against it (`--kl-divergence`).
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/llama-cpp/nanbeige/every-pass-f32.base");
+    let against: Value = serde_json::from_str(out(&of(ROPE_FREQS, &["--base", base, "--json"]))).unwrap();
+    for (path, printed, digits) in [
+        ("perplexity/value", 1383.5142, 4),
+        ("perplexity/error", 479.0103, 4),
+        ("log_ratio/value", 0.97287, 5),
+        ("log_ratio/error", 0.40410, 5),
+        ("kl/value", 2.09803, 5),
+        ("kl/error", 0.03287, 5),
+        ("change_rms/value", 0.00709, 5),
+        ("change_rms/error", 0.00187, 5),
+        ("same_top/value", 0.0, 5),
+    ] {
+        let found = number(&against, &format!("/runs/0/comparison/{path}"));
+        // Half of what is not printed; llama.cpp rounds each likelihood to f32 here.
+        let limit = 0.51 * 10f64.powi(-digits) + 3e-7 * printed;
+        assert!((found - printed).abs() <= limit, "{path}: {found}, llama.cpp {printed}");
+    }
+    // Ours of the same differs from it by one code here and there: exp is not the same to the last bit.
+    of(NANBEIGE, &["--chunks", "2", "--save-base", "ours"]);
+    let (ours, theirs) = (stored(&folder.path().join("ours")), stored(Path::new(base)));
+    assert_eq!(ours.0, theirs.0);
+    assert_eq!(ours.1.len(), 30);
+    for (a, b) in ours.1.iter().flatten().zip(theirs.1.iter().flatten()) {
+        assert!((a - b).abs() < 2.0 * 16.0 / 65535.0, "{a} {b}");
+    }
 }
 
 #[test]
