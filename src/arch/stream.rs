@@ -507,7 +507,7 @@ mod tests {
             for (part, (rows, columns)) in parts.into_iter().enumerate() {
                 // The middle of a tensor is no whole number of heads.
                 for paired in [None, Some(2)] {
-                    if paired.is_some_and(|head| view.rows() % head != 0) {
+                    if paired.is_some_and(|head| !view.rows().is_multiple_of(head)) {
                         continue;
                     }
                     let name = format!("{name}.{part}.{}", paired.is_some());
