@@ -69,7 +69,7 @@ struct Flags {
     #[arg(short, long, value_name = "N", value_parser = cli::positive_count)]
     threads: Option<NonZeroUsize>,
     /// Convert tensors with NaN or infinite values too. f32, f16 and bf16 keep such values; in the other types they make
-    /// their block of 32 values meaningless
+    /// their block of 32 or 256 values meaningless
     #[arg(long)]
     allow_non_finite: bool,
     /// Write nothing, and say what would become of each tensor

@@ -463,7 +463,7 @@ pub(super) fn run<W: Write>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::{Conversion, NonFinite, Slice};
+    use crate::arch::{Conversion, NonFinite, Slice, Target};
     use crate::checkpoint::Checkpoint;
     use crate::gguf::{Header, Metadata, TensorDecl};
     use crate::quant::{Recipe, Role};
@@ -521,11 +521,12 @@ mod tests {
         assert!(strided > 0 && tensors.len() > 40, "{strided} of {}", tensors.len());
         let plan = Conversion { metadata: Metadata::new(), tensors, notes: Vec::new() };
         let input = Input::Checkpoint(&checkpoint);
-        let written = plan.write_with(&input, Recipe::F32, NonFinite::Store, Vec::new(), &mut |_| true).unwrap();
-        let header = Header::parse(&written.out).unwrap();
+        let target = Target { non_finite: NonFinite::Store, ..Recipe::F32.into() };
+        let (written, _) = plan.write(&input, target, Vec::new(), &mut |_| true).unwrap();
+        let header = Header::parse(&written).unwrap();
         for (info, expected) in header.tensors.iter().zip(&expected) {
             let bytes: Vec<_> = expected.iter().flat_map(|x| x.to_le_bytes()).collect();
-            assert_eq!(info.data(&written.out).unwrap(), bytes, "{}", info.name);
+            assert_eq!(info.data(&written).unwrap(), bytes, "{}", info.name);
         }
     }
 
