@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 #[derive(Parser)]
 #[command(
     version,
+    mut_args(|a| if ["file", "prompt", "special", "chunks", "prefix_len"].contains(&a.get_id().as_str()) { a.requires("auto") } else { a }),
     after_help = "\
 Types:
   q4_k_m     4.8 bits or so; the default. Where rows do not divide into blocks of 256 values (most
@@ -43,6 +44,7 @@ Examples:
   rdt-quantize huginn-0125 huginn-f16.gguf --type f16
   rdt-quantize huginn-f16.gguf --type q8_0    (writes huginn-q8_0.gguf)
   rdt-quantize huginn-f16.gguf --imatrix huginn.imatrix.gguf --tensor-type 'attn_v=q6_k'
+  rdt-quantize huginn-f16.gguf --auto -f text.txt --target-size 1.9G
   rdt-quantize huginn-0125 --dry-run
   rdt-quantize --list-families"
 )]

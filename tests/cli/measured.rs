@@ -182,6 +182,7 @@ fn measurement_asks_for_what_it_needs() {
     let quantize = |more: &[&str]| run(QUANTIZE, dir.path(), &[&["m.gguf", "out.gguf", "--auto"], more].concat());
     quantize(&[]).refused(2, "no text");
     quantize(&["-f", "a.txt", "--type", "q4_0"]).refused(2, "a type");
+    run(QUANTIZE, dir.path(), &["m.gguf", "out.gguf", "-f", "a.txt"]).refused(2, "a text for nothing");
     quantize(&["-f", "a.txt", "--target-bpw", "0.5"]).refused(2, "too few bits");
     quantize(&["-f", "a.txt", "--target-bpw", "5", "--target-size", "1M"]).refused(2, "two targets");
     quantize(&["-f", "none.txt"]).refused(1, "no such text");

@@ -19,10 +19,11 @@ fn the_output_is_named_after_input_and_type() {
     let model = chat_checkpoint();
     let model = model.to_str().unwrap();
     let said = quantize(dir.path(), &[model]).ok("a folder").stdout;
-    assert!(said.contains("wrote huginn-hops-q4_0.gguf"), "{said}");
+    assert!(said.contains("wrote huginn-hops-q4_k_m.gguf"), "{said}");
+    assert!(said.contains("is iq4_nl: rows of 128 do not divide into q4_K blocks of 256"), "{said}");
     quantize(dir.path(), &[&format!("{model}/."), "--type", "F16"]).ok("a folder with a dot");
     quantize(dir.path(), &["huginn-hops-f16.gguf", "--type", "q8_0"]).ok("a file");
-    assert_eq!(names_in(dir.path()), ["huginn-hops-f16.gguf", "huginn-hops-q4_0.gguf", "huginn-hops-q8_0.gguf"]);
+    assert_eq!(names_in(dir.path()), ["huginn-hops-f16.gguf", "huginn-hops-q4_k_m.gguf", "huginn-hops-q8_0.gguf"]);
 }
 
 #[test]
@@ -44,7 +45,10 @@ fn a_gguf_on_the_way_changes_nothing() {
 
 #[test]
 fn the_file_type_is_llama_cpps() {
-    for (recipe, id) in [("f32", 0), ("f16", 1), ("q4_0", 2), ("q8_0", 7), ("bf16", 32), ("published", 0)] {
+    let mixed = [("q4_k_m", 15), ("q5_k_m", 17), ("iq4_nl", 25), ("pure:q5_1", 9)];
+    for (recipe, id) in
+        [("f32", 0), ("f16", 1), ("q4_0", 2), ("q8_0", 7), ("bf16", 32), ("published", 0)].into_iter().chain(mixed)
+    {
         let header = Header::parse(&gguf(recipe)).unwrap();
         assert_eq!(header.metadata.get("general.file_type"), Some(&Value::U32(id)), "{recipe}");
     }
