@@ -28,14 +28,14 @@ macro_rules! lane_by_lane {
             #[inline(always)]
             fn $method(mut self, other: Self) -> Self {
                 for (a, b) in self.0.iter_mut().zip(other.0) {
-                    *a = *a $op b;
+                    *a $op b;
                 }
                 self
             }
         }
     )*};
 }
-lane_by_lane!(Add add +, Sub sub -, Mul mul *, Div div /);
+lane_by_lane!(Add add +=, Sub sub -=, Mul mul *=, Div div /=);
 
 impl<const L: usize> AddAssign for Lanes<L> {
     #[inline(always)]

@@ -356,8 +356,8 @@ mod tests {
             let eight = Columns::of(x.each_ref());
             let mut levels = Columns::<32, 8>::ZERO;
             let (d, m) = affine(15, &eight.0, &squares(&eight.0), &mut levels.0, WEIGHTED);
-            for l in 0..8 {
-                let one = lanes(x[l]);
+            for (l, x) in x.into_iter().enumerate() {
+                let one = lanes(x);
                 let mut expected = lanes([0.0; 32]);
                 let found = affine(15, &one, &squares(&one), &mut expected, WEIGHTED);
                 prop_assert_eq!(found, (Lanes([d.0[l]]), Lanes([m.0[l]])));

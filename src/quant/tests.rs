@@ -96,6 +96,33 @@ fn bytes_do_not_depend_on_threads() {
     }
 }
 
+/// Each instruction set of this machine against the oracle, with batches that are not full.
+#[test]
+fn tiers_agree() {
+    let golden = Golden::load();
+    let (input, importance) = (golden.floats("input"), golden.floats("imatrix"));
+    assert!(Tier::available().any(|tier| tier == Tier::best()));
+    for format in FORMATS {
+        let ty = format.tensor_type();
+        for rows in [24, 11, 1] {
+            let input = &input[..rows * K];
+            for importance in [None, Some(importance.as_slice())] {
+                let run = |tier| {
+                    let mut bytes = vec![0xaa; rows * ty.row_bytes(K).unwrap()];
+                    format.quantize_on(tier, input, &mut bytes, importance);
+                    let mut back = vec![f32::NAN; input.len()];
+                    format.dequantize_on(tier, &bytes, &mut back);
+                    (bytes, back.iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+                };
+                let expected = run(Tier::Scalar);
+                for tier in Tier::available() {
+                    assert!(run(tier) == expected, "{ty} on {tier:?}, {rows} rows, {}", importance.is_some());
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn every_format_is_found_under_its_type() {
     for found in FORMATS {
@@ -292,6 +319,55 @@ fn values() -> impl Strategy<Value = Vec<f32>> {
     prop::collection::vec(value, 32)
 }
 
+/// Root mean square error of a round trip.
+fn rms_error(ty: TensorType, x: &[f32], importance: Option<&[f32]>) -> f64 {
+    let back = dequantize(ty, &quantize(ty, x, x.len(), importance).unwrap(), x.len());
+    let sum: f64 = x.iter().zip(&back).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (sum / x.len() as f64).sqrt()
+}
+
+proptest! {
+    // Each case is thousands of values in many formats, and under emulation too.
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// More bits make a smaller error, on the same values and by a margin; and levels that fit the values beat even ones.
+    #[test]
+    fn more_bits_make_a_smaller_error(seed: u64, exponent in -9i32..9) {
+        use TensorType as T;
+        let x: Vec<f32> =
+            (0..4096).map(|i| crate::random::standard_normal(seed, 0, i) as f32 * 2f32.powi(exponent)).collect();
+        for chain in [
+            &[T::F32, T::F16, T::Q8_0, T::Q6_K, T::Q5_K, T::Q4_K][..],
+            &[T::F32, T::BF16, T::Q8_0, T::Q5_1, T::Q4_1],
+            &[T::Q8_0, T::Q5_0, T::Q4_0],
+            &[T::Q5_K, T::IQ4_XS, T::Q4_0],
+            &[T::Q5_0, T::IQ4_NL, T::Q4_0],
+        ] {
+            for pair in chain.windows(2) {
+                let [less, more] = [pair[0], pair[1]].map(|ty| rms_error(ty, &x, None));
+                prop_assert!(less < more, "{}: {less}, {}: {more}", pair[0], pair[1]);
+            }
+        }
+    }
+
+    /// An error spread evenly over a step of `range / (levels - 1)` has a root mean square of that over the root of 12. Searches
+    /// find shorter ranges; six and eight bits for the scales of blocks cost up to 1/63 of the largest scale more.
+    #[test]
+    fn searched_formats_stay_within_an_even_spread(seed: u64, exponent in -9i32..9) {
+        use TensorType as T;
+        let x: Vec<f32> = (0..1024)
+            .map(|i| crate::random::standard_normal(seed, 0, i).clamp(-4.0, 4.0) as f32 * 2f32.powi(exponent))
+            .collect();
+        let range = 2.0 * x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        for (ty, levels) in [(T::Q4_K, 16), (T::Q5_K, 32), (T::Q6_K, 64), (T::IQ4_NL, 16), (T::IQ4_XS, 16)] {
+            for importance in [None, Some([1.0; 1024].as_slice())] {
+                let (error, step) = (rms_error(ty, &x, importance), f64::from(range) / f64::from(levels - 1));
+                prop_assert!(error <= step / 12f64.sqrt(), "{ty}: {error} with a step of {step}");
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn round_trips_are_within_their_bounds(x in values(), w in prop::collection::vec(0.0f32..9.0, 32)) {
@@ -312,8 +388,20 @@ proptest! {
         check(TensorType::BF16, &|v| v.abs() * 2f32.powi(-8), None)?;
         let d = largest / 127.0;
         check(TensorType::Q8_0, &|_| d / 2.0 + 127.0 * f16_error(d), None)?;
+        // The side with one level less may be a whole step off, which the rounding of d makes longer.
+        let d = largest / 16.0;
+        check(TensorType::Q5_0, &|_| d + 16.0 * f16_error(d), None)?;
         let d = largest / 8.0;
         check(TensorType::Q4_0, &|_| d + 8.0 * f16_error(d), None)?;
+        // Half a step, and the roundings of d, of the minimum, and of their sum.
+        let least = x.iter().copied().fold(f32::MAX, f32::min);
+        let range = x.iter().copied().fold(f32::MIN, f32::max) - least;
+        for (ty, last) in [(TensorType::Q4_1, 15.0), (TensorType::Q5_1, 31.0)] {
+            let d = range / last;
+            let rounding = 2.0 * largest * f32::EPSILON;
+            check(ty, &|_| d / 2.0 + last * f16_error(d) + f16_error(least) + rounding, None)?;
+        }
+        let d = largest / 8.0;
         // The weighted search may give up unimportant values, but it never leaves the block's range by much.
         check(TensorType::Q4_0, &|_| 2.0 * largest + 8.0 * f16_error(d), Some(&w))?;
     }
