@@ -376,22 +376,21 @@ fn blocks_mut<'a, const LEN: usize>(
 /// The least and the largest value of a block. Of zeros of both signs it may be either.
 #[inline(always)]
 fn range<const N: usize>(x: &[f32; N]) -> (f32, f32) {
+    (fold(x, |a, b| if a < b { a } else { b }), fold(x, |a, b| if a > b { a } else { b }))
+}
+
+/// Folds a block in an order that vectorises: eight chains, and then halves with halves.
+#[inline(always)]
+fn fold<const N: usize>(x: &[f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
     const { assert!(N.is_multiple_of(8)) };
-    let min = |a: f32, b: f32| if a < b { a } else { b };
-    let max = |a: f32, b: f32| if a > b { a } else { b };
-    // Eight at a time, and then halves with halves, in registers.
-    let (mut least, mut most) = ([f32::MAX; 8], [-f32::MAX; 8]);
+    let mut chains = [x[0]; 8];
     for x in x.as_chunks::<8>().0 {
-        for i in 0..8 {
-            (least[i], most[i]) = (min(x[i], least[i]), max(x[i], most[i]));
+        for (chain, &x) in chains.iter_mut().zip(x) {
+            *chain = f(x, *chain);
         }
     }
-    for half in [4, 2, 1] {
-        for i in 0..half {
-            (least[i], most[i]) = (min(least[i], least[i + half]), max(most[i], most[i + half]));
-        }
-    }
-    (least[0], most[0])
+    let [a, b, c, d, e, g, h, i] = chains;
+    f(f(f(a, e), f(c, h)), f(f(b, g), f(d, i)))
 }
 
 /// The first value of a block of which something holds; 0 if there is none. For what hardly ever happens.

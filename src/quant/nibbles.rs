@@ -21,11 +21,9 @@ pub(super) fn pack(levels: &[f32; LEN], dst: &mut [u8]) {
     }
     // Empty for four bits.
     for (fifth, levels) in high.iter_mut().zip(levels.as_chunks::<8>().0) {
-        let mut bits = 0;
-        for (i, &level) in levels.iter().enumerate() {
-            bits |= (round::low_bits(level) >> 4 & 1) << i;
-        }
-        *fifth = bits as u8;
+        let bits = u64::from_le_bytes(round::low_bytes(levels)) >> 4 & 0x0101_0101_0101_0101;
+        // The product moves bit 0 of byte i to bit 56 + i.
+        *fifth = (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
     }
 }
 

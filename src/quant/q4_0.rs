@@ -95,14 +95,12 @@ impl Symmetric {
     #[inline(always)]
     fn by_extreme(&self, x: &[f32; LEN], block: &mut [u8]) {
         let (least, most) = range(x);
-        let extreme = if most > -least {
-            most
-        } else if most < -least {
-            least
-        } else {
+        // Which of the two it is no one can foresee, so it must not become a branch.
+        let mut extreme = if most > -least { most } else { least };
+        if most == -least {
             // The first of two that are opposite. In a block of zeros, d is negative zero.
-            if most > 0.0 { first(x, |v| v.abs() == most) } else { 0.0 }
-        };
+            extreme = if most > 0.0 { first(x, |v| v.abs() == most) } else { 0.0 };
+        }
         let middle = self.middle();
         let d = extreme / -middle as f32;
         let inverse = inverse(d);
@@ -111,7 +109,7 @@ impl Symmetric {
         let last = (2 * middle - 1) as f32;
         let mut levels = [0.0; LEN];
         for (level, x) in levels.iter_mut().zip(x) {
-            *level = round::floor(x * inverse + shift).min(last);
+            *level = round::at_most(round::floor(x * inverse + shift), last);
         }
         store(block, d, &levels);
     }

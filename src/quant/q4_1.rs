@@ -104,7 +104,7 @@ impl Affine {
         let inverse = inverse(d);
         let mut levels = [0.0; LEN];
         for (level, x) in levels.iter_mut().zip(x) {
-            *level = round::floor((x - least) * inverse + 0.5).min(last);
+            *level = round::at_most(round::floor((x - least) * inverse + 0.5), last);
         }
         store(block, d, least, &levels);
     }

@@ -35,6 +35,12 @@ pub(super) fn floor(x: f32) -> f32 {
     if near > x { near - 1.0 } else { near }
 }
 
+/// `x`, but `last` where it is greater or NaN: one instruction, which [`f32::min`] is not.
+#[inline(always)]
+pub(super) fn at_most(x: f32, last: f32) -> f32 {
+    if x < last { x } else { last }
+}
+
 /// An integer of a magnitude up to 2^22 in two's complement, of which only the lower 22 bits are right.
 #[inline(always)]
 pub(super) fn low_bits(x: f32) -> u32 {

@@ -225,7 +225,7 @@ fn a_gguf_in_several_files_is_one_input() {
     cut(dir.path(), &gguf("f32"), 3);
     for part in 1..=3 {
         quantize(dir.path(), &[&format!("m-f32-{part:05}-of-00003.gguf")]).ok("any of them");
-        assert_eq!(fs::read(file("m-q4_0.gguf")).unwrap(), gguf("q4_0"), "{part}");
+        assert_eq!(fs::read(file("m-q4_k_m.gguf")).unwrap(), gguf("q4_k_m"), "{part}");
     }
     let [first, second, third] = [1, 2, 3].map(|part| format!("m-f32-{part:05}-of-00003.gguf"));
     assert!(quantize(dir.path(), &[&first, &third]).refused(1, "a part").contains("is the input"));
