@@ -399,6 +399,19 @@ fn by_type(summary: &Summary) -> Vec<OfType> {
     types
 }
 
+/// Tensors that are not what the recipe meant for them, those of one type and reason together.
+fn by_reason(summary: &Summary) -> Vec<(Vec<&str>, TensorType, &str)> {
+    let mut reasons: Vec<(Vec<&str>, TensorType, &str)> = Vec::new();
+    for Report { name, ty, why, .. } in &summary.tensors {
+        let Some(why) = why else { continue };
+        match reasons.iter_mut().find(|(_, t, w)| t == ty && w == why) {
+            Some((tensors, ..)) => tensors.push(name),
+            None => reasons.push((vec![name], *ty, why)),
+        }
+    }
+    reasons
+}
+
 fn bits(bytes: u64, values: u64) -> f64 {
     bytes as f64 * 8.0 / values as f64
 }
@@ -423,9 +436,11 @@ fn print(out: &mut impl Write, flags: &Flags, output: &Path, summary: &Summary, 
     let tensors = summary.tensors.len();
     row(out, "all", tensors, summary.values, summary.bytes_after)?;
     row(out, "before", tensors, summary.values, summary.bytes_before)?;
-    for r in &summary.tensors {
-        if let Some(why) = &r.why {
-            writeln!(out, "{} is {}: {}", one_line(&r.name), r.ty, one_line(why))?;
+    for (tensors, ty, why) in by_reason(summary) {
+        let (first, why) = (one_line(tensors[0]), one_line(why));
+        match tensors.len() - 1 {
+            0 => writeln!(out, "{first} is {ty}: {why}")?,
+            n => writeln!(out, "{first} and {n} more are {ty}: {why}")?,
         }
     }
     let (path, size) = (one_line(&output.display().to_string()), human_bytes(summary.file_bytes));

@@ -10,7 +10,9 @@ Needs nothing but Python's standard library.
 """
 
 import argparse
+import concurrent.futures
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -51,67 +53,72 @@ def main():
         powers = [1 << i for i in range(12) if 1 << i <= 4 * flags.steps]
         depths = sorted({flags.steps, *powers})
 
-        def measure(file):
+        few = ["pure:q4_0", "pure:iq4_nl", "pure:q5_k", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0"]
+        few += [f"auto, as large as {name}" for name in BESIDE]
+
+        def run(file, steps, chunks):
             report = call(
-                perplexity, "-m", file, "--base-model", base, "-f", place / "b.txt", "--special", "-c", flags.ctx,
-                "--chunks", flags.chunks, "--exit-rule", "fixed", "--steps", ",".join(map(str, depths)), "--json",
+                perplexity, "-m", file, "--base-model", base, "-f", place / "b.txt", "--special", "-c", flags.ctx, "-t", 1,
+                "--chunks", chunks, "--exit-rule", "fixed", "--steps", ",".join(map(str, steps)), "--json",
             )
             return {run["max_steps"]: run for run in report["runs"]}
 
-        rows = []
-
         def row(name, *how):
-            file = place / "x.gguf"
-            summary = call(quantize, base, file, *how, "--json")
-            rows.append((name, summary, measure(file)))
-            return summary["file_bytes"]
+            file = place / f"{name.replace(' ', '-').replace(':', '-')}.gguf"
+            summary = call(quantize, base, file, *how, "-t", 1, "--json")
+            at_mean = run(file, [flags.steps], flags.chunks)[flags.steps]
+            others = run(file, depths, flags.chunks // 3) if name in few else {}
+            file.unlink()
+            return name, summary, at_mean, others
 
+        pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
         sizes = {}
+        plans = []
         for name in PLAIN + MIXED:
-            row(name, "--type", name)
+            plans.append((name, "--type", name))
             if name != "f16" and not name.endswith("q8_0"):
-                sizes[name] = row(f"{name}, imatrix", "--type", name, "--imatrix", importance)
-        auto = ["--auto", *seen[:5], "--ctx-size", flags.ctx, "--chunks", 12, "--steps", flags.steps]
-        for name in BESIDE:
-            row(f"auto, as large as {name}", *auto, "--target-size", sizes[name])
+                plans.append((f"{name}, imatrix", "--type", name, "--imatrix", importance))
+            if name in BESIDE:
+                sizes[name] = call(quantize, base, "--dry-run", *plans[-1][1:], "--json")["file_bytes"]
+        auto = ["--auto", *seen[:3], "--ctx-size", flags.ctx, "--chunks", 12, "--steps", flags.steps]
+        plans += [(f"auto, as large as {name}", *auto, "--target-size", sizes[name]) for name in BESIDE]
+        rows = list(pool.map(lambda plan: row(*plan), plans))
 
         of = lambda run: run["comparison"]
         print(f"At {flags.steps} steps:\n")
         print("| type | bits/weight | bytes | perplexity | KL | same top | cosine of the last state |")
         print("|---|---|---|---|---|---|---|")
-        for name, summary, runs in rows:
-            run = runs[flags.steps]
-            kl = of(run)["kl"]
+        for name, summary, at_mean, _ in rows:
+            kl = of(at_mean)["kl"]
             print(
-                f"| {name} | {summary['bits_per_weight']:.2f} | {summary['file_bytes']} | {run['perplexity']['value']:.3f} | "
-                f"{kl['value']:.6f} ± {kl['error']:.6f} | {100 * of(run)['same_top']['value']:.2f} % | "
-                f"{run['latent_cosines'][-1]['cosine']['value']:.5f} |"
+                f"| {name} | {summary['bits_per_weight']:.2f} | {summary['file_bytes']} | {at_mean['perplexity']['value']:.3f} | "
+                f"{kl['value']:.6f} ± {kl['error']:.6f} | {100 * of(at_mean)['same_top']['value']:.2f} % | "
+                f"{at_mean['latent_cosines'][-1]['cosine']['value']:.5f} |"
             )
-        base_ppl = {steps: of(run)["base_perplexity"]["value"] for steps, run in rows[0][2].items()}
-        print(f"| f32 | 32.00 | {base.stat().st_size} | {base_ppl[flags.steps]:.3f} | 0 | 100 % | 1 |")
+        base_ppl = of(rows[0][2])["base_perplexity"]["value"]
+        print(f"| f32 | 32.00 | {base.stat().st_size} | {base_ppl:.3f} | 0 | 100 % | 1 |")
+        rows = [(name, runs) for name, _, _, runs in rows if runs]
+        base_ppl = {steps: of(run)["base_perplexity"]["value"] for steps, run in rows[0][1].items()}
+        print(f"\nThe following are measured on the first {flags.chunks // 3} windows of the same text.")
 
-        few = ["pure:q4_0", "pure:iq4_nl", "pure:q5_k", "q4_0", "q4_k_m", "q5_k_m", "q6_k", "q8_0"] + [f"auto, as large as {n}" for n in BESIDE]
         for title, value in [
             ("KL at other depths, each against f32 at the same depth", lambda r: f"{of(r)['kl']['value']:.6f}"),
             ("Same top token", lambda r: f"{100 * of(r)['same_top']['value']:.2f} %"),
         ]:
             print(f"\n{title}:\n\n| type | " + " | ".join(map(str, depths)) + " |\n|---|" + "---|" * len(depths))
-            for name, _, runs in rows:
-                if name in few:
-                    print(f"| {name} | " + " | ".join(value(runs[d]) for d in depths) + " |")
+            for name, runs in rows:
+                print(f"| {name} | " + " | ".join(value(runs[d]) for d in depths) + " |")
         print("\nPerplexity:\n\n| type | " + " | ".join(map(str, depths)) + " |\n|---|" + "---|" * len(depths))
         print("| f32 | " + " | ".join(f"{base_ppl[d]:.3f}" for d in depths) + " |")
-        for name, _, runs in rows:
-            if name in few:
-                print(f"| {name} | " + " | ".join(f"{runs[d]['perplexity']['value']:.3f}" for d in depths) + " |")
+        for name, runs in rows:
+            print(f"| {name} | " + " | ".join(f"{runs[d]['perplexity']['value']:.3f}" for d in depths) + " |")
         deepest = depths[-1]
         shown = [s for s in powers if s <= deepest]
         print(f"\nCosine of the latent state with that of f32, step by step (run to {deepest} steps):\n")
         print("| type | " + " | ".join(map(str, shown)) + " |\n|---|" + "---|" * len(shown))
-        for name, _, runs in rows:
-            if name in few:
-                cosines = {c["step"]: c["cosine"]["value"] for c in runs[deepest]["latent_cosines"]}
-                print(f"| {name} | " + " | ".join(f"{cosines[s]:.5f}" for s in shown) + " |")
+        for name, runs in rows:
+            cosines = {c["step"]: c["cosine"]["value"] for c in runs[deepest]["latent_cosines"]}
+            print(f"| {name} | " + " | ".join(f"{cosines[s]:.5f}" for s in shown) + " |")
 
 
 if __name__ == "__main__":
