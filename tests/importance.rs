@@ -2,10 +2,16 @@
 
 mod common;
 
-use common::{HUGINN, model};
+use common::{HUGINN, data, model};
+use rdt::arch::{self, Load};
 use rdt::calibrate::{self, Comparison, Reading, Windows};
-use rdt::model::{DepthPolicy, FixedDepth, InitialState, LatentStats, Row, Session, SessionOptions, Verdict};
+use rdt::gguf::{Header, TensorType};
+use rdt::kernels::KvType;
+use rdt::model::{
+    Batch, DepthPolicy, FixedDepth, InitialState, LatentStats, Logits, Row, Session, SessionOptions, Verdict,
+};
 use rdt::quant::{self, Imatrix, Recipe};
+use rdt::text::Tokenizer;
 use std::num::NonZeroUsize;
 
 const STEPS: usize = 3;
@@ -197,4 +203,107 @@ fn replaced_matrices_are_those_of_a_conversion() {
         [("loop.adapter_state.weight".to_owned(), (rdt::gguf::TensorType::Q4_0, rdt::files::Bytes::from(vec![0; 18])))];
     let error = rdt::arch::with_replaced(whole.into(), &wrong.into_iter().collect()).unwrap_err();
     assert!(error.to_string().contains("18 bytes cannot stand in for 'loop.adapter_state.weight'"), "{error}");
+}
+
+/// What llama-imatrix (of the llama.cpp in llama-cpp-python 0.3.36) wrote for a model of `tests/data/llama-cpp`, in this folder:
+/// `llama-imatrix -m MODEL.gguf -f LICENSE-MIT -c 32 -b 32 -ub 32 --process-output -ctk f32 -ctv f32 -fa off -t 1 -o MODEL.imatrix`
+fn of_llama_cpp(path: &str) -> Vec<u8> {
+    std::fs::read(data("llama-cpp").join(format!("{path}.imatrix"))).unwrap()
+}
+
+/// The same tokens give the same sums: every pass through a block counts in both programs.
+#[test]
+fn llama_cpp_collects_the_same() {
+    const WINDOW: usize = 32;
+    let license = std::fs::read_to_string(data("../../LICENSE-MIT")).unwrap();
+    for (path, passes) in [("hrm_text/split-f32", 3), ("nanbeige/every-pass-f32", 2)] {
+        let file = of_llama_cpp(path);
+        let theirs = Imatrix::parse(&file).unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let again = scratch.path().join("again.gguf");
+        theirs.save(&again).unwrap();
+        assert!(std::fs::read(again).unwrap() == file, "{path}: read and saved again, it is the same file");
+
+        let model = arch::open(&data("llama-cpp").join(format!("{path}.gguf")), Load::Read).unwrap();
+        let model = std::sync::Arc::new(model);
+        let tokenizer = Tokenizer::from_gguf(model.metadata()).unwrap();
+        let bos = tokenizer.special_ids().bos.filter(|_| tokenizer.add_bos());
+        let text = tokenizer.encode_trusted(license.strip_suffix('\n').unwrap()).unwrap();
+        let windows = Windows::new(bos.into_iter().chain(text).collect(), WINDOW, bos).unwrap();
+        let depth = FixedDepth(model.config().mean_steps());
+        let options = SessionOptions { kv_type: KvType::F32, context: Some(WINDOW), steps: None, ..options(1, WINDOW) };
+        let mut session = Session::new(model, &options).unwrap();
+
+        // Every token and the logits of all of them, which is what llama-imatrix asks for.
+        session.record_inputs();
+        for window in windows.iter() {
+            session.truncate(0, 0);
+            let batch = Batch { logits: Logits::All, ..Batch::next(&window.tokens) };
+            session.run(batch, &mut { depth }).unwrap();
+        }
+        let mut inputs = session.take_inputs().unwrap();
+        let mut matrices = 0;
+        for (name, sums, rows) in inputs.entries() {
+            let entry = theirs.get(name).unwrap_or_else(|| panic!("{path}: {name}"));
+            let times = if name == "output.weight" { 1 } else { passes };
+            assert_eq!((rows, rows as f32), ((windows.len() * WINDOW * times) as u64, entry.rows), "{path}: {name}");
+            assert_eq!(sums.len(), entry.sums.len(), "{path}: {name}");
+            for (column, (found, &expected)) in sums.iter().zip(&entry.sums).enumerate() {
+                let error = (found - f64::from(expected)).abs();
+                assert!(error < 1e-4 * f64::from(expected), "{path}: {name}, {column}: {found}, llama.cpp {expected}");
+            }
+            matrices += 1;
+        }
+        assert_eq!(matrices, theirs.entries().len(), "{path}");
+
+        // A window's last token predicts nothing here, and is not run; the head runs where something is scored.
+        let ours = calibrate::importance(&mut session, depth, &windows, Reading::default(), &mut |_| Ok(())).unwrap();
+        for (name, entry) in ours.entries() {
+            let per_window = if name == "output.weight" { WINDOW / 2 - 1 } else { passes * (WINDOW - 1) };
+            assert_eq!(entry.rows as usize, windows.len() * per_window, "{path}: {name}");
+            let total = |x: Vec<f32>| x.iter().sum::<f32>();
+            let [a, b] = [entry, theirs.get(name).unwrap()].map(|e| total(e.importance().unwrap()));
+            assert!((a / b - 1.0).abs() < 0.02, "{path}: {name}: {a} {b}");
+        }
+    }
+}
+
+/// What its llama-quantize makes of two matrices with those weights, by the hash (FNV-1a) of the tensors in `OUT.gguf`:
+/// `llama-quantize --allow-requantize --pure --imatrix k-q4_k_m.imatrix k-q4_k_m.gguf OUT.gguf TYPE`, with `Q4_K_S` for q4_K and
+/// `Q5_K_S` for q5_K, from ggml's sources without contraction to fused multiply-add. It copies a tensor that has the type already.
+#[test]
+fn llama_cpp_weighs_the_same() {
+    let imatrix = Imatrix::parse(&of_llama_cpp("hrm_text/k-q4_k_m")).unwrap();
+    let file = std::fs::read(data("llama-cpp/hrm_text/k-q4_k_m.gguf")).unwrap();
+    let header = Header::parse(&file).unwrap();
+    let (values, up) = ("blk.1.attn_v.weight", "blk.1.ffn_up.weight");
+    for (name, ty, expected) in [
+        (up, TensorType::Q4_0, 0x8e56_dfdf_51c1_54e1_u64),
+        (up, TensorType::Q5_1, 0xeee7_2eb5_d3b5_fec6),
+        (up, TensorType::IQ4_NL, 0xede4_3152_59d4_abed),
+        (up, TensorType::Q5_K, 0x2d6c_0ae3_c549_6fd7),
+        (up, TensorType::Q6_K, 0xdcaf_e141_50aa_1200),
+        (values, TensorType::Q4_0, 0x6dfe_a759_9c7f_89d4),
+        (values, TensorType::Q5_1, 0x592f_7010_d76d_d332),
+        (values, TensorType::IQ4_NL, 0x04e5_0543_1c6b_e45c),
+        (values, TensorType::Q4_K, 0xe87b_6036_1c49_ce1c),
+        (values, TensorType::Q5_K, 0xd0b8_6974_7457_601f),
+    ] {
+        let tensor = header.tensor(name).unwrap();
+        let &[k, rows] = &tensor.dims[..] else { panic!("{name}") };
+        let mut weights = vec![0.0; k * rows];
+        quant::dequantize_rows(tensor.ty, tensor.data(&file).unwrap(), k, &mut weights).unwrap();
+        let importance = imatrix.get(name).unwrap().importance().unwrap();
+        let bytes = |importance: Option<&[f32]>| {
+            let mut bytes = vec![0; rows * ty.row_bytes(k).unwrap()];
+            quant::quantize_rows(ty, &weights, k, &mut bytes, importance).unwrap();
+            bytes
+        };
+        let found = bytes(Some(&importance));
+        let hash = found
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |h, &byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        assert_eq!(format!("{hash:016x}"), format!("{expected:016x}"), "{name} in {ty}");
+        assert!(found != bytes(None), "{name} in {ty}: the weights count");
+    }
 }

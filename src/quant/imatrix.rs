@@ -183,7 +183,7 @@ impl Imatrix {
             .entries
             .iter()
             .flat_map(|(name, e)| {
-                [decl(format!("{name}{SUMS}"), vec![e.sums.len(), 1]), decl(format!("{name}{COUNTS}"), vec![1, 1])]
+                [decl(format!("{name}{SUMS}"), vec![e.sums.len()]), decl(format!("{name}{COUNTS}"), vec![1])]
             })
             .collect();
         let mut out = Writer::<AtomicFile>::create(path, &metadata, &decls)?;

@@ -73,6 +73,8 @@ pub struct Seen<'a> {
 
 impl Seen<'_> {
     /// In the blocks to which llama.cpp's `_m` mixtures give more bits: the first and last eighth, and every third between.
+    /// Physical blocks are counted, as llama.cpp does for values; for `ffn_down` it divides the number of passes of a looped model
+    /// instead, so that no matrix is in the last eighth there.
     fn in_favoured_block(&self) -> bool {
         self.block.is_some_and(|(b, n)| b < n / 8 || b >= 7 * n / 8 || (b - n / 8) % 3 == 2)
     }
