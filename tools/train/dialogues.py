@@ -122,33 +122,6 @@ def lookup(rng, steps, turns):
     return scene("lookup", sorted(links), join(shuffled(rng, facts)), asked)
 
 
-# --- Comparisons: a line of people, told pair by pair; which of two stands before the other?
-
-COMPARISONS = (("taller", "shorter"), ("older", "younger"), ("faster", "slower"))
-COMPARE_QUESTIONS = ("Is {a} {than} than {b}?", "Say yes or no: is {a} {than} than {b}?")
-COMPARE_AGAIN = ("Is {a} {than} than {b}?", "And is {a} {than} than {b}?")
-
-
-def compare(rng, steps, turns):
-    people = rng.sample(NAMES, rng.randint(max(steps + 1, 3), steps + 2))
-    than = rng.choice(COMPARISONS)
-    facts = []
-    for a, b in zip(people, people[1:]):
-        facts.append(f"{a} is {than[0]} than {b}." if rng.random() < 0.5 else f"{b} is {than[1]} than {a}.")
-
-    def ask(frames, n):
-        start = rng.randrange(len(people) - n)
-        pair = [start, start + n]
-        rng.shuffle(pair)
-        word = rng.randrange(2)
-        yes = (pair[0] < pair[1]) == (word == 0)
-        a, b = (people[i] for i in pair)
-        return rng.choice(frames).format(a=a, b=b, than=than[word]), "Yes." if yes else "No.", n
-
-    asked = [ask(COMPARE_QUESTIONS, steps)] + [ask(COMPARE_AGAIN, rng.randint(1, steps)) for _ in range(turns - 1)]
-    return scene("compare", (than[0], people), join(shuffled(rng, facts)), asked)
-
-
 # --- Sums: a running total of single digits.
 
 
@@ -259,7 +232,7 @@ def talk(rng, steps, turns):
     return scene("talk", [question for question, _, _ in asked], "", asked)
 
 
-KINDS = dict(talk=talk, path=path, lookup=lookup, compare=compare, sum=sums, chain=chain, program=program, sort=sort)
+KINDS = dict(talk=talk, path=path, lookup=lookup, sum=sums, chain=chain, program=program, sort=sort)
 
 
 def draw(rng, kind, steps, turns, held_out):

@@ -41,7 +41,7 @@ def score(model, encoder, questions, depths):
                 cell = right[depth][f"{turn.kind} {turn.steps}"]
                 cell[0] += bool((best[row, at - 1] == ids[row, at]).all())
                 cell[1] += 1
-    return {depth: dict(table) for depth, table in right.items()}
+    return {depth: dict(sorted(table.items())) for depth, table in right.items()}
 
 
 def answer(model, encoder, question, depth, longest=40):

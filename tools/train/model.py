@@ -162,19 +162,22 @@ class Huginn(nn.Module):
             x = block(x, rope)
         return x
 
-    def read_out(self, state, rope):
+    def coda(self, state, rope):
         x = self.transformer.ln_f(state)
         for block in self.transformer.coda:
             x = block(x, rope)
-        return F.linear(self.transformer.ln_f(x), self.transformer.wte.weight)
+        return self.transformer.ln_f(x)
 
-    def forward(self, tokens, state, steps, backprop_steps):
-        """Logits after `steps` steps, of which the last `backprop_steps` pass gradients."""
+    def head(self, x):
+        return F.linear(x, self.transformer.wte.weight)
+
+    def forward(self, tokens, state, steps, backprop_steps, wanted):
+        """Logits of the wanted positions after `steps` steps, of which the last `backprop_steps` pass gradients."""
         embedded, rope = self.embed(tokens), self.angles(tokens)
         for i in range(steps):
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= steps - backprop_steps):
                 state = self.step(state, embedded, rope)
-        return self.read_out(state, rope)
+        return self.head(self.coda(state, rope)[wanted])
 
     @torch.no_grad()
     def at_depths(self, tokens, depths):
@@ -184,7 +187,7 @@ class Huginn(nn.Module):
         for i in range(1, max(depths) + 1):
             state = self.step(state, embedded, rope)
             if i in depths:
-                yield i, self.read_out(state, rope)
+                yield i, self.head(self.coda(state, rope))
 
 
 def to_bfloat16(model):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains a small recurrent-depth model on generated dialogues.
 
-  torchrun --nproc-per-node 2 train.py RUN --steps 12000
+  torchrun --nproc-per-node 2 train.py RUN
 
 RUN is a folder: the tokenizer, state.pt (everything needed to go on), log.jsonl. Called again it goes on where it was,
 to the same weights as without the interruption. Workers are processes of one thread each that share every batch.
@@ -25,10 +25,12 @@ import tokenizer as tokens
 from evaluate import held_out_questions, score
 from model import Huginn, Shape, to_bfloat16
 
-POOL = 16  # steps whose dialogues are drawn together and sorted by length
-QUESTION_WEIGHT = 0.1  # in the loss, next to 1 for answers
-EMA = 0.998
-WARM_UP = 100
+# Steps whose dialogues are drawn together and sorted by length.
+POOL = 16
+# Of the tokens that the user says, one in five is in the loss, with a weight of half an answer's.
+QUESTION_SHARE, QUESTION_WEIGHT = 0.2, 0.5
+# How much of the running mean of the weights a step keeps; the steps in which the rate rises.
+MEAN_KEEPS, WARM_UP = 0.998, 100
 
 
 def generator(*what):
@@ -36,10 +38,10 @@ def generator(*what):
     return torch.Generator().manual_seed(random.Random(f"{what}").getrandbits(32))
 
 
-def draw_steps(shape, generator):
+def draw_steps(mean, generator):
     """How often the core is applied: Poisson around a log-normal rate."""
     sigma = 0.5
-    rate = torch.exp(torch.randn(1, generator=generator) * sigma + math.log(shape.mean_steps) - sigma**2 / 2)
+    rate = torch.exp(torch.randn(1, generator=generator) * sigma + math.log(mean) - sigma**2 / 2)
     return int(torch.poisson(rate, generator=generator)) + 1
 
 
@@ -75,17 +77,20 @@ def batches(args, encoder, first, workers):
         rng.shuffle(order)
         for i, j in enumerate(order):
             if pool * POOL + i >= first:
-                yield pool * POOL + i, [padded(part, encoder.pad) for part in cut[j * workers : (j + 1) * workers]]
+                rng = random.Random(f"{args.seed} step {pool * POOL + i}")
+                yield pool * POOL + i, [padded(part, encoder.pad, rng) for part in cut[j * workers : (j + 1) * workers]]
 
 
-def padded(dialogues, pad):
-    """Tokens [dialogue, position] and the weight of each in the loss."""
-    length = -(-max(len(ids) for ids, _ in dialogues) // 8) * 8
+def padded(dialogues, pad, rng):
+    """Tokens [dialogue, position] and the weight of each in the loss, 0 for most."""
+    length = -(-max(len(ids) - 1 for ids, _ in dialogues) // 8) * 8 + 1
     ids = torch.full((len(dialogues), length), pad)
     weight = torch.zeros(ids.shape)
     for row, (tokens, is_answer) in enumerate(dialogues):
         ids[row, : len(tokens)] = torch.tensor(tokens)
-        weight[row, : len(tokens)] = torch.where(torch.tensor(is_answer), 1.0, QUESTION_WEIGHT)
+        weight[row, : len(tokens)] = torch.tensor(
+            [1.0 if said else QUESTION_WEIGHT * (rng.random() < QUESTION_SHARE) for said in is_answer]
+        )
     return ids, weight
 
 
@@ -127,7 +132,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = self.rate(step)
             optimiser.step()
-        torch._foreach_lerp_(self.mean, self.weights, 1 - min(EMA, (step + 1) / (step + 10)))
+        torch._foreach_lerp_(self.mean, self.weights, 1 - min(MEAN_KEEPS, (step + 1) / (step + 10)))
         self.show(self.weights)
 
     @torch.no_grad()
@@ -177,11 +182,12 @@ def main():
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--steps", type=int, default=12_000, help="steps of training in all")
     parser.add_argument("--cool-down", type=int, default=2_000, help="last steps, in which the rate falls to nothing")
-    parser.add_argument("--ramp", type=int, default=600, help="steps until questions get a reasoning step longer")
-    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens of a batch, all workers together")
+    parser.add_argument("--ramp", type=int, default=1_000, help="steps until questions get a reasoning step longer")
+    parser.add_argument("--batch-tokens", type=int, default=3072, help="tokens of a batch, all workers together")
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--evaluate-every", type=int, default=500)
-    parser.add_argument("--save-every", type=int, default=150)
+    parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -199,52 +205,62 @@ def main():
     trainer = Trainer(model, args)
     checkpoint = args.run / "state.pt"
     start = trainer.restore(torch.load(checkpoint)) if checkpoint.exists() else 0
-    for part in ("embed", "step", "read_out"):
+    for part in ("embed", "step", "coda"):
         setattr(model, part, torch.compile(getattr(model, part), dynamic=True))
 
     began, losses = time.time(), []
     for step, parts in batches(args, encoder, start, workers):
         if step == args.steps:
             break
-        ids, weight = parts[rank]
-        total_weight = sum(float(w[:, 1:].sum()) for _, w in parts)
-        depth = draw_steps(shape, generator(args.seed, step, "depth"))
-        state = model.noise(ids.shape, generator(args.seed, step, "state", rank))
-        logits = model(ids, state, depth, shape.backprop_steps)
-        each = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-        loss = (each * weight[:, 1:].flatten()).sum() / total_weight
-        loss.backward()
+        losses.append(backpropagate(model, args, step, parts, rank))
         trainer.update(step)
-
-        answers = weight[:, 1:].flatten() == 1
-        losses.append(float(each.detach()[answers].mean()))
         done = step + 1
-        if done % 50 == 0 and rank == 0:
-            line = dict(step=done, answer_loss=round(sum(losses) / len(losses), 4), longest=longest(step, args.ramp),
-                        seconds=round(time.time() - began))  # fmt: skip
-            write(args.run / "log.jsonl", line)
+        last = done == args.steps
+        if done % args.log_every == 0 or last:
+            line = dict(step=done, answer_loss=round(sum(losses) / len(losses), 4), seconds=round(time.time() - began))
+            write(args, rank, line | dict(longest=longest(step, args.ramp)))
             losses = []
-        if done % args.save_every == 0 or done == args.steps:
-            if rank == 0:
-                save(trainer.state(done), checkpoint)
-        if done % args.evaluate_every == 0 or done == args.steps:
+        if rank == 0 and (done % args.save_every == 0 or last):
+            save(trainer.state(done), checkpoint)
+        if done % args.evaluate_every == 0 or last:
             trainer.show(trainer.mean)
             right = score(model, encoder, questions, depths=(1, 2, 4, 8, 16))
             trainer.show(trainer.weights)
-            for table in right.values():
-                for cell in sorted(table):
-                    counts = torch.tensor(table[cell])
-                    dist.all_reduce(counts)
-                    table[cell] = counts.tolist()
-            if rank == 0:
-                write(args.run / "log.jsonl", dict(step=done, right=right))
+            write(args, rank, dict(step=done, right=of_all_workers(right)))
     dist.destroy_process_group()
 
 
-def write(path, line):
-    print(json.dumps(line), flush=True)
-    with path.open("a") as file:
-        file.write(json.dumps(line) + "\n")
+def backpropagate(model, args, step, parts, rank):
+    """Gradients of this worker's part of a batch; the mean loss of its answers."""
+    ids, weight = parts[rank]
+    total_weight = sum(float(weight[:, 1:].sum()) for _, weight in parts)
+    shape, most = model.shape, longest(step, args.ramp)
+    # Longer questions, deeper loops: the mean of the last stage is the model's.
+    depth = draw_steps(shape.mean_steps - dialogues.LONGEST + most, generator(args.seed, step, "depth"))
+    state = model.noise(ids.shape, generator(args.seed, step, "state", rank))
+    wanted = weight[:, 1:] > 0
+    logits = model(ids[:, :-1], state[:, :-1], depth, shape.backprop_steps, wanted).float()
+    each = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none")
+    weight = weight[:, 1:][wanted]
+    ((each * weight).sum() / total_weight).backward()
+    return float(each.detach()[weight == 1].mean())
+
+
+def of_all_workers(right):
+    """Counts summed: every worker has questions of every cell."""
+    for table in right.values():
+        for cell in table:
+            counts = torch.tensor(table[cell])
+            dist.all_reduce(counts)
+            table[cell] = counts.tolist()
+    return right
+
+
+def write(args, rank, line):
+    if rank == 0:
+        print(json.dumps(line), flush=True)
+        with (args.run / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":
