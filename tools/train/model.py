@@ -1,0 +1,198 @@
+"""A recurrent-depth language model in Huginn's published layout.
+
+    e = prelude(embedding);  s = noise;  s = core(adapter[s, e]), again and again;  logits = head(coda(s))
+
+Parameters carry the published names, so that a state dict is a checkpoint.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Shape:
+    vocabulary: int = 1024
+    width: int = 256
+    heads: int = 4
+    feed_forward: int = 768
+    prelude: int = 1
+    core: int = 1
+    coda: int = 1
+    context: int = 1024
+    mean_steps: int = 8
+    backprop_steps: int = 4
+    rope_base: float = 50_000.0
+    epsilon: float = 1e-6
+
+    @property
+    def depth(self):
+        """Layers that a token passes at the mean number of steps."""
+        return self.prelude + self.core * self.mean_steps + self.coda
+
+    @property
+    def std(self):
+        return math.sqrt(2 / (5 * self.width))
+
+    @property
+    def out_std(self):
+        """For what ends in the residual stream."""
+        return self.std / math.sqrt(2 * self.depth)
+
+    @property
+    def embedding_scale(self):
+        return math.sqrt(self.width)
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.epsilon = shape.epsilon
+        self.weight = nn.Parameter(torch.ones(shape.width))
+
+    def forward(self, x):
+        x32 = x.float()
+        return (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.epsilon) * self.weight).to(x.dtype)
+
+
+def rope_angles(shape):
+    """Cosines and sines [context, head size], each angle twice: it turns an interleaved pair."""
+    head = shape.width // shape.heads
+    frequencies = 1 / shape.rope_base ** (torch.arange(0, head, 2).float() / head)
+    angles = torch.outer(torch.arange(shape.context).float(), frequencies).repeat_interleave(2, dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, cos, sin):
+    """Turns the pairs (0, 1), (2, 3), ... of the last dimension."""
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return x * cos + torch.stack((-odd, even), -1).flatten(-2) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.heads, self.head = shape.heads, shape.width // shape.heads
+        self.Wqkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+        self.qk_bias = nn.Parameter(torch.zeros(2, 1, self.heads, self.head))
+        self.proj = nn.Linear(shape.width, shape.width, bias=False)
+
+    def forward(self, x, rope):
+        q, k, v = self.Wqkv(x).unflatten(-1, (3, self.heads, self.head)).unbind(2)
+        q = rotate(q + self.qk_bias[0], *rope).to(x.dtype)
+        k = rotate(k + self.qk_bias[1], *rope).to(x.dtype)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        scores = (q @ k.mT / math.sqrt(self.head)).float().masked_fill(future, -math.inf)
+        y = scores.softmax(-1).to(x.dtype) @ v
+        return self.proj(y.transpose(1, 2).flatten(2))
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.fc = nn.Linear(shape.width, 2 * shape.feed_forward, bias=False)
+        self.proj = nn.Linear(shape.feed_forward, shape.width, bias=False)
+
+    def forward(self, x):
+        gate, up = self.fc(x).chunk(2, dim=-1)
+        return self.proj(F.silu(gate) * up)
+
+
+class SandwichBlock(nn.Module):
+    """Norms before and after: the sum with the residual is normalised too."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.norm_1, self.norm_2, self.norm_3, self.norm_4 = (RMSNorm(shape) for _ in range(4))
+        self.attn = Attention(shape)
+        self.mlp = GatedMLP(shape)
+
+    def forward(self, x, rope):
+        x = self.norm_2(self.attn(self.norm_1(x), rope) + x)
+        return self.norm_4(self.mlp(self.norm_3(x)) + x)
+
+
+class Huginn(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+
+        def blocks(count):
+            return nn.ModuleList(SandwichBlock(shape) for _ in range(count))
+
+        self.transformer = nn.ModuleDict(
+            dict(
+                wte=nn.Embedding(shape.vocabulary, shape.width),
+                prelude=blocks(shape.prelude),
+                adapter=nn.Linear(2 * shape.width, shape.width, bias=False),
+                core_block=blocks(shape.core),
+                coda=blocks(shape.coda),
+                ln_f=RMSNorm(shape),
+            )
+        )
+        self.rope = rope_angles(shape)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                std = shape.out_std if name.endswith("proj.weight") else shape.std
+                nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+    def angles(self, tokens):
+        return tuple(t[: tokens.shape[1], None] for t in self.rope)
+
+    def embed(self, tokens):
+        x = self.transformer.wte(tokens) * self.shape.embedding_scale
+        rope = self.angles(tokens)
+        for block in self.transformer.prelude:
+            x = block(x, rope)
+        return x
+
+    def noise(self, rows, generator):
+        """A first state: normal, cut at three standard deviations."""
+        state = torch.empty(*rows, self.shape.width)
+        nn.init.trunc_normal_(state, std=1.0, a=-3.0, b=3.0, generator=generator)
+        return (state * (self.shape.std * self.shape.embedding_scale)).to(self.transformer.wte.weight.dtype)
+
+    def step(self, state, embedded, rope):
+        x = self.transformer.adapter(torch.cat((state, embedded), dim=-1))
+        for block in self.transformer.core_block:
+            x = block(x, rope)
+        return x
+
+    def coda(self, state, rope):
+        x = self.transformer.ln_f(state)
+        for block in self.transformer.coda:
+            x = block(x, rope)
+        return self.transformer.ln_f(x)
+
+    def head(self, x):
+        return F.linear(x, self.transformer.wte.weight)
+
+    def forward(self, tokens, state, steps, backprop_steps, wanted):
+        """Logits of the wanted positions after `steps` steps, of which the last `backprop_steps` pass gradients."""
+        embedded, rope = self.embed(tokens), self.angles(tokens)
+        for i in range(steps):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i >= steps - backprop_steps):
+                state = self.step(state, embedded, rope)
+        return self.head(self.coda(state, rope)[wanted])
+
+    @torch.no_grad()
+    def at_depths(self, tokens, depths):
+        """Logits after each of the depths, from a state of zeros."""
+        embedded, rope = self.embed(tokens), self.angles(tokens)
+        state = torch.zeros_like(embedded)
+        for i in range(1, max(depths) + 1):
+            state = self.step(state, embedded, rope)
+            if i in depths:
+                yield i, self.head(self.coda(state, rope))
+
+
+def to_bfloat16(model):
+    """The matrices in bf16, as they are stored and multiplied; norms and biases stay as they are."""
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.data = weight.data.bfloat16()
+    return model

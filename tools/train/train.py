@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Trains a small recurrent-depth model on generated dialogues.
+
+  torchrun --nproc-per-node 2 train.py RUN
+
+RUN is a folder: the tokenizer, state.pt (everything needed to go on), log.jsonl. Called again it goes on where it was,
+to the same weights as without the interruption. Workers are processes of one thread each that share every batch.
+"""
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import random
+import time
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+import dialogues
+import tokenizer as tokens
+from evaluate import held_out_questions, score
+from model import Huginn, Shape, to_bfloat16
+
+# Steps whose dialogues are drawn together and sorted by length.
+POOL = 16
+# Of the tokens that the user says, one in five is in the loss, with a weight of half an answer's.
+QUESTION_SHARE, QUESTION_WEIGHT = 0.2, 0.5
+# How much of the running mean of the weights a step keeps; the steps in which the rate rises.
+MEAN_KEEPS, WARM_UP = 0.998, 100
+
+
+def generator(*what):
+    """Chance of its own for every use, so that nothing depends on what was drawn before."""
+    return torch.Generator().manual_seed(random.Random(f"{what}").getrandbits(32))
+
+
+def draw_steps(mean, generator):
+    """How often the core is applied: Poisson around a log-normal rate."""
+    sigma = 0.5
+    rate = torch.exp(torch.randn(1, generator=generator) * sigma + math.log(mean) - sigma**2 / 2)
+    return int(torch.poisson(rate, generator=generator)) + 1
+
+
+def longest(step, ramp):
+    """Easy questions first: a reasoning step more every `ramp` steps of training."""
+    return min(dialogues.LONGEST, 1 + step // ramp)
+
+
+def draw_dialogue(rng, most):
+    kind = rng.choice(list(dialogues.KINDS))
+    turns = dialogues.draw(rng, kind, rng.randint(1, most), rng.randint(1, 6), held_out=False).turns
+    if rng.random() < 0.05:
+        turns = (*dialogues.draw(rng, "talk", 0, 1, held_out=False).turns, *turns)
+    return turns
+
+
+def batches(args, encoder, first, workers):
+    """From step `first` on, the batches of all workers: dialogues of about one length."""
+    for pool in range(first // POOL, args.steps // POOL + 1):
+        rng = random.Random(f"{args.seed} pool {pool}")
+        wanted, drawn = POOL * args.batch_tokens, []
+        while wanted > 0:
+            some = encoder([draw_dialogue(rng, longest(pool * POOL, args.ramp)) for _ in range(64)])
+            drawn += some
+            wanted -= sum(len(dialogue[0]) for dialogue in some)
+        drawn.sort(key=lambda dialogue: len(dialogue[0]))
+        total, so_far = sum(len(dialogue[0]) for dialogue in drawn), 0
+        cut = [[] for _ in range(POOL * workers)]
+        for dialogue in drawn:
+            cut[so_far * len(cut) // total].append(dialogue)
+            so_far += len(dialogue[0])
+        order = list(range(POOL))
+        rng.shuffle(order)
+        for i, j in enumerate(order):
+            if pool * POOL + i >= first:
+                rng = random.Random(f"{args.seed} step {pool * POOL + i}")
+                yield pool * POOL + i, [padded(part, encoder.pad, rng) for part in cut[j * workers : (j + 1) * workers]]
+
+
+def padded(dialogues, pad, rng):
+    """Tokens [dialogue, position] and the weight of each in the loss, 0 for most."""
+    length = -(-max(len(ids) - 1 for ids, _ in dialogues) // 8) * 8 + 1
+    ids = torch.full((len(dialogues), length), pad)
+    weight = torch.zeros(ids.shape)
+    for row, (tokens, is_answer) in enumerate(dialogues):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        weight[row, : len(tokens)] = torch.tensor(
+            [1.0 if said else QUESTION_WEIGHT * (rng.random() < QUESTION_SHARE) for said in is_answer]
+        )
+    return ids, weight
+
+
+class Trainer:
+    """The model multiplies in bf16; here are its weights in f32, their running mean and the optimisers."""
+
+    def __init__(self, model, args):
+        self.model, self.args = model, args
+        self.weights = [p.detach().clone() for p in model.parameters()]
+        self.mean = [w.clone() for w in self.weights]
+        to_bfloat16(model)
+        hidden = [w.dim() == 2 and "wte" not in name for (name, _), w in zip(model.named_parameters(), self.weights)]
+        self.optimisers = [
+            torch.optim.Muon(
+                [w for w, is_hidden in zip(self.weights, hidden) if is_hidden],
+                lr=args.rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                [w for w, is_hidden in zip(self.weights, hidden) if not is_hidden],
+                lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0,
+            ),
+        ]  # fmt: skip
+
+    def rate(self, step):
+        """Warm-up, constant, and down to nothing at the end."""
+        left = (self.args.steps - step) / max(1, self.args.cool_down)
+        return self.args.rate * min((step + 1) / WARM_UP, left, 1.0)
+
+    def update(self, step):
+        gradients = [p.grad.float() for p in self.model.parameters()]
+        if dist.get_world_size() > 1:
+            flat = torch.cat([g.flatten() for g in gradients])
+            dist.all_reduce(flat)
+            gradients = [g.view_as(w) for g, w in zip(flat.split([w.numel() for w in self.weights]), self.weights)]
+        for weight, gradient in zip(self.weights, gradients):
+            weight.grad = gradient
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.rate(step)
+            optimiser.step()
+        torch._foreach_lerp_(self.mean, self.weights, 1 - min(MEAN_KEEPS, (step + 1) / (step + 10)))
+        self.show(self.weights)
+
+    @torch.no_grad()
+    def show(self, weights):
+        """Puts these weights into the model."""
+        for parameter, weight in zip(self.model.parameters(), weights):
+            parameter.copy_(weight)
+            parameter.grad = None
+
+    def state(self, step):
+        names = [name for name, _ in self.model.named_parameters()]
+        return {
+            "step": step,
+            "weights": dict(zip(names, self.weights)),
+            "mean": dict(zip(names, self.mean)),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def restore(self, state):
+        for ours, name in ((self.weights, "weights"), (self.mean, "mean")):
+            for weight, saved in zip(ours, state[name].values()):
+                weight.copy_(saved)
+        for optimiser, saved in zip(self.optimisers, state["optimisers"]):
+            optimiser.load_state_dict(saved)
+        self.show(self.weights)
+        return state["step"]
+
+
+def save(state, path):
+    """All of it or nothing."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def get_tokenizer(args, vocabulary, rank):
+    path = args.run / "tokenizer.json"
+    if rank == 0 and not path.exists():
+        args.run.mkdir(parents=True, exist_ok=True)
+        tokens.train(args.seed, vocabulary).save(str(path))
+    dist.barrier()
+    return Tokenizer.from_file(str(path))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--steps", type=int, default=12_000, help="steps of training in all")
+    parser.add_argument("--cool-down", type=int, default=2_000, help="last steps, in which the rate falls to nothing")
+    parser.add_argument("--ramp", type=int, default=1_000, help="steps until questions get a reasoning step longer")
+    parser.add_argument("--batch-tokens", type=int, default=3072, help="tokens of a batch, all workers together")
+    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--evaluate-every", type=int, default=500)
+    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+
+    os.environ.setdefault("MASTER_ADDR", "localhost")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    dist.init_process_group("gloo", rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ.get("WORLD_SIZE", 1)))
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    torch.set_num_threads(1)
+
+    shape = Shape()
+    encoder = tokens.Encoder(get_tokenizer(args, shape.vocabulary, rank))
+    questions = held_out_questions(args.seed, per_cell=24, longest=4)[rank::workers]
+    torch.manual_seed(args.seed)
+    model = Huginn(shape)
+    trainer = Trainer(model, args)
+    checkpoint = args.run / "state.pt"
+    start = trainer.restore(torch.load(checkpoint)) if checkpoint.exists() else 0
+    for part in ("embed", "step", "coda"):
+        setattr(model, part, torch.compile(getattr(model, part), dynamic=True))
+
+    began, losses = time.time(), []
+    for step, parts in batches(args, encoder, start, workers):
+        if step == args.steps:
+            break
+        losses.append(backpropagate(model, args, step, parts, rank))
+        trainer.update(step)
+        done = step + 1
+        last = done == args.steps
+        if done % args.log_every == 0 or last:
+            line = dict(step=done, answer_loss=round(sum(losses) / len(losses), 4), seconds=round(time.time() - began))
+            write(args, rank, line | dict(longest=longest(step, args.ramp)))
+            losses = []
+        if rank == 0 and (done % args.save_every == 0 or last):
+            save(trainer.state(done), checkpoint)
+        if done % args.evaluate_every == 0 or last:
+            trainer.show(trainer.mean)
+            right = score(model, encoder, questions, depths=(1, 2, 4, 8, 16))
+            trainer.show(trainer.weights)
+            write(args, rank, dict(step=done, right=of_all_workers(right)))
+    dist.destroy_process_group()
+
+
+def backpropagate(model, args, step, parts, rank):
+    """Gradients of this worker's part of a batch; the mean loss of its answers."""
+    ids, weight = parts[rank]
+    total_weight = sum(float(weight[:, 1:].sum()) for _, weight in parts)
+    shape, most = model.shape, longest(step, args.ramp)
+    # Longer questions, deeper loops: the mean of the last stage is the model's.
+    depth = draw_steps(shape.mean_steps - dialogues.LONGEST + most, generator(args.seed, step, "depth"))
+    state = model.noise(ids.shape, generator(args.seed, step, "state", rank))
+    wanted = weight[:, 1:] > 0
+    logits = model(ids[:, :-1], state[:, :-1], depth, shape.backprop_steps, wanted).float()
+    each = F.cross_entropy(logits, ids[:, 1:][wanted], reduction="none")
+    weight = weight[:, 1:][wanted]
+    ((each * weight).sum() / total_weight).backward()
+    return float(each.detach()[weight == 1].mean())
+
+
+def of_all_workers(right):
+    """Counts summed: every worker has questions of every cell."""
+    for table in right.values():
+        for cell in table:
+            counts = torch.tensor(table[cell])
+            dist.all_reduce(counts)
+            table[cell] = counts.tolist()
+    return right
+
+
+def write(args, rank, line):
+    if rank == 0:
+        print(json.dumps(line), flush=True)
+        with (args.run / "log.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()
