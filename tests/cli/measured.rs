@@ -10,10 +10,13 @@ use serde_json::Value as Json;
 use crate::models::chat_checkpoint;
 use crate::programs::{IMATRIX, Outcome, PERPLEXITY, QUANTIZE, names_in, run};
 
-/// A folder with the checkpoint in f32, and two texts that share no dialogue.
+/// A folder with the small checkpoint in f32, and two texts that share no dialogue.
 fn place() -> tempfile::TempDir {
+    place_of(&chat_checkpoint())
+}
+
+fn place_of(model: &Path) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let model = chat_checkpoint();
     run(QUANTIZE, dir.path(), &[model.to_str().unwrap(), "m.gguf", "--type", "f32"]).ok("f32");
     let text = fs::read_to_string(model.join("heldout.txt")).unwrap();
     let (a, b) = text.split_at(text.match_indices("<|begin_text|>").nth(60).unwrap().0);
@@ -116,29 +119,58 @@ fn types_are_given_by_name() {
     }
 }
 
-#[test]
-fn every_recipe_says_what_it_chose_and_runs() {
-    let dir = place();
-    let mut sizes = Vec::new();
+/// A recipe, the size of its file, and KL of that from f32.
+type Cost = (&'static str, u64, f64);
+
+/// What each recipe costs on a few windows.
+fn costs(dir: &Path) -> Vec<Cost> {
+    let mut costs = Vec::new();
     for recipe in ["q4_0", "iq4_nl", "q4_k_s", "q4_k_m", "q5_k_m", "q6_k", "q8_0", "pure:q4_1", "pure:iq4_xs"] {
-        let said = run(QUANTIZE, dir.path(), &["m.gguf", "--type", recipe, "--json"]).ok(recipe).stdout;
+        let said = run(QUANTIZE, dir, &["m.gguf", "--type", recipe, "--json"]).ok(recipe).stdout;
         let report: Json = serde_json::from_str(&said).unwrap();
         assert_eq!(report["type"], recipe);
         let name = format!("m-{}.gguf", recipe.replace(':', "-"));
         assert_eq!(report["output"], name.as_str());
         let args =
             ["-m", &name, "-f", "b.txt", "--special", "-c", "64", "--chunks", "2", "--base-model", "m.gguf", "--json"];
-        let report: Json = serde_json::from_str(&run(PERPLEXITY, dir.path(), &args).ok(recipe).stdout).unwrap();
+        let report: Json = serde_json::from_str(&run(PERPLEXITY, dir, &args).ok(recipe).stdout).unwrap();
         let kl = report["runs"][0]["comparison"]["kl"]["value"].as_f64().unwrap();
         assert!(kl > 0.0 && kl < 0.05, "{recipe}: {kl}");
-        sizes.push((recipe, fs::metadata(dir.path().join(name)).unwrap().len(), kl));
+        costs.push((recipe, fs::metadata(dir.join(&name)).unwrap().len(), kl));
     }
+    costs
+}
+
+#[test]
+fn every_recipe_says_what_it_chose_and_runs() {
+    let sizes = costs(place().path());
     let of = |name: &str| *sizes.iter().find(|(recipe, ..)| *recipe == name).unwrap();
     let order = ["q4_k_s", "q5_k_m", "q6_k", "q8_0"].map(of);
     assert!(order.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].2 > pair[1].2), "{order:?}");
     assert_eq!(of("iq4_nl").1, of("q4_0").1);
     let (_, default, _) = of("q4_k_m");
     assert!(default < of("q4_0").1 * 105 / 100, "what stands in for q4_K is no larger: {sizes:?}");
+}
+
+/// Where all rows divide into blocks of 256, the mixtures are what their names say.
+#[test]
+fn k_formats_on_a_model_that_fits_them() {
+    let dir = place_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-nano"));
+    let sizes = costs(dir.path());
+    let of = |name: &str| *sizes.iter().find(|(recipe, ..)| *recipe == name).unwrap();
+    let order = ["q4_k_m", "q5_k_m", "q6_k"].map(of);
+    assert!(order.windows(2).all(|pair| pair[0].1 < pair[1].1 && pair[0].2 > pair[1].2), "{order:?}");
+    assert!(of("q4_k_s").1 < of("q4_k_m").1 && of("q6_k").1 < of("q8_0").1, "{sizes:?}");
+    for (name, ty) in types(&dir.path().join("m-q4_k_m.gguf")) {
+        match name.as_str() {
+            "token_embd.weight" | "blk.2.attn_v.weight" | "blk.2.ffn_down.weight" => {
+                assert_eq!(ty, TensorType::Q6_K, "{name}")
+            }
+            "blk.1.ffn_up.weight" | "blk.0.attn_v.weight" => assert_eq!(ty, TensorType::Q4_K, "{name}"),
+            "loop.adapter_state.weight" => assert_eq!(ty, TensorType::Q8_0),
+            _ => assert!(!matches!(ty, TensorType::IQ4_NL | TensorType::Q5_1), "{name} is {ty}"),
+        }
+    }
 }
 
 /// Types by measurement keep to their limits and, at the size of a fixed recipe, lose less than it on text that they have not seen.
