@@ -26,15 +26,19 @@ use std::time::{Duration, Instant};
     mut_args(|a| if ["file", "prompt", "special", "chunks", "prefix_len"].contains(&a.get_id().as_str()) { a.requires("auto") } else { a }),
     after_help = "\
 Types:
-  q4_k_m     4.8 bits or so; the default. Where rows do not divide into blocks of 256 values (most
-             of Huginn's do not), iq4_nl of the same size stands in, and the summary says where
-  q4_k_s     a little smaller        q5_k_m, q6_k   5.7 and 6.6 bits
-  q4_0       the fastest 4 bits      iq4_nl         as large, more exact
-  q8_0       all but as good as f16  f16, bf16, f32, published (each tensor as it is in the input)
-  pure:TYPE  every matrix in TYPE: q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl iq4_xs q4_k q5_k q6_k f16 bf16 f32
-Norms, biases and other small tensors are always f32. In the mixed types of 4 to 6 bits the embedding
-and the head have 6 bits or more and the loop's adapter 8; q8_0 keeps the adapter and the value
-projections at f16. An importance matrix (see rdt-imatrix) makes all types but q8_0 more exact at no cost.
+  q4_k_m     4.8 bits or so; the default. Where rows do not divide into blocks of
+             256 values (most of Huginn's do not), iq4_nl of the same size stands
+             in, and the summary says where
+  q4_k_s     a little smaller         q5_k_m, q6_k  5.7 and 6.6 bits
+  q4_0       the fastest 4 bits       iq4_nl        as large, more exact
+  q8_0       all but as good as f16   f16, bf16, f32
+  published  each tensor as it is in the input
+  pure:TYPE  every matrix in TYPE, one of q4_0 q4_1 q5_0 q5_1 q8_0 iq4_nl iq4_xs
+             q4_k q5_k q6_k f16 bf16 f32
+Norms, biases and other small tensors are always f32. In the mixed types of 4 to 6
+bits the embedding and the head have 6 bits or more and the loop's adapter 8; q8_0
+keeps the adapter and the value projections at f16. An importance matrix (see
+rdt-imatrix) costs no bits and mostly makes types below 8 bits more exact.
 
 The output appears under its name when it is complete and not before; an older GGUF of that
 name is replaced then.
@@ -62,8 +66,6 @@ struct Flags {
     /// times, and of several that match the last holds
     #[arg(long, value_name = "PATTERN=TYPE")]
     tensor_type: Vec<Override>,
-    #[command(flatten)]
-    auto: AutoFlags,
     /// How much an error in each column counts: an importance matrix of rdt-imatrix or llama-imatrix
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -83,6 +85,8 @@ struct Flags {
     /// The summary as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    auto: AutoFlags,
 }
 
 fn main() -> ExitCode {

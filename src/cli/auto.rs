@@ -23,11 +23,11 @@ use tempfile::TempDir;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Types by measurement")]
 pub struct AutoFlags {
-    /// Measure on a text (-f) what an error in each tensor does at the end of the loop, and give bits to those where they buy
-    /// most
+    /// Measure on a text (-f; 8 windows of it, or --chunks) what an error in each tensor does at the end of the loop, and give
+    /// bits to those where they buy most
     #[arg(long, conflicts_with = "recipe", requires = "file")]
     pub auto: bool,
-    /// Bits per weight, over all tensors, that --auto may spend (default: 4.5)
+    /// Bits per weight, over all tensors, that --auto may spend (default: those of q4_k_m)
     #[arg(long, value_name = "BITS", value_parser = bits, requires = "auto", conflicts_with = "target_size")]
     pub target_bpw: Option<f64>,
     /// Size of the file that --auto may not exceed, such as 900M or 1.9G (powers of 1024)
@@ -204,7 +204,8 @@ impl AutoFlags {
         let stored = match self.target_size {
             Some(size) => size.saturating_sub(least.file_bytes - smallest),
             None => {
-                let all = self.target_bpw.unwrap_or(4.5) * least.values as f64 / 8.0;
+                let usual = conversion.summary(&Recipe::Q4_K_M.into())?.bits_per_weight();
+                let all = self.target_bpw.unwrap_or(usual) * least.values as f64 / 8.0;
                 (all as u64).saturating_sub(least.bytes_after - smallest)
             }
         };

@@ -206,6 +206,11 @@ fn measured_types_beat_fixed_ones_of_the_same_size() {
     let report: Json = serde_json::from_str(&said).unwrap();
     assert!(report["bits_per_weight"].as_f64().unwrap() <= 5.0 && report["auto"]["moved_bpw"].as_f64().unwrap() <= 5.0);
     assert_eq!(types(&dir.path().join("auto.gguf")).len(), 56);
+    let said = run(QUANTIZE, dir.path(), &auto).ok("no target").stdout;
+    let report: Json = serde_json::from_str(&said).unwrap();
+    let usual = report["auto"]["recipes"].as_array().unwrap().iter().find(|r| r["recipe"] == "q4_k_m").unwrap();
+    let [found, usual] = [&report["bits_per_weight"], &usual["bits_per_weight"]].map(|bits| bits.as_f64().unwrap());
+    assert!(found <= usual && found > 0.98 * usual, "{found} where q4_k_m has {usual}");
 }
 
 #[test]
