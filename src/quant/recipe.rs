@@ -96,7 +96,7 @@ impl Seen<'_> {
 ///   through which the whole state passes at every step, so that their errors are fed back.
 /// - Tables that are only read a row per token cost no time, and their error is made once: they are as the head.
 ///
-/// The text form ([`Recipe::NAMES`], `pure:TYPE`) is what [`FromStr`] reads and `Display` writes.
+/// The text form ([`Recipe::NAMED`], `pure:TYPE`) is what [`FromStr`] reads and `Display` writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(non_camel_case_types, reason = "the recipes are known by llama.cpp's names")]
 #[non_exhaustive]
