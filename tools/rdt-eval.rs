@@ -301,7 +301,7 @@ fn print_table(out: &mut impl Write, outcomes: &[Outcome]) -> std::io::Result<()
     }
     for o in outcomes {
         if let Some((same, compared)) = o.recorded {
-            writeln!(out, "\n{}: {same} of {compared} answers are those of the published implementation", o.rule)?;
+            writeln!(out, "\n{}: {same} of {compared} answers are those recorded in the file", o.rule)?;
             for d in &o.differences {
                 writeln!(
                     out,
