@@ -202,7 +202,8 @@ impl AutoFlags {
         let values: u64 = measured.iter().map(|s| s.values).sum();
         // What is not chosen here: norms and the like, and what a file has besides tensors.
         let stored = match self.target_size {
-            Some(size) => size.saturating_sub(least.file_bytes - smallest),
+            // Other types may need other padding behind a tensor, up to the 31 bytes that alignment can ask for.
+            Some(size) => size.saturating_sub(least.file_bytes - smallest + 31 * measured.len() as u64),
             None => {
                 let usual = conversion.summary(&Recipe::Q4_K_M.into())?.bits_per_weight();
                 let all = self.target_bpw.unwrap_or(usual) * least.values as f64 / 8.0;
