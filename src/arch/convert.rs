@@ -283,7 +283,6 @@ impl Conversion {
     /// The type that each tensor gets.
     pub fn choose(&self, target: &Target) -> Vec<Report> {
         let blocks = self.tensors.iter().filter_map(|t| block(&t.name)).max().map_or(0, |last| last + 1);
-        let tied = !self.tensors.iter().any(|t| t.role == Role::Output);
         self.tensors
             .iter()
             .map(|t| {
@@ -292,7 +291,6 @@ impl Conversion {
                     dims: &t.dims,
                     published: t.published,
                     block: block(&t.name).map(|b| (b, blocks)),
-                    tied,
                 };
                 let mut choice = target.recipe.tensor_type(&seen);
                 let asked = target.overrides.iter().rev().find(|o| o.matches(&t.name));
@@ -409,7 +407,7 @@ pub(super) fn block(name: &str) -> Option<usize> {
 
 /// Does a recipe choose its type?
 fn is_matrix(t: &Planned) -> bool {
-    t.dims.len() > 1 && !t.keep && !matches!(t.role, Role::Norm | Role::Bias | Role::Gate | Role::State)
+    t.dims.len() > 1 && !t.keep && !t.role.is_small()
 }
 
 /// `llama_ftype` in llama.h: what most of the model is stored in. None where there is no id for it.

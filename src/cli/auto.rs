@@ -126,7 +126,7 @@ fn as_name<S: serde::Serializer>(ty: &TensorType, s: S) -> Result<S::Ok, S::Erro
 /// Types that a matrix may be given.
 fn types(role: Role, k: usize) -> Vec<TensorType> {
     use TensorType::{F16, IQ4_NL, IQ4_XS, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0};
-    if matches!(role, Role::Norm | Role::Bias | Role::Gate | Role::State | Role::PositionEmbedding | Role::Other) {
+    if role.is_small() || matches!(role, Role::PositionEmbedding | Role::Other) {
         return Vec::new();
     }
     let all = [IQ4_XS, Q4_K, IQ4_NL, Q4_0, Q4_1, Q5_K, Q5_0, Q5_1, Q6_K, Q8_0, F16];

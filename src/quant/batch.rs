@@ -66,6 +66,21 @@ pub(super) fn quantize<const N: usize, const L: usize, F: Search<N>>(
     }
 }
 
+/// Fills the blocks of a batch, as many as `dst` has room for and at most `L`. `store` fills the one of a lane and says whether all
+/// stored numbers are finite.
+#[inline(always)]
+pub(super) fn fill<const L: usize>(
+    dst: &mut [u8],
+    ty: TensorType,
+    mut store: impl FnMut(usize, &mut [u8]) -> bool,
+) -> [bool; L] {
+    let mut finite = [true; L];
+    for (l, block) in dst.chunks_exact_mut(ty.block_bytes()).enumerate().take(L) {
+        finite[l] = store(l, block);
+    }
+    finite
+}
+
 /// The blocks that are not finite, without importance.
 #[cold]
 #[inline(never)]

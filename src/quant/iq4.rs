@@ -102,12 +102,10 @@ impl Search<SUB> for Iq4Nl {
         let d = best_scale(&x.0, &weights(&x.0, weighting.map(|w| &w.importance.0), mean_square));
         let mut levels = Columns::ZERO;
         fill_levels(&x.0, d, &mut levels.0);
-        let mut finite = [true; L];
-        for (l, block) in dst.chunks_exact_mut(TensorType::IQ4_NL.block_bytes()).enumerate().take(L) {
+        batch::fill(dst, TensorType::IQ4_NL, |l, block| {
             nibbles::pack(&levels.block(l), &mut block[2..]);
-            finite[l] = store_half(block, 0, d.0[l]);
-        }
-        finite
+            store_half(block, 0, d.0[l])
+        })
     }
 }
 
@@ -137,12 +135,10 @@ impl Search<LEN> for Iq4Xs {
             // Of `d` as it was before it was stored.
             fill_levels(x, d * *scale, levels);
         }
-        let mut finite = [true; L];
-        for (l, block) in dst.chunks_exact_mut(TensorType::IQ4_XS.block_bytes()).enumerate().take(L) {
-            finite[l] = store_half(block, 0, d.0[l]);
+        batch::fill(dst, TensorType::IQ4_XS, |l, block| {
             store(block, &scales.map(|s| (s.0[l] + 32.0) as u8), &levels.block(l));
-        }
-        finite
+            store_half(block, 0, d.0[l])
+        })
     }
 }
 

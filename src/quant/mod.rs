@@ -108,8 +108,9 @@ pub enum Error {
 
 /// A storage format for rows of numbers.
 ///
-/// The methods convert any whole number of blocks, or of rows where an importance is given, on the calling thread. They take any float without panicking; what becomes of non-finite values, and of values past
-/// [`limit`](Self::limit), is said in the format's module. [`quantize_rows`] refuses both.
+/// The methods convert any whole number of blocks, or of rows where an importance is given, on the calling thread. They take
+/// any float without panicking; what becomes of non-finite values, and of values past [`limit`](Self::limit), is said in the
+/// format's module. [`quantize_rows`] refuses both.
 ///
 /// # Panics
 /// Both conversions panic when the lengths of their arguments do not fit each other.

@@ -72,11 +72,7 @@ impl Search<LEN> for Symmetric {
         let weights = search::weights(&x.0, weighting);
         let mut levels = Columns::ZERO;
         let d = search::symmetric(self.middle(), &x.0, &weights, &mut levels.0);
-        let mut finite = [true; L];
-        for (l, block) in dst.chunks_exact_mut(self.ty.block_bytes()).enumerate().take(L) {
-            finite[l] = store(block, d.0[l], &levels.block(l));
-        }
-        finite
+        batch::fill(dst, self.ty, |l, block| store(block, d.0[l], &levels.block(l)))
     }
 
     fn fallback(&self, x: &[f32; LEN], block: &mut [u8]) {

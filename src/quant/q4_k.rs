@@ -119,13 +119,11 @@ impl Search<LEN> for Affine {
         };
         let packed = pack_shares(&mut d, &mut n);
         self.refine(&x.0, &d, &n, &mut levels.0);
-        let mut finite = [true; L];
-        for (l, block) in dst.chunks_exact_mut(self.ty.block_bytes()).enumerate().take(L) {
-            finite[l] = store_half(block, 0, d.unit.0[l]) & store_half(block, 2, n.unit.0[l]);
+        batch::fill(dst, self.ty, |l, block| {
             block[4..16].copy_from_slice(&packed[l]);
             store(&mut block[16..], &round::low_bytes(&levels.block(l)));
-        }
-        finite
+            store_half(block, 0, d.unit.0[l]) & store_half(block, 2, n.unit.0[l])
+        })
     }
 }
 

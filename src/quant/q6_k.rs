@@ -109,16 +109,14 @@ impl Search<LEN> for Q6K {
                 *level = some.select(q + Lanes::splat(32.0), *level);
             }
         }
-        let mut finite = [true; L];
-        for (l, block) in dst.chunks_exact_mut(TensorType::Q6_K.block_bytes()).enumerate().take(L) {
+        batch::fill(dst, TensorType::Q6_K, |l, block| {
             if largest.0[l] < search::SMALLEST_BLOCK {
                 block.fill(0);
-            } else {
-                finite[l] = store_half(block, D, unit.0[l]);
-                store(block, &scales.map(|s| s.0[l] as i8), &round::low_bytes(&levels.block(l)));
+                return true;
             }
-        }
-        finite
+            store(block, &scales.map(|s| s.0[l] as i8), &round::low_bytes(&levels.block(l)));
+            store_half(block, D, unit.0[l])
+        })
     }
 }
 

@@ -56,6 +56,13 @@ pub enum Role {
     Other,
 }
 
+impl Role {
+    /// Few numbers that are always f32, whatever their shape.
+    pub fn is_small(self) -> bool {
+        matches!(self, Self::Norm | Self::Bias | Self::Gate | Self::State)
+    }
+}
+
 /// A tensor as a recipe sees it.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'a> {
@@ -67,8 +74,6 @@ pub struct Seen<'a> {
     pub published: TensorType,
     /// Which physical block it is in, and how many there are.
     pub block: Option<(usize, usize)>,
-    /// The table of token embeddings is the output head too.
-    pub tied: bool,
 }
 
 impl Seen<'_> {
@@ -156,8 +161,7 @@ impl Recipe {
     /// The type for a tensor.
     pub fn tensor_type(&self, seen: &Seen<'_>) -> Choice {
         let plain = |ty| Choice { ty, why: None };
-        let small = matches!(seen.role, Role::Norm | Role::Bias | Role::Gate | Role::State);
-        if small || seen.dims.len() <= 1 {
+        if seen.role.is_small() || seen.dims.len() <= 1 {
             return plain(TensorType::F32);
         }
         let meant = match self {
@@ -282,22 +286,32 @@ fn known_type(name: &str) -> Option<TensorType> {
 /// [`fitting`] speaks.
 #[derive(Debug, Clone)]
 pub struct Override {
-    pattern: Regex,
+    pattern: Pattern,
     /// The type.
     pub ty: TensorType,
+}
+
+/// Which tensors an [`Override`] is for.
+#[derive(Debug, Clone)]
+enum Pattern {
+    /// The one of this name.
+    Exact(String),
+    /// Those in whose name this is found.
+    Found(Regex),
 }
 
 impl Override {
     /// The type for the tensor of exactly this name.
     pub fn exactly(name: &str, ty: TensorType) -> Self {
-        // An escaped name is always a pattern; were it not, it would match nothing.
-        let pattern = Regex::new(&format!("^{}$", regex::escape(name))).or_else(|_| Regex::new("[^\\s\\S]"));
-        Self { pattern: pattern.unwrap_or_else(|_| unreachable!("a constant pattern")), ty }
+        Self { pattern: Pattern::Exact(name.to_owned()), ty }
     }
 
     /// Does the pattern occur in this name?
     pub fn matches(&self, name: &str) -> bool {
-        self.pattern.is_match(name)
+        match &self.pattern {
+            Pattern::Exact(exact) => exact == name,
+            Pattern::Found(regex) => regex.is_match(name),
+        }
     }
 }
 
@@ -320,7 +334,11 @@ pub enum BadOverride {
 
 impl fmt::Display for Override {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}={}", self.pattern, self.ty.name().to_lowercase())
+        let pattern = match &self.pattern {
+            Pattern::Exact(exact) => exact,
+            Pattern::Found(regex) => regex.as_str(),
+        };
+        write!(f, "{pattern}={}", self.ty.name().to_lowercase())
     }
 }
 
@@ -331,7 +349,7 @@ impl FromStr for Override {
         let (pattern, ty) =
             text.rsplit_once('=').filter(|(p, _)| !p.is_empty()).ok_or_else(|| BadOverride::Form(text.into()))?;
         let ty = known_type(ty).ok_or_else(|| BadOverride::Type { name: ty.into() })?;
-        Ok(Self { pattern: Regex::new(pattern)?, ty })
+        Ok(Self { pattern: Pattern::Found(Regex::new(pattern)?), ty })
     }
 }
 
@@ -340,7 +358,7 @@ mod tests {
     use super::*;
 
     fn seen(role: Role, dims: &[usize]) -> Seen<'_> {
-        Seen { role, dims, published: TensorType::BF16, block: None, tied: false }
+        Seen { role, dims, published: TensorType::BF16, block: None }
     }
 
     fn choose(recipe: Recipe, role: Role, dims: &[usize]) -> TensorType {
