@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 
 /// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2(pub(super) ());
 
 impl Avx2 {
     /// The proof, if the running CPU (and the operating system) has the features.
@@ -385,4 +385,4 @@ impl Simd for Avx2 {
 }
 
 const ISA: super::Isa = super::Isa::Avx2;
-super::stamp!(Avx2(()), "avx2,fma,f16c");
+super::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX2, "avx2,fma,f16c");
