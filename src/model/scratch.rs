@@ -1,5 +1,6 @@
 //! Everything a forward pass writes, allocated once per session.
 
+use super::layers::UNIT;
 use super::{Block, Config, Injection, Matrix, Model};
 use crate::kernels::{Acts, AttendScratch, ByteScale, Form, Kernels, LatentSums, Q8_BLOCK, WideScale};
 use crate::team::Buffer;
@@ -153,7 +154,7 @@ impl Scratch {
         let values = widest(&|b| b.kv_heads * head_dim);
         let inner = model.plan().loops().any(|l| matches!(l.injection, Injection::Inner { .. }));
         let k = [width, heads, hidden].into_iter().max().unwrap_or(0);
-        let tile = TILE_COLUMNS * head_dim.max(TILE_ROWS);
+        let tile = TILE_COLUMNS * (head_dim * UNIT).max(TILE_ROWS);
         let own = || Own {
             x: Buffer::new(OWN_ROWS * width),
             row: Buffer::new(width.max(values)),
