@@ -13,7 +13,7 @@ mod thermal;
 pub use cpu::{Cache, Facts};
 pub use energy::{EnergyMeter, EnergySample, EnergySource};
 pub use power::{Clock, Supply};
-pub use thermal::Temperature;
+pub use thermal::{Temperature, hottest};
 
 use serde::Serialize;
 use std::io::Read;

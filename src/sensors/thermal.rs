@@ -46,7 +46,7 @@ pub(super) fn temperatures(machine: &Machine) -> Vec<Temperature> {
 }
 
 /// The hottest sensor of the processor; of all, where none has the name of one.
-pub(super) fn hottest(all: &[Temperature]) -> Option<&Temperature> {
+pub fn hottest(all: &[Temperature]) -> Option<&Temperature> {
     let on_processor = |t: &&Temperature| {
         let name = t.sensor.to_lowercase();
         PROCESSOR.iter().any(|part| name.contains(part))
