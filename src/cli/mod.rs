@@ -7,6 +7,7 @@
 )]
 
 mod auto;
+pub mod bench;
 pub mod chat;
 mod process;
 mod reading;
