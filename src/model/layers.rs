@@ -447,7 +447,7 @@ fn add_value_embedding(embedding: &ValueEmbedding, head: usize, input: &[f32], v
 /// Weight rows that kernels compute at once: those of the largest panel.
 pub(super) const UNIT: usize = 16;
 
-fn gcd(a: usize, b: usize) -> usize {
+pub(super) fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
