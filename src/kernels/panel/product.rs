@@ -96,12 +96,10 @@ fn panels_times<W: Wide, P: Packed>(
                         c += W::MANY;
                     }
                 } else {
-                    while c < acts.rows {
-                        c += match acts.rows - c {
-                            1 => from_slab::<W, P, 1>(w, quants, scales, acts, c, to, out),
-                            2 => from_slab::<W, P, 2>(w, quants, scales, acts, c, to, out),
-                            3 => from_slab::<W, P, 3>(w, quants, scales, acts, c, to, out),
-                            n if n >= 8 && W::COLUMNS >= 8 => from_slab::<W, P, 8>(w, quants, scales, acts, c, to, out),
+                    // What is left over is not worth code of its own.
+                    while acts.rows - c >= W::COLUMNS {
+                        c += match W::COLUMNS {
+                            8 => from_slab::<W, P, 8>(w, quants, scales, acts, c, to, out),
                             _ => from_slab::<W, P, 4>(w, quants, scales, acts, c, to, out),
                         };
                     }
@@ -113,9 +111,8 @@ fn panels_times<W: Wide, P: Packed>(
             unsafe {
                 c += match acts.rows - c {
                     1 => tile::<W, P, 1>(w, panel, layout, acts, c, to, out),
-                    2 => tile::<W, P, 2>(w, panel, layout, acts, c, to, out),
-                    3 => tile::<W, P, 3>(w, panel, layout, acts, c, to, out),
-                    n if n >= 8 && W::COLUMNS >= 8 => tile::<W, P, 8>(w, panel, layout, acts, c, to, out),
+                    2 | 3 => tile::<W, P, 2>(w, panel, layout, acts, c, to, out),
+                    n if n >= 8 && W::COLUMNS == 8 => tile::<W, P, 8>(w, panel, layout, acts, c, to, out),
                     _ => tile::<W, P, 4>(w, panel, layout, acts, c, to, out),
                 };
             }
