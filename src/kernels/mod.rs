@@ -8,6 +8,7 @@
 //! the work over threads. The module tests hold the scalar form as the oracle and compare bit for bit.
 
 mod attention;
+mod attention_rows;
 mod formats;
 mod generic;
 mod matmul;
@@ -227,23 +228,49 @@ pub struct LatentSums {
     pub previous_state: f32,
 }
 
+/// Query rows against the keys and values of one cache plane: whatever rows read the same ones, neighbouring positions and the
+/// query heads that share a key head alike.
+///
+/// A row's output does not depend on the others, but together they are faster: keys and values are then read once, and fastest
+/// where rows that see about as much stand next to each other.
+#[derive(Clone, Copy)]
+pub struct Attention<'a> {
+    /// How keys and values are stored.
+    pub kv: KvType,
+    /// Values per head.
+    pub dim: usize,
+    /// Scores are multiplied by it.
+    pub scale: f32,
+    /// `[rows][dim]`: the queries.
+    pub q: &'a [f32],
+    /// `[rows]`: how many keys each row sees, from the first on; at least one.
+    pub seen: &'a [usize],
+    /// Keys as stored, at least as many as any row sees.
+    pub keys: &'a [u8],
+    /// Values as stored.
+    pub values: &'a [u8],
+}
+
+/// Rows that attention computes together at most; any number may be handed in.
+pub const ATTEND_ROWS: usize = 64;
+
 /// What attention needs besides its inputs; one per thread.
 pub struct AttendScratch {
-    scores: Vec<f32>,
-    partial: Vec<f32>,
+    dim: usize,
+    memory: Vec<f32>,
 }
 
 impl AttendScratch {
-    /// Scratch for heads of up to `dim` values.
+    /// Scratch for heads of up to `dim` values. Memory is taken from the system as it is used.
     pub fn new(dim: usize) -> Self {
-        Self { scores: vec![0.0; attention::KEY_BLOCK], partial: vec![0.0; dim] }
+        Self { dim, memory: vec![0.0; attention_rows::scratch_len(dim)] }
     }
 }
 
 /// `(weights, rows, acts, out)`: `out[c * rows + r]` = weight row r · activation row c. `weights` holds exactly `rows` rows.
 pub type MatMul = fn(&[u8], usize, Acts<'_>, &mut [f32]);
-/// `(q, keys, values, scale, scratch, out)`: `out = softmax(scale · q Kᵀ) V` over all rows of `keys`.
-pub type Attend = fn(&[f32], &[u8], &[u8], f32, &mut AttendScratch, &mut [f32]);
+/// `(a, scratch, out)`: row `i` of `out` = `softmax(scale · q_i Kᵀ) V` over the keys and values that row `i` sees.
+pub type Attend = fn(Attention<'_>, &mut AttendScratch, &mut [f32]);
 
 /// `(x, q, d, sum)`: quantises an activation row to bytes with a scale and a sum per 32.
 pub type QuantizeRow = fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
@@ -286,9 +313,10 @@ pub struct Kernels {
     pub quantize_row_wide: fn(&[f32], &mut [i16], &mut [f32]),
     /// `(new, state, delta)`: statistics of a loop step; `state` becomes `new`, `delta` becomes `new − state`.
     pub latent_sums: fn(&[f32], &mut [f32], &mut [f32]) -> LatentSums,
+    /// Attention of a group of rows.
+    pub attend: Attend,
     /// In the order of [`WEIGHT_TYPES`].
     matmul: [MatMul; WEIGHT_TYPES.len()],
-    attend: [Attend; 3],
     store: [StoreKv; 3],
 }
 
@@ -321,11 +349,6 @@ impl Kernels {
         Ok(self.matmul[at])
     }
 
-    /// The attention kernel for a cache format.
-    pub fn attend(&self, kv: KvType) -> Attend {
-        self.attend[kv as usize]
-    }
-
     /// Writes a key or value row in a cache format.
     pub fn store_kv(&self, kv: KvType) -> StoreKv {
         self.store[kv as usize]
@@ -353,10 +376,10 @@ macro_rules! stamp {
     ($token:expr $(, $feature:literal)?) => {
         mod table {
             use super::*;
-            use crate::kernels::attention::{KvF16, KvF32, KvQ8, attend, store};
+            use crate::kernels::attention::{self, KvF16, KvF32, KvQ8, store};
             use crate::kernels::formats::{Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
             use crate::kernels::matmul::{Bf16, F16, F32, blocks, dense};
-            use crate::kernels::{Acts, AttendScratch, LatentSums, generic, stamp};
+            use crate::kernels::{Acts, AttendScratch, Attention, LatentSums, generic, stamp};
 
             stamp!(@entry $token, ($($feature)?), rms_norm,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]), generic::rms_norm);
@@ -394,12 +417,8 @@ macro_rules! stamp {
             stamp!(@matmul $token, ($($feature)?), matmul_q6_k, blocks::<_, Q6K>);
             stamp!(@matmul $token, ($($feature)?), matmul_iq4_nl, blocks::<_, Iq4Nl>);
             stamp!(@matmul $token, ($($feature)?), matmul_iq4_xs, blocks::<_, Iq4Xs>);
-            stamp!(@entry $token, ($($feature)?), attend_f32,
-                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvF32>);
-            stamp!(@entry $token, ($($feature)?), attend_f16,
-                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvF16>);
-            stamp!(@entry $token, ($($feature)?), attend_q8,
-                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvQ8>);
+            stamp!(@entry $token, ($($feature)?), attend,
+                (a: Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]), attention::attend);
             stamp!(@entry $token, ($($feature)?), store_f32, (x: &[f32], row: &mut [u8]), store::<_, KvF32>);
             stamp!(@entry $token, ($($feature)?), store_f16, (x: &[f32], row: &mut [u8]), store::<_, KvF16>);
             stamp!(@entry $token, ($($feature)?), store_q8, (x: &[f32], row: &mut [u8]), store::<_, KvQ8>);
@@ -435,7 +454,7 @@ macro_rules! stamp {
                     matmul_iq4_nl,
                     matmul_iq4_xs,
                 ],
-                attend: [attend_f32, attend_f16, attend_q8],
+                attend,
                 store: [store_f32, store_f16, store_q8],
             };
         }

@@ -26,7 +26,12 @@ impl Simd for Scalar {
     type V = [f32; LANES];
     type W = [u32; LANES];
     type Block = [[i8; 32]; LANES];
+    type Wide = Self;
 
+    #[inline(always)]
+    fn wide(self) -> Self {
+        self
+    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; LANES]
