@@ -2,7 +2,9 @@
 //! scalar form before it is timed.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rdt::kernels::{ATTEND_ROWS, Acts, AttendScratch, Attention, Isa, Kernels, KvType, Q8_BLOCK, WEIGHT_TYPES};
+use rdt::kernels::{
+    ATTEND_ROWS, ActRows, AttendScratch, Attention, ByteScale, Isa, Kernels, KvType, Q8_BLOCK, WEIGHT_TYPES, WideScale,
+};
 use rdt::quant;
 use std::hint::black_box;
 
@@ -12,37 +14,6 @@ const K: usize = 2048;
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
     (0..n as u64).map(|i| rdt::random::standard_normal(seed, 0, i) as f32).collect()
-}
-
-struct Input {
-    f: Vec<f32>,
-    q: Vec<i8>,
-    d: Vec<f32>,
-    sum: Vec<i32>,
-    wide: Vec<i16>,
-    wide_d: Vec<f32>,
-}
-
-impl Input {
-    fn new(kernels: &Kernels, rows: usize) -> Self {
-        let blocks = rows * K / Q8_BLOCK;
-        let mut x = Input {
-            f: values(1, rows * K),
-            q: vec![0; rows * K],
-            d: vec![0.0; blocks],
-            sum: vec![0; blocks],
-            wide: vec![0; rows * K],
-            wide_d: vec![0.0; blocks],
-        };
-        (kernels.quantize_row)(&x.f, &mut x.q, &mut x.d, &mut x.sum);
-        (kernels.quantize_row_wide)(&x.f, &mut x.wide, &mut x.wide_d);
-        x
-    }
-
-    fn acts(&self) -> Acts<'_> {
-        let Input { f, q, d, sum, wide, wide_d } = self;
-        Acts { rows: f.len() / K, k: K, f, q, d, sum, wide, wide_d }
-    }
 }
 
 /// Every tier of this machine but the oracle.
@@ -61,9 +32,9 @@ fn matmul(c: &mut Criterion) {
         for kernels in tiers() {
             let mut group = c.benchmark_group(format!("matmul/{}/{ty}", kernels.isa));
             for n in [1, 4, 8] {
-                let x = Input::new(kernels, n);
+                let x = ActRows::new(kernels, values(1, n * K), K);
                 let run = |kernels: &Kernels, stored: &[u8], out: &mut [f32]| {
-                    kernels.matmul(ty).expect("a kernel")(stored, stored.len() / row_bytes, x.acts(), out);
+                    kernels.matmul(ty).expect("a kernel")(stored, stored.len() / row_bytes, x.acts(0..n), out);
                 };
                 let (mut got, mut want) = (vec![0.0; 64 * n], vec![0.0; 64 * n]);
                 run(kernels, &stored[..64 * row_bytes], &mut got);
@@ -75,6 +46,36 @@ fn matmul(c: &mut Criterion) {
                 group.throughput(Throughput::Elements((ROWS * K * n) as u64));
                 group.bench_function(BenchmarkId::new("rows", n), |b| {
                     b.iter(|| run(kernels, black_box(&stored), &mut out));
+                });
+            }
+        }
+    }
+}
+
+fn panels(c: &mut Criterion) {
+    let weights = values(2, ROWS * K);
+    for ty in WEIGHT_TYPES {
+        let row_bytes = ty.row_bytes(K).expect("whole blocks");
+        let mut stored = vec![0; ROWS * row_bytes];
+        quant::quantize_rows(ty, &weights, K, &mut stored, None).expect("finite weights");
+        for kernels in tiers() {
+            let Some((layout, multiply)) = kernels.panel(ty, K) else { continue };
+            let mut panels = vec![0; layout.bytes(ROWS).expect("a small one")];
+            for (stored, panel) in
+                stored.chunks(layout.panel_rows * row_bytes).zip(panels.chunks_exact_mut(layout.panel_bytes()))
+            {
+                layout.pack(stored, panel);
+            }
+            let mut group = c.benchmark_group(format!("panels/{}/{ty}", kernels.isa));
+            for n in [1, 2, 4, 8] {
+                let x = ActRows::new(kernels, values(1, n * K), K);
+                let (mut out, mut want) = (vec![0.0; ROWS * n], vec![0.0; ROWS * n]);
+                multiply(&panels, 0, ROWS, x.acts(0..n), &mut out);
+                kernels.matmul(ty).expect("a kernel")(&stored, ROWS, x.acts(0..n), &mut want);
+                assert_eq!(out, want, "{ty} on {}", kernels.isa);
+                group.throughput(Throughput::Elements((ROWS * K * n) as u64));
+                group.bench_function(BenchmarkId::new("rows", n), |b| {
+                    b.iter(|| multiply(black_box(&panels), 0, ROWS, x.acts(0..n), &mut out));
                 });
             }
         }
@@ -120,17 +121,18 @@ fn attention(c: &mut Criterion) {
 
 fn activations(c: &mut Criterion) {
     for kernels in tiers() {
-        let mut x = Input::new(kernels, 1);
+        let x = values(1, K);
+        let (mut q, mut scales) = (vec![0; K], vec![ByteScale::default(); K / Q8_BLOCK]);
+        let (mut wide, mut high, mut low) = (vec![0; K], vec![0; K], vec![0; K]);
+        let mut wide_scales = vec![WideScale::default(); K / Q8_BLOCK];
         let mut group = c.benchmark_group(format!("activations/{}", kernels.isa));
         group.throughput(Throughput::Elements(K as u64));
-        group.bench_function("bytes", |b| {
-            b.iter(|| (kernels.quantize_row)(black_box(&x.f), &mut x.q, &mut x.d, &mut x.sum));
-        });
+        group.bench_function("bytes", |b| b.iter(|| (kernels.quantize_row)(black_box(&x), &mut q, &mut scales)));
         group.bench_function("wide", |b| {
-            b.iter(|| (kernels.quantize_row_wide)(black_box(&x.f), &mut x.wide, &mut x.wide_d));
+            b.iter(|| (kernels.quantize_row_wide)(black_box(&x), &mut wide, &mut high, &mut low, &mut wide_scales));
         });
     }
 }
 
-criterion_group!(benches, matmul, attention, activations);
+criterion_group!(benches, matmul, panels, attention, activations);
 criterion_main!(benches);

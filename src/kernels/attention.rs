@@ -25,7 +25,7 @@ use crate::float16::f32_to_f16;
 pub(super) const KEY_BLOCK: usize = 256;
 
 /// Up to this many rows, preparing keys and values for all of them costs more than it saves.
-const FEW: usize = 3;
+const FEW: usize = 6;
 
 /// Values per [`Stored::Unit`].
 pub(super) const UNIT: usize = 4 * LANES;
@@ -180,9 +180,14 @@ pub(super) fn store<S: Simd, K: Stored>(s: S, x: &[f32], row: &mut [u8]) {
     K::store(s, x, row);
 }
 
-/// Row `i` of `out` = `softmax(scale · q_i Kᵀ) V` over the keys and values that row `i` sees.
+/// Row `i` of `out` = `softmax(scale · q_i Kᵀ) V` over the keys and values that row `i` sees. Vectors of rows are those of `w`.
 #[inline(always)]
-pub(super) fn attend<S: Simd>(s: S, a: Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]) {
+pub(super) fn attend<S: Simd, W: Vector>(
+    (s, w): (S, W),
+    a: Attention<'_>,
+    scratch: &mut AttendScratch,
+    out: &mut [f32],
+) {
     let n = a.seen.len();
     assert!(a.q.len() == n * a.dim && out.len() == a.q.len() && scratch.dim >= a.dim);
     let bytes = a.kv.row_bytes(a.dim).filter(|&bytes| bytes > 0).map(|bytes| a.keys.len() / bytes);
@@ -190,8 +195,11 @@ pub(super) fn attend<S: Simd>(s: S, a: Attention<'_>, scratch: &mut AttendScratc
     assert!(a.seen.iter().all(|&seen| seen > 0 && bytes >= Some(seen)));
     if n > FEW {
         // Tiles of six suit sixteen registers, tiles of eight twice as many.
-        if S::Wide::COUNT > LANES { grouped::<S, 8>(s, &a, scratch, out) } else { grouped::<S, 6>(s, &a, scratch, out) }
-        return;
+        return if W::COUNT > LANES {
+            grouped::<S, W, 8>(s, w, &a, scratch, out);
+        } else {
+            grouped::<S, W, 6>(s, w, &a, scratch, out);
+        };
     }
     match a.kv {
         KvType::F32 => alone::<S, KvF32>(s, &a, scratch, out),

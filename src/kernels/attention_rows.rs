@@ -159,24 +159,25 @@ impl Step {
 
 /// Any number of rows, in tiles of `T` keys or outputs.
 #[inline(always)]
-pub(super) fn grouped<S: Simd, const T: usize>(
+pub(super) fn grouped<S: Simd, W: Vector, const T: usize>(
     s: S,
+    w: W,
     a: &Attention<'_>,
     scratch: &mut AttendScratch,
     out: &mut [f32],
 ) {
     let n = ATTEND_ROWS * a.dim;
     for ((q, seen), out) in a.q.chunks(n).zip(a.seen.chunks(ATTEND_ROWS)).zip(out.chunks_mut(n)) {
-        group::<S, T>(s, &Attention { q, seen, ..*a }, scratch, out);
+        group::<S, W, T>(s, w, &Attention { q, seen, ..*a }, scratch, out);
     }
 }
 
 /// Calls a function for the vectors of a band.
 macro_rules! by_vectors {
-    ($s:ident, $band:ident, $f:ident $(<$tile:ident>)? ($($arg:expr),*)) => {
+    ($s:ident, $w:ident, $band:ident, $f:ident $(<$tile:ident>)? ($($arg:expr),*)) => {
         match $band.vectors {
-            Vectors::Two => $f::<S::Wide, 2 $(, $tile)?>($s.wide(), $band, $($arg),*),
-            Vectors::One => $f::<S::Wide, 1 $(, $tile)?>($s.wide(), $band, $($arg),*),
+            Vectors::Two => $f::<W, 2 $(, $tile)?>($w, $band, $($arg),*),
+            Vectors::One => $f::<W, 1 $(, $tile)?>($w, $band, $($arg),*),
             Vectors::Eight => $f::<S, 1 $(, $tile)?>($s, $band, $($arg),*),
         }
     };
@@ -184,10 +185,16 @@ macro_rules! by_vectors {
 
 /// Up to [`ATTEND_ROWS`] rows.
 #[inline(always)]
-fn group<S: Simd, const T: usize>(s: S, a: &Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]) {
+fn group<S: Simd, W: Vector, const T: usize>(
+    s: S,
+    w: W,
+    a: &Attention<'_>,
+    scratch: &mut AttendScratch,
+    out: &mut [f32],
+) {
     let &Attention { kv, dim, scale, q, seen, keys, values } = a;
     let mut bands = [Band::default(); ATTEND_ROWS / LANES];
-    let n = cut::<S::Wide>(seen, &mut bands);
+    let n = cut::<W>(seen, &mut bands);
     let bands = &bands[..n];
     let lanes = bands.iter().map(|band| band.width).sum();
     let most = bands.iter().map(|band| band.most).max().unwrap_or(0);
@@ -209,7 +216,7 @@ fn group<S: Simd, const T: usize>(s: S, a: &Attention<'_>, scratch: &mut AttendS
                 KvType::Q8_0 => keys_of::<S, KvQ8, T>(s, dim, keys, step, parts.block),
             }
             for band in bands {
-                by_vectors!(s, band, score<T>(step, &mut parts));
+                by_vectors!(s, w, band, score<T>(step, &mut parts));
             }
         }
         for band in bands {
@@ -218,7 +225,7 @@ fn group<S: Simd, const T: usize>(s: S, a: &Attention<'_>, scratch: &mut AttendS
             for (count, &seen) in counts.iter_mut().zip(&seen[band.at..]) {
                 *count = seen.saturating_sub(start).min(KEY_BLOCK) as f32;
             }
-            by_vectors!(s, band, soften(step, &mut parts));
+            by_vectors!(s, w, band, soften(step, &mut parts));
         }
         step.to = 0;
         while step.to < count {
@@ -229,15 +236,15 @@ fn group<S: Simd, const T: usize>(s: S, a: &Attention<'_>, scratch: &mut AttendS
                 KvType::Q8_0 => values_of::<S, KvQ8>(s, dim, values, step, parts.block),
             }
             for band in bands {
-                by_vectors!(s, band, weigh<T>(step, &mut parts));
+                by_vectors!(s, w, band, weigh<T>(step, &mut parts));
             }
         }
         for band in bands {
-            by_vectors!(s, band, combine(step, &mut parts));
+            by_vectors!(s, w, band, combine(step, &mut parts));
         }
     }
     for band in bands {
-        by_vectors!(s, band, finish(stride, &mut parts));
+        by_vectors!(s, w, band, finish(stride, &mut parts));
         gather(s, band, dim, stride, &parts, out);
     }
 }
@@ -368,7 +375,9 @@ fn score_tiles<W: Vector, const R: usize, const T: usize, const M: usize>(
         }
         let mut level = 0;
         while n >> level & 1 == 1 {
-            for (acc, sum) in acc.as_flattened_mut().as_flattened_mut().iter_mut().zip(sums[level].as_flattened().as_flattened()) {
+            for (acc, sum) in
+                acc.as_flattened_mut().as_flattened_mut().iter_mut().zip(sums[level].as_flattened().as_flattened())
+            {
                 *acc = w.add(*sum, *acc);
             }
             level += 1;

@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 
 /// Proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2(pub(super) ());
 
 impl Avx2 {
     /// The proof, if the running CPU (and the operating system) has the features.
@@ -32,12 +32,7 @@ impl Simd for Avx2 {
     type V = __m256;
     type W = __m256i;
     type Block = [__m256i; LANES];
-    type Wide = Self;
 
-    #[inline(always)]
-    fn wide(self) -> Self {
-        self
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         // SAFETY: the token proves AVX.
@@ -424,4 +419,4 @@ impl Simd for Avx2 {
 }
 
 const ISA: super::Isa = super::Isa::Avx2;
-super::stamp!(Avx2(()), "avx2,fma,f16c");
+super::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX2, Avx2(()), "avx2,fma,f16c");

@@ -3,7 +3,7 @@
 //! The layouts are written down beside the quantisers, in [`crate::quant`].
 
 use super::simd::{LANES, Simd};
-use super::{Acts, Form, Q8_BLOCK};
+use super::{Acts, Q8_BLOCK};
 use crate::gguf::TensorType;
 use crate::quant::IQ4_VALUES;
 
@@ -33,15 +33,6 @@ pub(super) trait Blocks {
     unsafe fn unpack<S: Simd>(s: S, p: [*const u8; LANES], head: &Self::Head<S>, j: usize) -> Sub<S>;
     /// Adds the products with block `at` of 32 activations to `acc`.
     fn add<S: Simd>(s: S, w: &Sub<S>, acts: &Acts<'_>, at: usize, acc: S::V) -> S::V;
-
-    /// Has `acts` `blocks` blocks of 32 in the form that this format multiplies?
-    #[inline(always)]
-    fn fits(acts: &Acts<'_>, blocks: usize) -> bool {
-        match Form::of(Self::TYPE) {
-            Form::Wide => acts.wide.len() >= blocks * Q8_BLOCK && acts.wide_d.len() >= blocks,
-            _ => acts.q.len() >= blocks * Q8_BLOCK && acts.d.len() >= blocks && acts.sum.len() >= blocks,
-        }
-    }
 }
 
 /// Eight rows' weights of one sub-block.
@@ -71,26 +62,27 @@ fn block<T>(values: &[T], at: usize) -> &[T; Q8_BLOCK] {
     }
 }
 
-/// `acc + (scale · d) · isum`, every operation rounded: for weights `scale · q`.
+/// `acc + (scale · d) · isum`, the second product and the sum fused: for weights `scale · q`.
 #[inline(always)]
 fn add_scaled<S: Simd>(s: S, acc: S::V, scale: S::V, d: f32, isum: S::V) -> S::V {
-    s.add(acc, s.mul(s.mul(scale, s.splat(d)), isum))
+    s.fma(s.mul(scale, s.splat(d)), isum, acc)
 }
 
 /// As [`add_scaled`], for weights `scale · (q - zero)` with `q` up to five bits.
 #[inline(always)]
 fn add_around<S: Simd>(s: S, w: &Sub<S>, acts: &Acts<'_>, at: usize, acc: S::V, zero: i32) -> S::V {
+    let scale = &acts.scales[at];
     // Σ (q − zero)·a = Σ q·a − zero·Σ a; both terms are integers below 2^24, so the difference is exact.
     let products = s.dot_u5(&w.q, block(acts.q, at));
-    add_scaled(s, acc, w.scale, acts.d[at], s.sub(products, s.splat((zero * acts.sum[at]) as f32)))
+    add_scaled(s, acc, w.scale, scale.d, s.add(products, s.splat((zero / 8 * scale.minus_8) as f32)))
 }
 
 /// For weights `scale · q + other` with `q` up to five bits: two fused steps, the second with the sum of the activations.
 #[inline(always)]
 fn add_shifted<S: Simd>(s: S, w: &Sub<S>, acts: &Acts<'_>, at: usize, acc: S::V) -> S::V {
-    let d = acts.d[at];
-    let acc = s.fma(s.mul(w.scale, s.splat(d)), s.dot_u5(&w.q, block(acts.q, at)), acc);
-    s.fma(w.other, s.splat(d * acts.sum[at] as f32), acc)
+    let scale = &acts.scales[at];
+    let acc = s.fma(s.mul(w.scale, s.splat(scale.d)), s.dot_u5(&w.q, block(acts.q, at)), acc);
+    s.fma(w.other, s.splat(scale.d_sum), acc)
 }
 
 /// q8_0: half scale, 32 signed bytes. It multiplies 16-bit activations: with 8-bit ones their rounding would be as large an
@@ -112,7 +104,7 @@ impl Blocks for Q8_0 {
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, w: &Sub<S>, acts: &Acts<'_>, at: usize, acc: S::V) -> S::V {
-        add_scaled(s, acc, w.scale, acts.wide_d[at], s.dot_i8(&w.q, block(acts.wide, at)))
+        add_scaled(s, acc, w.scale, acts.wide_scales[at].d, s.dot_i8(&w.q, block(acts.wide, at)))
     }
 }
 
@@ -325,7 +317,7 @@ impl Blocks for Q6K {
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, w: &Sub<S>, acts: &Acts<'_>, at: usize, acc: S::V) -> S::V {
-        let d = s.splat(acts.d[at]);
+        let d = s.splat(acts.scales[at].d);
         let [first, second] = s.dot_u6(&w.q, block(acts.q, at));
         s.fma(s.mul(w.other, d), second, s.fma(s.mul(w.scale, d), first, acc))
     }
@@ -350,7 +342,7 @@ impl Blocks for Iq4Nl {
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, w: &Sub<S>, acts: &Acts<'_>, at: usize, acc: S::V) -> S::V {
-        add_scaled(s, acc, w.scale, acts.d[at], s.dot_s8(&w.q, block(acts.q, at)))
+        add_scaled(s, acc, w.scale, acts.scales[at].d, s.dot_s8(&w.q, block(acts.q, at)))
     }
 }
 
@@ -384,6 +376,6 @@ impl Blocks for Iq4Xs {
     }
     #[inline(always)]
     fn add<S: Simd>(s: S, w: &Sub<S>, acts: &Acts<'_>, at: usize, acc: S::V) -> S::V {
-        add_scaled(s, acc, w.scale, acts.d[at], s.dot_s8(&w.q, block(acts.q, at)))
+        add_scaled(s, acc, w.scale, acts.scales[at].d, s.dot_s8(&w.q, block(acts.q, at)))
     }
 }

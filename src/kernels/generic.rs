@@ -1,7 +1,7 @@
 //! Element-wise algorithms and reductions over rows, written once over [`Simd`].
 
 use super::simd::{LANES, Simd, Vector, load_tail, store_tail};
-use super::{LatentSums, Q8_BLOCK, WIDE_MAX};
+use super::{ByteScale, LatentSums, Q8_BLOCK, WIDE_MAX, WideScale};
 
 /// `out = x / sqrt(mean(x²) + eps) * weight`.
 ///
@@ -194,31 +194,45 @@ fn largest_magnitude<S: Simd>(s: S, v: [S::V; 4]) -> f32 {
     s.largest(m) + s.sum(poison)
 }
 
-/// Quantises a row of activations to signed bytes, 32 values to a scale: `d = max|x| / 127`, `q = round(x / d)`, ties to
-/// even, and the exact sum of every block's bytes.
+/// Quantises activations to signed bytes, 32 values to a scale: `d = max|x| / 127`, `q = round(x / d)`, ties to even.
 #[inline(always)]
-pub(super) fn quantize_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i32]) {
-    assert!(x.len().is_multiple_of(Q8_BLOCK) && q.len() == x.len());
-    assert!(d.len() == x.len() / Q8_BLOCK && sum.len() == d.len());
-    for (b, (x, q)) in x.chunks_exact(Q8_BLOCK).zip(q.chunks_exact_mut(Q8_BLOCK)).enumerate() {
-        d[b] = quantize_block(s, x, q);
-        // A sum of 32 bytes: the compiler vectorises it, and integers do not care how.
-        sum[b] = q.iter().map(|&q| i32::from(q)).sum();
+pub(super) fn quantize_row<S: Simd>(s: S, x: &[f32], q: &mut [i8], scales: &mut [ByteScale]) {
+    assert!(x.len().is_multiple_of(Q8_BLOCK) && q.len() == x.len() && scales.len() == x.len() / Q8_BLOCK);
+    for ((x, q), scale) in x.chunks_exact(Q8_BLOCK).zip(q.chunks_exact_mut(Q8_BLOCK)).zip(scales) {
+        let d = quantize_block(s, x, q);
+        *scale = ByteScale::new(d, q);
     }
 }
 
-/// As [`quantize_row`], to 16-bit numbers up to ±[`WIDE_MAX`].
+/// As [`quantize_row`], to 16-bit numbers up to ±[`WIDE_MAX`], whole and in two bytes.
 #[inline(always)]
-pub(super) fn quantize_row_wide<S: Simd>(s: S, x: &[f32], q: &mut [i16], d: &mut [f32]) {
-    assert!(x.len().is_multiple_of(Q8_BLOCK) && q.len() == x.len() && d.len() == x.len() / Q8_BLOCK);
-    for ((x, q), d) in x.chunks_exact(Q8_BLOCK).zip(q.chunks_exact_mut(Q8_BLOCK)).zip(d) {
-        let (scale, rounded) = scale_block(s, x, f32::from(WIDE_MAX));
+pub(super) fn quantize_row_wide<S: Simd>(
+    s: S,
+    x: &[f32],
+    wide: &mut [i16],
+    high: &mut [i8],
+    low: &mut [i8],
+    scales: &mut [WideScale],
+) {
+    assert!(x.len().is_multiple_of(Q8_BLOCK) && scales.len() == x.len() / Q8_BLOCK);
+    assert!(wide.len() == x.len() && high.len() == x.len() && low.len() == x.len());
+    for (b, (x, wide)) in x.chunks_exact(Q8_BLOCK).zip(wide.chunks_exact_mut(Q8_BLOCK)).enumerate() {
+        let (d, rounded) = scale_block(s, x, f32::from(WIDE_MAX));
         let mut t = [0i16; LANES];
-        for (v, q) in rounded.into_iter().zip(q.chunks_exact_mut(LANES)) {
+        for (v, wide) in rounded.into_iter().zip(wide.chunks_exact_mut(LANES)) {
             s.store_i16(v, &mut t);
-            q.copy_from_slice(&t);
+            wide.copy_from_slice(&t);
         }
-        *d = scale;
+        let of = b * Q8_BLOCK..(b + 1) * Q8_BLOCK;
+        let mut sum = 0;
+        for ((&wide, high), low) in wide.iter().zip(&mut high[of.clone()]).zip(&mut low[of]) {
+            // The largest is 127 · 128 + 63, so neither addition nor the high byte can overflow.
+            let h = (wide + 64) >> 7;
+            *high = h as i8;
+            *low = (wide - 128 * h) as i8;
+            sum += i32::from(wide);
+        }
+        scales[b] = WideScale { d, minus_128: -128 * sum };
     }
 }
 

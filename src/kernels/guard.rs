@@ -3,7 +3,7 @@
 //! Pages of a mapping that lie wholly behind the end of its file cannot be touched (SIGBUS), which makes a guard page without
 //! any call beyond the mapping itself. Only weights are read through pointers; everything else is indexed.
 
-use super::{Acts, Isa, Kernels, Q8_BLOCK, WEIGHT_TYPES};
+use super::{ActRows, Isa, Kernels, WEIGHT_TYPES};
 use std::io::Write;
 
 /// A multiple of every page size in use.
@@ -34,17 +34,8 @@ fn products_stay_inside_the_weights() {
                     let plain = vec![1; rows * ty.row_bytes(k).unwrap()];
                     let (map, at) = guarded(&plain);
                     for columns in [1, 3, 8] {
-                        let (n, blocks) = (columns * k, columns * k / Q8_BLOCK);
-                        let acts = Acts {
-                            rows: columns,
-                            k,
-                            f: &vec![0.5; n],
-                            q: &vec![3; n],
-                            d: &vec![0.1; blocks],
-                            sum: &vec![96; blocks],
-                            wide: &vec![300; n],
-                            wide_d: &vec![0.1; blocks],
-                        };
+                        let x = ActRows::new(kernels, vec![0.5; columns * k], k);
+                        let acts = x.acts(0..columns);
                         let (mut found, mut expected) = (vec![f32::NAN; rows * columns], vec![0.0; rows * columns]);
                         multiply(&map[at.clone()], rows, acts, &mut found);
                         multiply(&plain, rows, acts, &mut expected);

@@ -8,7 +8,7 @@
 
 use super::formats::Blocks;
 use super::simd::{LANES, Simd, load_tail};
-use super::{Acts, Q8_BLOCK};
+use super::{Acts, Form, Q8_BLOCK};
 
 /// Bytes that a prefetch brings; a smaller real line costs speed only.
 const CACHE_LINE: usize = 64;
@@ -28,7 +28,7 @@ pub(super) fn blocks<S: Simd, F: Blocks>(s: S, w: &[u8], rows: usize, acts: Acts
     let row_bytes = n_blocks * F::BYTES;
     assert!(acts.k.is_multiple_of(F::SUBS * Q8_BLOCK) && w.len() == rows * row_bytes);
     assert!(out.len() == rows * acts.rows);
-    assert!(F::fits(&acts, acts.rows * n_blocks * F::SUBS));
+    acts.check(Form::of(F::TYPE));
     for r in (0..rows).step_by(LANES) {
         // Lanes behind the last row repeat it and are thrown away.
         let mut base = [w.as_ptr(); LANES];

@@ -7,16 +7,24 @@
 //! row it belongs to. So results are equal on every instruction set, for any number of rows in a call, and for any split of
 //! the work over threads. The module tests hold the scalar form as the oracle and compare bit for bit.
 
+mod acts;
 mod attention;
 mod attention_rows;
 mod formats;
 mod generic;
 mod matmul;
+mod panel;
 mod scalar;
 mod simd;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_rows;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 // The lanes are loaded as they lie in memory, which is little-endian everywhere that matters.
 #[cfg(all(test, target_os = "linux"))]
 mod guard;
@@ -29,16 +37,12 @@ mod neon_plain;
 #[cfg(test)]
 mod tests;
 
+pub use acts::{ActRows, Acts, ByteScale, Form, Q8_BLOCK, WIDE_MAX, WideScale};
+pub use panel::{PANEL_ALIGN, PanelLayout, PanelMatMul};
+
 use crate::gguf::TensorType;
 use std::fmt;
 use std::str::FromStr;
-
-/// Activations of a block format share a scale over this many values.
-pub const Q8_BLOCK: usize = 32;
-
-/// Largest magnitude of a 16-bit activation: 128 · 127 + 63, so that it is also two signed bytes, `128 · high + low`, for
-/// instruction sets that multiply only bytes quickly.
-pub const WIDE_MAX: i16 = 128 * 127 + 63;
 
 /// The weight formats that there are matrix kernels for.
 pub const WEIGHT_TYPES: [TensorType; 13] = [
@@ -64,6 +68,10 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// And AVX-VNNI, which adds up products of bytes in one instruction: Intel since Alder Lake, AMD since Zen 5.
+    AvxVnni,
+    /// x86-64 with AVX-512 (F, BW, VL) and its VNNI: Intel since Cascade Lake and Ice Lake, AMD since Zen 4.
+    Avx512Vnni,
     /// 64-bit ARM.
     Neon,
     /// 64-bit ARM with the byte dot product of ARMv8.2.
@@ -72,13 +80,15 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set that the library knows, whether this machine has it or not.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::Neon, Isa::NeonDotprod];
+    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod];
 
     /// The name used in the environment variable `RDT_ISA` and in reports.
     pub fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avx-vnni",
+            Isa::Avx512Vnni => "avx512-vnni",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon-dotprod",
         }
@@ -164,51 +174,6 @@ impl FromStr for KvType {
     }
 }
 
-/// Activation rows as matrix kernels read them.
-///
-/// A weight format reads one [`Form`]; the parts that are not needed may be empty.
-#[derive(Clone, Copy)]
-pub struct Acts<'a> {
-    /// Number of rows.
-    pub rows: usize,
-    /// Values per row.
-    pub k: usize,
-    /// `[rows][k]` as f32.
-    pub f: &'a [f32],
-    /// `[rows][k]` as signed bytes.
-    pub q: &'a [i8],
-    /// `[rows][k / 32]` scales of `q`.
-    pub d: &'a [f32],
-    /// `[rows][k / 32]` sums of the 32 bytes of `q`.
-    pub sum: &'a [i32],
-    /// `[rows][k]` as 16-bit numbers.
-    pub wide: &'a [i16],
-    /// `[rows][k / 32]` scales of `wide`.
-    pub wide_d: &'a [f32],
-}
-
-/// A form that activations take before they are multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// f32, for weights without blocks.
-    Plain,
-    /// Signed bytes with a scale and a sum per 32, for weights of 4 to 6 bits.
-    Bytes,
-    /// 16-bit numbers up to [`WIDE_MAX`] with a scale per 32, for 8-bit weights.
-    Wide,
-}
-
-impl Form {
-    /// The form that weights of this type multiply.
-    pub fn of(ty: TensorType) -> Self {
-        match ty {
-            TensorType::Q8_0 => Form::Wide,
-            _ if ty.block_len() > 1 => Form::Bytes,
-            _ => Form::Plain,
-        }
-    }
-}
-
 /// Squared norms and dot products of one row's latent states, for exit rules (s_k the new state, Δ_k = s_k − s_{k−1}).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LatentSums {
@@ -272,8 +237,10 @@ pub type MatMul = fn(&[u8], usize, Acts<'_>, &mut [f32]);
 /// `(a, scratch, out)`: row `i` of `out` = `softmax(scale · q_i Kᵀ) V` over the keys and values that row `i` sees.
 pub type Attend = fn(Attention<'_>, &mut AttendScratch, &mut [f32]);
 
-/// `(x, q, d, sum)`: quantises an activation row to bytes with a scale and a sum per 32.
-pub type QuantizeRow = fn(&[f32], &mut [i8], &mut [f32], &mut [i32]);
+/// `(x, q, scales)`: quantises activations to bytes.
+pub type QuantizeRow = fn(&[f32], &mut [i8], &mut [ByteScale]);
+/// `(x, wide, high, low, scales)`: quantises activations to 16-bit numbers.
+pub type QuantizeRowWide = fn(&[f32], &mut [i16], &mut [i8], &mut [i8], &mut [WideScale]);
 /// `(x, weight, bias, eps, out)`.
 pub type LayerNorm = fn(&[f32], &[f32], &[f32], f32, &mut [f32]);
 /// `(x, row)`: writes a key or value row in a cache format.
@@ -307,16 +274,20 @@ pub struct Kernels {
     pub rope_interleaved: fn(&mut [f32], &[f32], &[f32]),
     /// `(x, cos, sin)`: rotates the pairs `(x[i], x[i + n/2])`, n the length.
     pub rope_halves: fn(&mut [f32], &[f32], &[f32]),
-    /// `(x, q, d, sum)`: an activation row in the form [`Form::Bytes`]; its length is a multiple of 32.
+    /// An activation row in the form [`Form::Bytes`]; its length is a multiple of 32.
     pub quantize_row: QuantizeRow,
-    /// `(x, q, d)`: an activation row in the form [`Form::Wide`]; its length is a multiple of 32.
-    pub quantize_row_wide: fn(&[f32], &mut [i16], &mut [f32]),
+    /// An activation row in the form [`Form::Wide`]; its length is a multiple of 32.
+    pub quantize_row_wide: QuantizeRowWide,
     /// `(new, state, delta)`: statistics of a loop step; `state` becomes `new`, `delta` becomes `new − state`.
     pub latent_sums: fn(&[f32], &mut [f32], &mut [f32]) -> LatentSums,
     /// Attention of a group of rows.
     pub attend: Attend,
+    /// Weight rows of a panel.
+    panel_rows: usize,
     /// In the order of [`WEIGHT_TYPES`].
     matmul: [MatMul; WEIGHT_TYPES.len()],
+    /// In the order of [`WEIGHT_TYPES`].
+    panel: [Option<PanelMatMul>; WEIGHT_TYPES.len()],
     store: [StoreKv; 3],
 }
 
@@ -335,6 +306,10 @@ impl Kernels {
             Isa::Scalar => Ok(&scalar::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 if avx2::Avx2::detect().is_some() => Ok(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni if avx_vnni::detect() => Ok(&avx_vnni::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni if avx512_vnni::detect() => Ok(&avx512_vnni::KERNELS),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Isa::Neon if neon::Neon::<neon_plain::Plain>::detect().is_some() => Ok(&neon_plain::KERNELS),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
@@ -349,13 +324,21 @@ impl Kernels {
         Ok(self.matmul[at])
     }
 
+    /// How rows of `k` weights lie in panels, and the kernel that multiplies them; `None` for types without blocks, and where
+    /// `k` is not whole blocks.
+    pub fn panel(&self, ty: TensorType, k: usize) -> Option<(PanelLayout, PanelMatMul)> {
+        let at = WEIGHT_TYPES.iter().position(|&known| known == ty)?;
+        Some((PanelLayout::new(ty, k, self.panel_rows)?, self.panel[at]?))
+    }
+
     /// Writes a key or value row in a cache format.
     pub fn store_kv(&self, kv: KvType) -> StoreKv {
         self.store[kv as usize]
     }
 }
 
-/// Stamps out the table of one instruction set from its token, inside the token's module.
+/// Stamps out the table of one instruction set, inside its module, from three tokens: its eight lanes, its panels, and its
+/// vectors of rows.
 ///
 /// The wrappers are safe functions around `target_feature` functions. They are reachable only through `KERNELS`, which
 /// [`Kernels::of`] hands out after it has detected the features.
@@ -373,13 +356,18 @@ macro_rules! stamp {
     (@matmul $token:expr, $features:tt, $name:ident, $path:path) => {
         stamp!(@entry $token, $features, $name, (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), $path);
     };
-    ($token:expr $(, $feature:literal)?) => {
+    (@panel $token:expr, $features:tt, $name:ident, $path:path) => {
+        stamp!(@entry $token, $features, $name,
+            (panels: &[u8], skip: usize, rows: usize, acts: Acts<'_>, out: &mut [f32]), $path);
+    };
+    ($token:expr, $panels:expr, $rows:expr $(, $feature:literal)?) => {
         mod table {
             use super::*;
             use crate::kernels::attention::{self, KvF16, KvF32, KvQ8, store};
             use crate::kernels::formats::{Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
             use crate::kernels::matmul::{Bf16, F16, F32, blocks, dense};
-            use crate::kernels::{Acts, AttendScratch, Attention, LatentSums, generic, stamp};
+            use crate::kernels::panel::{self, wide::Wide};
+            use crate::kernels::{Acts, AttendScratch, Attention, ByteScale, LatentSums, WideScale, generic, stamp};
 
             stamp!(@entry $token, ($($feature)?), rms_norm,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]), generic::rms_norm);
@@ -399,9 +387,10 @@ macro_rules! stamp {
             stamp!(@entry $token, ($($feature)?), rope_halves,
                 (x: &mut [f32], cos: &[f32], sin: &[f32]), generic::rope_halves);
             stamp!(@entry $token, ($($feature)?), quantize_row,
-                (x: &[f32], q: &mut [i8], d: &mut [f32], sum: &mut [i32]), generic::quantize_row);
+                (x: &[f32], q: &mut [i8], scales: &mut [ByteScale]), generic::quantize_row);
             stamp!(@entry $token, ($($feature)?), quantize_row_wide,
-                (x: &[f32], q: &mut [i16], d: &mut [f32]), generic::quantize_row_wide);
+                (x: &[f32], wide: &mut [i16], high: &mut [i8], low: &mut [i8], scales: &mut [WideScale]),
+                generic::quantize_row_wide);
             stamp!(@entry $token, ($($feature)?), latent_sums,
                 (new: &[f32], state: &mut [f32], delta: &mut [f32]) -> LatentSums, generic::latent_sums);
             stamp!(@matmul $token, ($($feature)?), matmul_f32, dense::<_, F32>);
@@ -417,11 +406,25 @@ macro_rules! stamp {
             stamp!(@matmul $token, ($($feature)?), matmul_q6_k, blocks::<_, Q6K>);
             stamp!(@matmul $token, ($($feature)?), matmul_iq4_nl, blocks::<_, Iq4Nl>);
             stamp!(@matmul $token, ($($feature)?), matmul_iq4_xs, blocks::<_, Iq4Xs>);
-            stamp!(@entry $token, ($($feature)?), attend,
+            stamp!(@panel $panels, ($($feature)?), panel_q8_0, panel::multiply::<_, panel::Q8_0>);
+            stamp!(@panel $panels, ($($feature)?), panel_q4_0, panel::multiply::<_, panel::Q4_0>);
+            stamp!(@panel $panels, ($($feature)?), panel_q4_1, panel::multiply::<_, panel::Q4_1>);
+            stamp!(@panel $panels, ($($feature)?), panel_q5_0, panel::multiply::<_, panel::Q5_0>);
+            stamp!(@panel $panels, ($($feature)?), panel_q5_1, panel::multiply::<_, panel::Q5_1>);
+            stamp!(@panel $panels, ($($feature)?), panel_q4_k, panel::multiply::<_, panel::Q4K>);
+            stamp!(@panel $panels, ($($feature)?), panel_q5_k, panel::multiply::<_, panel::Q5K>);
+            stamp!(@panel $panels, ($($feature)?), panel_q6_k, panel::multiply::<_, panel::Q6K>);
+            stamp!(@panel $panels, ($($feature)?), panel_iq4_nl, panel::multiply::<_, panel::Iq4Nl>);
+            stamp!(@panel $panels, ($($feature)?), panel_iq4_xs, panel::multiply::<_, panel::Iq4Xs>);
+            stamp!(@entry ($token, $rows), ($($feature)?), attend,
                 (a: Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]), attention::attend);
             stamp!(@entry $token, ($($feature)?), store_f32, (x: &[f32], row: &mut [u8]), store::<_, KvF32>);
             stamp!(@entry $token, ($($feature)?), store_f16, (x: &[f32], row: &mut [u8]), store::<_, KvF16>);
             stamp!(@entry $token, ($($feature)?), store_q8, (x: &[f32], row: &mut [u8]), store::<_, KvQ8>);
+
+            const fn rows_of<W: Wide>(_: W) -> usize {
+                W::ROWS
+            }
 
             pub(in crate::kernels) static KERNELS: crate::kernels::Kernels = crate::kernels::Kernels {
                 isa: ISA,
@@ -439,6 +442,22 @@ macro_rules! stamp {
                 quantize_row,
                 quantize_row_wide,
                 latent_sums,
+                panel_rows: rows_of($panels),
+                panel: [
+                    None,
+                    None,
+                    None,
+                    Some(panel_q8_0),
+                    Some(panel_q4_0),
+                    Some(panel_q4_1),
+                    Some(panel_q5_0),
+                    Some(panel_q5_1),
+                    Some(panel_q4_k),
+                    Some(panel_q5_k),
+                    Some(panel_q6_k),
+                    Some(panel_iq4_nl),
+                    Some(panel_iq4_xs),
+                ],
                 matmul: [
                     matmul_f32,
                     matmul_f16,

@@ -138,12 +138,7 @@ impl<D: Dot> Simd for Neon<D> {
     type V = V;
     type W = (uint32x4_t, uint32x4_t);
     type Block = Blocks;
-    type Wide = Self;
 
-    #[inline(always)]
-    fn wide(self) -> Self {
-        self
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> V {
         halves!(vdupq_n_f32, (x, x))

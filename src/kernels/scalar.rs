@@ -26,12 +26,7 @@ impl Simd for Scalar {
     type V = [f32; LANES];
     type W = [u32; LANES];
     type Block = [[i8; 32]; LANES];
-    type Wide = Self;
 
-    #[inline(always)]
-    fn wide(self) -> Self {
-        self
-    }
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
         [x; LANES]
@@ -226,4 +221,4 @@ fn products(w: &[i8], a: &[i8], zero: i32) -> f32 {
 }
 
 const ISA: super::Isa = super::Isa::Scalar;
-super::stamp!(Scalar);
+super::stamp!(Scalar, Scalar, Scalar);

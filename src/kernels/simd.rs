@@ -24,10 +24,6 @@ pub(super) trait Simd: Copy {
     type W: Copy;
     /// One block of 32 weights from each of eight rows, unpacked to bytes.
     type Block: Copy;
-    /// The widest vectors that attention over several rows may use: these eight lanes, or more.
-    type Wide: Vector;
-
-    fn wide(self) -> Self::Wide;
 
     fn splat(self, x: f32) -> Self::V;
     fn load(self, p: &[f32; LANES]) -> Self::V;
@@ -195,7 +191,8 @@ fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
 /// Some number of f32 lanes that have nothing to do with each other.
 ///
 /// Where every lane is a row, or a position, of its own, their number cannot show in a result. So an instruction set may
-/// use all the lanes that it has. The methods are those of [`Simd`]; every [`Simd`] is a vector of eight lanes.
+/// use all the lanes that it has. The methods are those of [`Simd`]; every [`Simd`] is a vector of eight lanes. A value of an
+/// implementing type is again a proof that the running CPU has the instructions.
 pub(super) trait Vector: Copy {
     /// The lanes.
     type V: Copy;

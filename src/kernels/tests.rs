@@ -3,6 +3,7 @@
 
 mod attention;
 mod lanes;
+pub(super) mod panels;
 mod rows;
 
 use super::*;
@@ -89,66 +90,6 @@ fn weights(ty: TensorType, seed: u64, n: usize) -> (Vec<u8>, Vec<f32>) {
     (bytes, meant)
 }
 
-struct Rows {
-    k: usize,
-    f: Vec<f32>,
-    q: Vec<i8>,
-    d: Vec<f32>,
-    sum: Vec<i32>,
-    wide: Vec<i16>,
-    wide_d: Vec<f32>,
-}
-
-impl Rows {
-    fn new(kernels: &Kernels, f: Vec<f32>, k: usize) -> Self {
-        let (n, blocks) = (f.len() / k, k / Q8_BLOCK);
-        let mut r = Rows {
-            k,
-            f,
-            q: vec![0; n * k],
-            d: vec![0.0; n * blocks],
-            sum: vec![0; n * blocks],
-            wide: vec![0; n * k],
-            wide_d: vec![0.0; n * blocks],
-        };
-        if k.is_multiple_of(Q8_BLOCK) {
-            for i in 0..n {
-                let (a, b) = (i * k..(i + 1) * k, i * blocks..(i + 1) * blocks);
-                let x = &r.f[a.clone()];
-                (kernels.quantize_row)(x, &mut r.q[a.clone()], &mut r.d[b.clone()], &mut r.sum[b.clone()]);
-                (kernels.quantize_row_wide)(x, &mut r.wide[a], &mut r.wide_d[b]);
-            }
-        }
-        r
-    }
-
-    fn acts(&self, from: usize, to: usize) -> Acts<'_> {
-        let (k, b) = (self.k, self.k / Q8_BLOCK);
-        Acts {
-            rows: to - from,
-            k,
-            f: &self.f[from * k..to * k],
-            q: &self.q[from * k..to * k],
-            d: &self.d[from * b..to * b],
-            sum: &self.sum[from * b..to * b],
-            wide: &self.wide[from * k..to * k],
-            wide_d: &self.wide_d[from * b..to * b],
-        }
-    }
-
-    /// What the kernel of `ty` really multiplies.
-    fn meant(&self, ty: TensorType) -> Vec<f64> {
-        let scaled = |d: &[f32], (i, q): (usize, f64)| q * f64::from(d[i / Q8_BLOCK]);
-        match Form::of(ty) {
-            Form::Plain => self.f.iter().map(|&x| f64::from(x)).collect(),
-            Form::Bytes => self.q.iter().map(|&q| f64::from(q)).enumerate().map(|q| scaled(&self.d, q)).collect(),
-            Form::Wide => {
-                self.wide.iter().map(|&q| f64::from(q)).enumerate().map(|q| scaled(&self.wide_d, q)).collect()
-            }
-        }
-    }
-}
-
 fn matmul_suite(kernels: &Kernels) {
     for ty in WEIGHT_TYPES {
         let ks: &[usize] = match ty.block_len() {
@@ -159,10 +100,10 @@ fn matmul_suite(kernels: &Kernels) {
         for &k in ks {
             for rows in [1, 2, 3, 5, 8, 9, 13, 32] {
                 let (w, meant) = weights(ty, 3 + k as u64, rows * k);
-                let x = Rows::new(&scalar::KERNELS, values(77 + rows as u64, 8 * k), k);
-                let meant_x = x.meant(ty);
+                let x = ActRows::new(&scalar::KERNELS, values(77 + rows as u64, 8 * k), k);
+                let meant_x = x.meant(Form::of(ty));
                 let mut all = vec![0.0; 8 * rows];
-                kernels.matmul(ty).expect("a kernel")(&w, rows, x.acts(0, 8), &mut all);
+                kernels.matmul(ty).expect("a kernel")(&w, rows, x.acts(0..8), &mut all);
                 let want: Vec<f64> = (0..8 * rows)
                     .map(|i| {
                         let (c, r) = (i / rows, i % rows);
@@ -172,7 +113,7 @@ fn matmul_suite(kernels: &Kernels) {
                 close(&all, &want, 2e-5);
 
                 let mut oracle = vec![0.0; 8 * rows];
-                scalar::KERNELS.matmul(ty).expect("a kernel")(&w, rows, x.acts(0, 8), &mut oracle);
+                scalar::KERNELS.matmul(ty).expect("a kernel")(&w, rows, x.acts(0..8), &mut oracle);
                 assert_eq!(bits(&all), bits(&oracle), "{ty} {k} {rows}: not the scalar bits");
 
                 // A row's bits never depend on its company: any group of columns, any group of weight rows.
@@ -180,7 +121,7 @@ fn matmul_suite(kernels: &Kernels) {
                     for c in (0..8).step_by(n) {
                         let n = n.min(8 - c);
                         let mut some = vec![0.0; n * rows];
-                        kernels.matmul(ty).expect("a kernel")(&w, rows, x.acts(c, c + n), &mut some);
+                        kernels.matmul(ty).expect("a kernel")(&w, rows, x.acts(c..c + n), &mut some);
                         assert_eq!(bits(&some), bits(&all[c * rows..(c + n) * rows]), "{ty} {k} {rows}: rows {c}+{n}");
                     }
                 }
@@ -190,7 +131,7 @@ fn matmul_suite(kernels: &Kernels) {
                     kernels.matmul(ty).expect("a kernel")(
                         &w[r * row_bytes..(r + 1) * row_bytes],
                         1,
-                        x.acts(0, 8),
+                        x.acts(0..8),
                         &mut one,
                     );
                     for c in 0..8 {
@@ -209,25 +150,35 @@ fn quantize_suite(kernels: &Kernels) {
     x[64] = 1e30;
     x[96..128].fill(1e-40);
     x[128..160].iter_mut().enumerate().for_each(|(i, x)| *x = i as f32 - 16.5);
-    let got = Rows::new(kernels, x.clone(), k);
-    let want = Rows::new(&scalar::KERNELS, x.clone(), k);
-    assert_eq!(got.q, want.q);
-    assert_eq!(bits(&got.d), bits(&want.d));
-    assert_eq!(got.sum, want.sum);
-    assert_eq!(got.wide, want.wide);
-    assert_eq!(bits(&got.wide_d), bits(&want.wide_d));
-    for (i, (&x, &q)) in x.iter().zip(&got.wide).enumerate() {
-        let d = got.wide_d[i / Q8_BLOCK];
+    let (got, want) = (ActRows::new(kernels, x.clone(), k), ActRows::new(&scalar::KERNELS, x.clone(), k));
+    let (got, want) = (got.acts(0..1), want.acts(0..1));
+    assert_eq!((got.q, got.wide, got.high, got.low), (want.q, want.wide, want.high, want.low));
+    let scale_bits = |acts: &Acts<'_>| -> Vec<_> {
+        acts.scales.iter().map(|s| (s.d.to_bits(), s.d_sum.to_bits(), s.minus_8, s.minus_32)).collect()
+    };
+    assert_eq!(scale_bits(&got), scale_bits(&want));
+    let wide_bits =
+        |acts: &Acts<'_>| -> Vec<_> { acts.wide_scales.iter().map(|s| (s.d.to_bits(), s.minus_128)).collect() };
+    assert_eq!(wide_bits(&got), wide_bits(&want));
+    for (i, (&x, &q)) in x.iter().zip(got.wide).enumerate() {
+        let d = got.wide_scales[i / Q8_BLOCK].d;
         assert!(q.abs() <= WIDE_MAX);
         assert!(x.abs() < 1e-30 || (x - f32::from(q) * d).abs() <= 0.501 * d, "{x} {q} {d}");
+        assert!(got.high[i] >= -127 && (-64..64).contains(&got.low[i]));
+        assert_eq!(128 * i16::from(got.high[i]) + i16::from(got.low[i]), q);
     }
     for (b, (x, q)) in x.chunks(32).zip(got.q.chunks(32)).enumerate() {
-        assert_eq!(got.sum[b], q.iter().map(|&q| i32::from(q)).sum::<i32>());
+        let sum = |q: &[i8]| q.iter().map(|&q| i32::from(q)).sum::<i32>();
+        let scale = got.scales[b];
+        assert_eq!((scale.minus_8, scale.minus_32), (-8 * sum(q), [-32 * sum(&q[..16]), -32 * sum(&q[16..])]));
+        assert_eq!(scale.d_sum, scale.d * sum(q) as f32);
+        let wide: i32 = got.wide[32 * b..][..32].iter().map(|&q| i32::from(q)).sum();
+        assert_eq!(got.wide_scales[b].minus_128, -128 * wide);
         for (x, &q) in x.iter().zip(q) {
             assert!(q >= -127);
             // A block of denormals is zero.
             if x.abs() > 1e-30 {
-                assert!((x - f32::from(q) * got.d[b]).abs() <= 0.5001 * got.d[b], "{x} {q} {}", got.d[b]);
+                assert!((x - f32::from(q) * scale.d).abs() <= 0.5001 * scale.d, "{x} {q} {}", scale.d);
             }
         }
     }
@@ -239,8 +190,10 @@ fn poison_suite(kernels: &Kernels) {
         for at in 0..32 {
             let mut x = values(3, 64);
             x[32 + at] = bad;
-            let rows = Rows::new(kernels, x, 64);
-            assert!(rows.d[0].is_finite() && rows.d[1].is_nan() && rows.wide_d[1].is_nan(), "{bad} at {at}");
+            let rows = ActRows::new(kernels, x, 64);
+            let Acts { scales, wide_scales, .. } = rows.acts(0..1);
+            assert!(scales[0].d.is_finite() && scales[1].d.is_nan(), "{bad} at {at}");
+            assert!(wide_scales[0].d.is_finite() && wide_scales[1].d.is_nan(), "{bad} at {at}");
         }
     }
 }
@@ -354,6 +307,10 @@ macro_rules! suite {
             #[test]
             fn matmul() { on(matmul_suite) }
             #[test]
+            fn panels() { on(panels::suite) }
+            #[test]
+            fn panels_of_extremes() { on(panels::extremes) }
+            #[test]
             fn quantize() { on(quantize_suite) }
             #[test]
             fn poison() { on(poison_suite) }
@@ -376,6 +333,8 @@ macro_rules! suite {
 suite! {
     scalar_suite, Isa::Scalar;
     avx2_suite, Isa::Avx2;
+    avx_vnni_suite, Isa::AvxVnni;
+    avx512_vnni_suite, Isa::Avx512Vnni;
     neon_suite, Isa::Neon;
     neon_dotprod_suite, Isa::NeonDotprod;
 }

@@ -1,7 +1,7 @@
 //! Everything a forward pass writes, allocated once per session.
 
 use super::{Block, Config, Injection, Matrix, Model};
-use crate::kernels::{ATTEND_ROWS, Acts, AttendScratch, Form, Kernels, LatentSums, Q8_BLOCK};
+use crate::kernels::{ATTEND_ROWS, Acts, AttendScratch, ByteScale, Form, Kernels, LatentSums, Q8_BLOCK, WideScale};
 use crate::team::Buffer;
 
 /// Up to this many rows every worker normalises and quantises for itself, which saves a barrier; above, the work is shared.
@@ -15,10 +15,11 @@ pub(super) const TILE_ROWS: usize = 32;
 pub(super) struct ActBuffer {
     f: Buffer<f32>,
     q: Buffer<i8>,
-    d: Buffer<f32>,
-    sum: Buffer<i32>,
+    scales: Buffer<ByteScale>,
     wide: Buffer<i16>,
-    wide_d: Buffer<f32>,
+    high: Buffer<i8>,
+    low: Buffer<i8>,
+    wide_scales: Buffer<WideScale>,
 }
 
 impl ActBuffer {
@@ -28,10 +29,11 @@ impl ActBuffer {
         Self {
             f: Buffer::new(rows * k),
             q: Buffer::new(rows * k),
-            d: Buffer::new(blocks),
-            sum: Buffer::new(blocks),
+            scales: Buffer::new(blocks),
             wide: Buffer::new(rows * k),
-            wide_d: Buffer::new(blocks),
+            high: Buffer::new(rows * k),
+            low: Buffer::new(rows * k),
+            wide_scales: Buffer::new(blocks),
         }
     }
 
@@ -54,11 +56,11 @@ impl ActBuffer {
         // SAFETY: passed on to the caller.
         unsafe {
             if forms.bytes {
-                let (q, d, sum) = (self.q.write(a.clone()), self.d.write(b.clone()), self.sum.write(b.clone()));
-                (kernels.quantize_row)(x, q, d, sum);
+                (kernels.quantize_row)(x, self.q.write(a.clone()), self.scales.write(b.clone()));
             }
             if forms.wide {
-                (kernels.quantize_row_wide)(x, self.wide.write(a), self.wide_d.write(b));
+                let (high, low) = (self.high.write(a.clone()), self.low.write(a.clone()));
+                (kernels.quantize_row_wide)(x, self.wide.write(a), high, low, self.wide_scales.write(b));
             }
         }
     }
@@ -76,10 +78,11 @@ impl ActBuffer {
                 k,
                 f: self.f.read(a.clone()),
                 q: self.q.read(a.clone()),
-                d: self.d.read(b.clone()),
-                sum: self.sum.read(b.clone()),
-                wide: self.wide.read(a),
-                wide_d: self.wide_d.read(b),
+                scales: self.scales.read(b.clone()),
+                wide: self.wide.read(a.clone()),
+                high: self.high.read(a.clone()),
+                low: self.low.read(a),
+                wide_scales: self.wide_scales.read(b),
             }
         }
     }

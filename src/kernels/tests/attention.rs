@@ -22,10 +22,9 @@ fn meant(kv: KvType, stored: &[u8]) -> Vec<f64> {
     match kv {
         KvType::F32 => stored.as_chunks().0.iter().map(|&b| f64::from(f32::from_le_bytes(b))).collect(),
         KvType::F16 => stored.chunks(2).map(half).collect(),
-        KvType::Q8_0 => stored
-            .chunks(34)
-            .flat_map(|b| b[2..].iter().map(move |&q| half(b) * f64::from(q.cast_signed())))
-            .collect(),
+        KvType::Q8_0 => {
+            stored.chunks(34).flat_map(|b| b[2..].iter().map(move |&q| half(b) * f64::from(q.cast_signed()))).collect()
+        }
     }
 }
 
@@ -68,7 +67,11 @@ pub(super) fn suite(kernels: &Kernels) {
                 continue;
             }
             for seed in [5, 6] {
-                assert_eq!(stored(kernels, kv, dim, 20, seed), stored(&scalar::KERNELS, kv, dim, 20, seed), "{kv} {dim}");
+                assert_eq!(
+                    stored(kernels, kv, dim, 20, seed),
+                    stored(&scalar::KERNELS, kv, dim, 20, seed),
+                    "{kv} {dim}"
+                );
             }
             let plane = Plane::new(kv, dim, 700);
             let q = values(4, dim);
