@@ -15,9 +15,9 @@
 //! prepared, and a single row costs little more than the memory it reads. The second converts each key and value once, and
 //! has a row in every lane.
 
-use super::attention_rows::grouped;
+use super::attention_rows::{Ways, grouped};
 use super::generic::{exp, quantize_block};
-use super::simd::{LANES, Simd, Vector, load_tail, store_tail};
+use super::simd::{LANES, Simd, load_tail, store_tail};
 use super::{AttendScratch, Attention, KvType, Q8_BLOCK};
 use crate::float16::f32_to_f16;
 
@@ -180,10 +180,10 @@ pub(super) fn store<S: Simd, K: Stored>(s: S, x: &[f32], row: &mut [u8]) {
     K::store(s, x, row);
 }
 
-/// Row `i` of `out` = `softmax(scale · q_i Kᵀ) V` over the keys and values that row `i` sees. Vectors of rows are those of `w`.
+/// Row `i` of `out` = `softmax(scale · q_i Kᵀ) V` over the keys and values that row `i` sees.
 #[inline(always)]
-pub(super) fn attend<S: Simd, W: Vector>(
-    (s, w): (S, W),
+pub(super) fn attend<S: Simd, const T: usize>(
+    (s, ways): (S, &Ways),
     a: Attention<'_>,
     scratch: &mut AttendScratch,
     out: &mut [f32],
@@ -194,12 +194,7 @@ pub(super) fn attend<S: Simd, W: Vector>(
     assert!(a.keys.len() == a.values.len() && bytes.is_some());
     assert!(a.seen.iter().all(|&seen| seen > 0 && bytes >= Some(seen)));
     if n > FEW {
-        // Tiles of six suit sixteen registers, tiles of eight twice as many.
-        return if W::COUNT > LANES {
-            grouped::<S, W, 8>(s, w, &a, scratch, out);
-        } else {
-            grouped::<S, W, 6>(s, w, &a, scratch, out);
-        };
+        return grouped::<S, T>(s, ways, &a, scratch, out);
     }
     match a.kv {
         KvType::F32 => alone::<S, KvF32>(s, &a, scratch, out),

@@ -48,9 +48,54 @@ enum Vectors {
     Eight,
 }
 
+/// What is done with a band at a step.
+type Phase = fn(&Band, Step, &mut Parts<'_>);
+
+/// The functions of this module that do most of the work, for one kind of band: [`score`], [`soften`], [`weigh`], [`combine`]
+/// and [`finish`]. They are compiled on their own, which keeps their sums in registers: as part of one large function the
+/// compiler loses sight of what is hot.
+pub(super) struct Phases {
+    pub score: Phase,
+    pub soften: Phase,
+    pub weigh: Phase,
+    pub combine: Phase,
+    pub finish: Phase,
+}
+
+/// The phases of an instruction set.
+pub(super) struct Ways {
+    /// Lanes of its widest vectors.
+    pub lanes: usize,
+    pub two: Phases,
+    pub one: Phases,
+    pub eight: Phases,
+}
+
+impl Ways {
+    #[inline(always)]
+    fn of(&self, band: &Band) -> &Phases {
+        match band.vectors {
+            Vectors::Two => &self.two,
+            Vectors::One => &self.one,
+            Vectors::Eight => &self.eight,
+        }
+    }
+}
+
+/// Keys and outputs per tile that suit vectors: with two vectors of rows, six tiles fill sixteen registers, and eight make good
+/// use of more.
+pub(super) const fn tile_of<W: Vector>(_: W) -> usize {
+    if W::COUNT > LANES { TILE_MAX } else { 6 }
+}
+
+/// Number of lanes.
+pub(super) const fn lanes_of<W: Vector>(_: W) -> usize {
+    W::COUNT
+}
+
 /// Up to two vectors of rows.
 #[derive(Clone, Copy, Default)]
-struct Band {
+pub(super) struct Band {
     vectors: Vectors,
     /// Lanes in all, and in the bands before this one; a lane is a row, and the last lanes may be none.
     width: usize,
@@ -74,14 +119,14 @@ impl Band {
 
 /// Cuts rows into bands; gives how many.
 #[inline(always)]
-fn cut<W: Vector>(seen: &[usize], bands: &mut [Band; ATTEND_ROWS / LANES]) -> usize {
+fn cut(widest: usize, seen: &[usize], bands: &mut [Band; ATTEND_ROWS / LANES]) -> usize {
     let (mut at, mut n) = (0, 0);
     while at < seen.len() {
         let left = seen.len() - at;
-        let (vectors, width) = if left > W::COUNT {
-            (Vectors::Two, 2 * W::COUNT)
+        let (vectors, width) = if left > widest {
+            (Vectors::Two, 2 * widest)
         } else if left > LANES {
-            (Vectors::One, W::COUNT)
+            (Vectors::One, widest)
         } else {
             (Vectors::Eight, LANES)
         };
@@ -96,7 +141,7 @@ fn cut<W: Vector>(seen: &[usize], bands: &mut [Band; ATTEND_ROWS / LANES]) -> us
 }
 
 /// The scratch of a call. All but the last part are cut by band.
-struct Parts<'a> {
+pub(super) struct Parts<'a> {
     /// `[8][dim / 8][width]`: element `8i + l` of the queries is `[l][i]`, in the order in which a score takes them.
     q: &'a mut [f32],
     /// `[SCORES][width]`: scores, then weights.
@@ -137,7 +182,7 @@ fn take<'a>(memory: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
 
 /// Where the computation stands.
 #[derive(Clone, Copy)]
-struct Step {
+pub(super) struct Step {
     /// First key of the block.
     start: usize,
     /// First key of the sub-block, counted in the block, and the first behind it.
@@ -159,42 +204,25 @@ impl Step {
 
 /// Any number of rows, in tiles of `T` keys or outputs.
 #[inline(always)]
-pub(super) fn grouped<S: Simd, W: Vector, const T: usize>(
+pub(super) fn grouped<S: Simd, const T: usize>(
     s: S,
-    w: W,
+    ways: &Ways,
     a: &Attention<'_>,
     scratch: &mut AttendScratch,
     out: &mut [f32],
 ) {
     let n = ATTEND_ROWS * a.dim;
     for ((q, seen), out) in a.q.chunks(n).zip(a.seen.chunks(ATTEND_ROWS)).zip(out.chunks_mut(n)) {
-        group::<S, W, T>(s, w, &Attention { q, seen, ..*a }, scratch, out);
+        group::<S, T>(s, ways, &Attention { q, seen, ..*a }, scratch, out);
     }
-}
-
-/// Calls a function for the vectors of a band.
-macro_rules! by_vectors {
-    ($s:ident, $w:ident, $band:ident, $f:ident $(<$tile:ident>)? ($($arg:expr),*)) => {
-        match $band.vectors {
-            Vectors::Two => $f::<W, 2 $(, $tile)?>($w, $band, $($arg),*),
-            Vectors::One => $f::<W, 1 $(, $tile)?>($w, $band, $($arg),*),
-            Vectors::Eight => $f::<S, 1 $(, $tile)?>($s, $band, $($arg),*),
-        }
-    };
 }
 
 /// Up to [`ATTEND_ROWS`] rows.
 #[inline(always)]
-fn group<S: Simd, W: Vector, const T: usize>(
-    s: S,
-    w: W,
-    a: &Attention<'_>,
-    scratch: &mut AttendScratch,
-    out: &mut [f32],
-) {
+fn group<S: Simd, const T: usize>(s: S, ways: &Ways, a: &Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]) {
     let &Attention { kv, dim, scale, q, seen, keys, values } = a;
     let mut bands = [Band::default(); ATTEND_ROWS / LANES];
-    let n = cut::<W>(seen, &mut bands);
+    let n = cut(ways.lanes, seen, &mut bands);
     let bands = &bands[..n];
     let lanes = bands.iter().map(|band| band.width).sum();
     let most = bands.iter().map(|band| band.most).max().unwrap_or(0);
@@ -205,9 +233,10 @@ fn group<S: Simd, W: Vector, const T: usize>(
     for band in bands {
         spread(s, band, dim, q, &mut parts);
     }
+    let mut step = Step { start: 0, from: 0, to: 0, chunks: even / LANES, stride, scale };
     for start in (0..most).step_by(KEY_BLOCK) {
         let count = (most - start).min(KEY_BLOCK);
-        let mut step = Step { start, from: 0, to: 0, chunks: even / LANES, stride, scale };
+        step = Step { start, from: 0, to: 0, ..step };
         while step.to < count {
             (step.from, step.to) = (step.to, (step.to + sub).min(count));
             match kv {
@@ -216,7 +245,7 @@ fn group<S: Simd, W: Vector, const T: usize>(
                 KvType::Q8_0 => keys_of::<S, KvQ8, T>(s, dim, keys, step, parts.block),
             }
             for band in bands {
-                by_vectors!(s, w, band, score<T>(step, &mut parts));
+                (ways.of(band).score)(band, step, &mut parts);
             }
         }
         for band in bands {
@@ -225,7 +254,7 @@ fn group<S: Simd, W: Vector, const T: usize>(
             for (count, &seen) in counts.iter_mut().zip(&seen[band.at..]) {
                 *count = seen.saturating_sub(start).min(KEY_BLOCK) as f32;
             }
-            by_vectors!(s, w, band, soften(step, &mut parts));
+            (ways.of(band).soften)(band, step, &mut parts);
         }
         step.to = 0;
         while step.to < count {
@@ -236,15 +265,15 @@ fn group<S: Simd, W: Vector, const T: usize>(
                 KvType::Q8_0 => values_of::<S, KvQ8>(s, dim, values, step, parts.block),
             }
             for band in bands {
-                by_vectors!(s, w, band, weigh<T>(step, &mut parts));
+                (ways.of(band).weigh)(band, step, &mut parts);
             }
         }
         for band in bands {
-            by_vectors!(s, w, band, combine(step, &mut parts));
+            (ways.of(band).combine)(band, step, &mut parts);
         }
     }
     for band in bands {
-        by_vectors!(s, w, band, finish(stride, &mut parts));
+        (ways.of(band).finish)(band, step, &mut parts);
         gather(s, band, dim, stride, &parts, out);
     }
 }
@@ -289,11 +318,19 @@ fn gather<S: Simd>(s: S, band: &Band, dim: usize, stride: usize, parts: &Parts<'
 fn keys_of<S: Simd, K: Stored, const T: usize>(s: S, dim: usize, keys: &[u8], step: Step, block: &mut [f32]) {
     let row_bytes = K::row_bytes(dim);
     let keys = &keys[(step.start + step.from) * row_bytes..(step.start + step.to) * row_bytes];
-    let tiles = block.chunks_exact_mut(step.chunks * T * LANES);
+    let tiles = block.as_chunks_mut::<LANES>().0.as_chunks_mut::<T>().0.chunks_exact_mut(step.chunks);
     for (keys, tile) in keys.chunks(T * row_bytes).zip(tiles) {
-        for (t, key) in keys.chunks_exact(row_bytes).enumerate() {
-            let mut to = tile[t * LANES..].chunks_mut(T * LANES);
-            convert::<S, K>(s, dim, key, &mut to);
+        for (t, key) in keys.chunks_exact(row_bytes).take(T).enumerate() {
+            let units = K::units(key);
+            let (whole, rest) = tile.split_at_mut(4 * units.len());
+            for (unit, to) in units.iter().zip(whole.as_chunks_mut::<4>().0) {
+                for (v, to) in K::unit(s, unit).into_iter().zip(to) {
+                    s.store(v, &mut to[t]);
+                }
+            }
+            for (i, to) in (UNIT * units.len()..dim).step_by(LANES).zip(rest) {
+                s.store(K::load(s, key, i), &mut to[t]);
+            }
         }
     }
 }
@@ -304,26 +341,22 @@ fn values_of<S: Simd, K: Stored>(s: S, dim: usize, values: &[u8], step: Step, bl
     let row_bytes = K::row_bytes(dim);
     let values = &values[(step.start + step.from) * row_bytes..(step.start + step.to) * row_bytes];
     for (value, to) in values.chunks_exact(row_bytes).zip(block.chunks_exact_mut(step.stride)) {
-        convert::<S, K>(s, dim, value, &mut to.chunks_exact_mut(LANES));
-    }
-}
-
-/// Converts a row, eight values to the start of every chunk, with zeros behind its end.
-#[inline(always)]
-fn convert<'a, S: Simd, K: Stored>(s: S, dim: usize, row: &[u8], to: &mut impl Iterator<Item = &'a mut [f32]>) {
-    for unit in K::units(row) {
-        for (v, to) in K::unit(s, unit).into_iter().zip(&mut *to) {
-            store_tail(s, v, to, 0);
+        let units = K::units(value);
+        let (whole, rest) = to.as_chunks_mut::<LANES>().0.split_at_mut(4 * units.len());
+        for (unit, to) in units.iter().zip(whole.as_chunks_mut::<4>().0) {
+            for (v, to) in K::unit(s, unit).into_iter().zip(to) {
+                s.store(v, to);
+            }
         }
-    }
-    for (i, to) in (dim / UNIT * UNIT..dim).step_by(LANES).zip(to) {
-        store_tail(s, K::load(s, row, i), to, 0);
+        for (i, to) in (UNIT * units.len()..dim).step_by(LANES).zip(rest) {
+            s.store(K::load(s, value, i), to);
+        }
     }
 }
 
 /// Scores of a sub-block.
 #[inline(always)]
-fn score<W: Vector, const R: usize, const T: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
+pub(super) fn score<W: Vector, const R: usize, const T: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
     let chunks = step.chunks;
     let tiles = step.left(band.most).div_ceil(T);
     let q = W::arrays(&parts.q[band.of(chunks * LANES)]).as_chunks::<R>().0;
@@ -353,46 +386,78 @@ fn score_tiles<W: Vector, const R: usize, const T: usize, const M: usize>(
     p: &mut [[[W::Array; R]; T]],
 ) {
     let chunks = k[0].len();
-    let mut sums = [[[[w.splat(0.0); R]; T]; M]; 3];
-    let mut total = sums[0];
-    // The eight chains, in the order in which `Simd::sum` needs them: as a binary counter carries, so sums are added.
-    for (n, l) in [0, 4, 2, 6, 1, 5, 3, 7].into_iter().enumerate() {
-        let q = &q[l * chunks..(l + 1) * chunks];
-        let mut acc = [[[w.splat(0.0); R]; T]; M];
-        for (i, q) in q.iter().enumerate() {
-            let mut x = [w.splat(0.0); R];
-            for (x, q) in x.iter_mut().zip(q) {
-                *x = w.load(q);
+    // In the order of `Simd::sum`: chain l and chain l + 4, then l + 2, then l + 1. The even chains wait in `p`.
+    for odd in 0..2 {
+        let mut sum = chain_pair::<W, R, T, M>(w, q, k, chunks, odd);
+        let second = chain_pair::<W, R, T, M>(w, q, k, chunks, odd + 2);
+        add_all(w, &mut sum, &second);
+        for (sum, p) in
+            sum.as_flattened_mut().as_flattened_mut().iter_mut().zip(p.as_flattened_mut().as_flattened_mut())
+        {
+            if odd == 1 {
+                *sum = w.mul(w.add(w.load(p), *sum), w.splat(scale));
             }
-            for (acc, k) in acc.iter_mut().zip(k) {
-                for (acc, k) in acc.iter_mut().zip(&k[i]) {
-                    let k = w.splat(k[l]);
-                    for (acc, x) in acc.iter_mut().zip(x) {
-                        *acc = w.fma(k, x, *acc);
-                    }
+            w.store(*sum, p);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_all<W: Vector, const R: usize, const T: usize, const M: usize>(
+    w: W,
+    a: &mut [[[W::V; R]; T]; M],
+    b: &[[[W::V; R]; T]; M],
+) {
+    for (a, b) in a.as_flattened_mut().as_flattened_mut().iter_mut().zip(b.as_flattened().as_flattened()) {
+        *a = w.add(*a, *b);
+    }
+}
+
+/// Chains `l` and `l + 4` of scores, added.
+#[inline(always)]
+fn chain_pair<W: Vector, const R: usize, const T: usize, const M: usize>(
+    w: W,
+    q: &[[W::Array; R]],
+    k: [&[[[f32; LANES]; T]]; M],
+    chunks: usize,
+    l: usize,
+) -> [[[W::V; R]; T]; M] {
+    let mut sum = chain::<W, R, T, M>(w, &q[l * chunks..(l + 1) * chunks], k, l);
+    let l = l + 4;
+    let second = chain::<W, R, T, M>(w, &q[l * chunks..(l + 1) * chunks], k, l);
+    add_all(w, &mut sum, &second);
+    sum
+}
+
+/// Chain `l` of scores.
+#[inline(always)]
+fn chain<W: Vector, const R: usize, const T: usize, const M: usize>(
+    w: W,
+    q: &[[W::Array; R]],
+    k: [&[[[f32; LANES]; T]]; M],
+    l: usize,
+) -> [[[W::V; R]; T]; M] {
+    let mut acc = [[[w.splat(0.0); R]; T]; M];
+    for (i, q) in q.iter().enumerate() {
+        let mut x = [w.splat(0.0); R];
+        for (x, q) in x.iter_mut().zip(q) {
+            *x = w.load(q);
+        }
+        for (acc, k) in acc.iter_mut().zip(k) {
+            for (acc, k) in acc.iter_mut().zip(&k[i]) {
+                let k = w.splat(k[l % LANES]);
+                for (acc, x) in acc.iter_mut().zip(x) {
+                    *acc = w.fma(k, x, *acc);
                 }
             }
         }
-        let mut level = 0;
-        while n >> level & 1 == 1 {
-            for (acc, sum) in
-                acc.as_flattened_mut().as_flattened_mut().iter_mut().zip(sums[level].as_flattened().as_flattened())
-            {
-                *acc = w.add(*sum, *acc);
-            }
-            level += 1;
-        }
-        if level < sums.len() { sums[level] = acc } else { total = acc }
     }
-    let scale = w.splat(scale);
-    for (sum, p) in total.as_flattened().as_flattened().iter().zip(p.as_flattened_mut().as_flattened_mut()) {
-        w.store(w.mul(*sum, scale), p);
-    }
+    acc
 }
 
 /// Scores to weights, relative to each row's largest score of the block; those of unseen keys to zero.
 #[inline(always)]
-fn soften<W: Vector, const R: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
+pub(super) fn soften<W: Vector, const R: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
     let (full, count) = band.keys(step.start);
     let p = &mut W::arrays_mut(&mut parts.p[band.of(SCORES)]).as_chunks_mut::<R>().0[..count];
     let Some([_, _, largest, sum, counts]) = state::<W, R>(band, parts.state) else { return };
@@ -404,20 +469,30 @@ fn soften<W: Vector, const R: usize>(w: W, band: &Band, step: Step, parts: &mut 
             w.store(x, &mut p[r]);
         }
         // The largest is the largest in any order, so there are enough chains to hide their latency.
-        let mut m = [none; 4];
-        for p in p.chunks(4) {
+        let (eights, rest) = p.as_chunks_mut::<LANES>();
+        let mut m = [none; LANES];
+        for p in eights.iter() {
             for (m, p) in m.iter_mut().zip(p) {
                 *m = w.max(*m, w.load(&p[r]));
             }
         }
-        let m = w.max(w.max(m[0], m[1]), w.max(m[2], m[3]));
+        for (m, p) in m.iter_mut().zip(rest.iter()) {
+            *m = w.max(*m, w.load(&p[r]));
+        }
+        let [a, b, c, d, e, f, g, h] = m;
+        let m = w.max(w.max(w.max(a, b), w.max(c, d)), w.max(w.max(e, f), w.max(g, h)));
         let mut sums = [w.splat(0.0); LANES];
-        for p in p.chunks_mut(LANES) {
+        for p in eights {
             for (sum, p) in sums.iter_mut().zip(p) {
                 let x = exp(w, w.sub(w.load(&p[r]), m));
                 *sum = w.add(*sum, x);
                 w.store(x, &mut p[r]);
             }
+        }
+        for (sum, p) in sums.iter_mut().zip(rest) {
+            let x = exp(w, w.sub(w.load(&p[r]), m));
+            *sum = w.add(*sum, x);
+            w.store(x, &mut p[r]);
         }
         let [a, b, c, d, e, f, g, h] = sums;
         let even = w.add(w.add(a, e), w.add(c, g));
@@ -434,7 +509,7 @@ fn state<'a, W: Vector, const R: usize>(band: &Band, state: &'a mut [f32]) -> Op
 
 /// Adds a sub-block of weighted values to the block's outputs.
 #[inline(always)]
-fn weigh<W: Vector, const R: usize, const T: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
+pub(super) fn weigh<W: Vector, const R: usize, const T: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
     let mut d = 0;
     while d < step.chunks * LANES {
         // A single vector of rows takes more outputs at a time, to have enough chains.
@@ -500,7 +575,7 @@ fn weigh_tile<W: Vector, const R: usize, const D: usize>(
 
 /// Adds the block to the blocks before it, for the rows that see any of it.
 #[inline(always)]
-fn combine<W: Vector, const R: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
+pub(super) fn combine<W: Vector, const R: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
     if band.most <= step.start {
         return;
     }
@@ -532,9 +607,9 @@ fn combine<W: Vector, const R: usize>(w: W, band: &Band, step: Step, parts: &mut
 
 /// Divides by the total weight.
 #[inline(always)]
-fn finish<W: Vector, const R: usize>(w: W, band: &Band, stride: usize, parts: &mut Parts<'_>) {
+pub(super) fn finish<W: Vector, const R: usize>(w: W, band: &Band, step: Step, parts: &mut Parts<'_>) {
     let Some([_, total, ..]) = state::<W, R>(band, parts.state) else { return };
-    let out = W::arrays_mut(&mut parts.out[band.of(stride)]).as_chunks_mut::<R>().0;
+    let out = W::arrays_mut(&mut parts.out[band.of(step.stride)]).as_chunks_mut::<R>().0;
     for r in 0..R {
         let inverse = w.div(w.splat(1.0), w.load(&total[r]));
         for out in &mut *out {

@@ -360,9 +360,24 @@ macro_rules! stamp {
         stamp!(@entry $token, $features, $name,
             (panels: &[u8], skip: usize, rows: usize, acts: Acts<'_>, out: &mut [f32]), $path);
     };
+    (@phases $token:expr, $features:tt, $name:ident, $vectors:literal) => {
+        mod $name {
+            use super::*;
+            stamp!(@phase $token, $features, score, attention_rows::score::<_, $vectors, TILE>);
+            stamp!(@phase $token, $features, soften, attention_rows::soften::<_, $vectors>);
+            stamp!(@phase $token, $features, weigh, attention_rows::weigh::<_, $vectors, TILE>);
+            stamp!(@phase $token, $features, combine, attention_rows::combine::<_, $vectors>);
+            stamp!(@phase $token, $features, finish, attention_rows::finish::<_, $vectors>);
+            pub(super) const PHASES: Phases = Phases { score, soften, weigh, combine, finish };
+        }
+    };
+    (@phase $token:expr, $features:tt, $name:ident, $path:path) => {
+        stamp!(@entry $token, $features, $name, (band: &Band, step: Step, parts: &mut Parts<'_>), $path);
+    };
     ($token:expr, $panels:expr, $rows:expr $(, $feature:literal)?) => {
         mod table {
             use super::*;
+            use crate::kernels::attention_rows::{self, Band, Parts, Phases, Step, Ways};
             use crate::kernels::attention::{self, KvF16, KvF32, KvQ8, store};
             use crate::kernels::formats::{Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
             use crate::kernels::matmul::{Bf16, F16, F32, blocks, dense};
@@ -416,8 +431,19 @@ macro_rules! stamp {
             stamp!(@panel $panels, ($($feature)?), panel_q6_k, panel::multiply::<_, panel::Q6K>);
             stamp!(@panel $panels, ($($feature)?), panel_iq4_nl, panel::multiply::<_, panel::Iq4Nl>);
             stamp!(@panel $panels, ($($feature)?), panel_iq4_xs, panel::multiply::<_, panel::Iq4Xs>);
-            stamp!(@entry ($token, $rows), ($($feature)?), attend,
-                (a: Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]), attention::attend);
+            /// Keys and outputs per tile of attention.
+            const TILE: usize = attention_rows::tile_of($rows);
+            stamp!(@phases $rows, ($($feature)?), two, 2);
+            stamp!(@phases $rows, ($($feature)?), one, 1);
+            stamp!(@phases $token, ($($feature)?), eight, 1);
+            static WAYS: Ways = Ways {
+                lanes: attention_rows::lanes_of($rows),
+                two: two::PHASES,
+                one: one::PHASES,
+                eight: eight::PHASES,
+            };
+            stamp!(@entry ($token, &WAYS), ($($feature)?), attend,
+                (a: Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]), attention::attend::<_, TILE>);
             stamp!(@entry $token, ($($feature)?), store_f32, (x: &[f32], row: &mut [u8]), store::<_, KvF32>);
             stamp!(@entry $token, ($($feature)?), store_f16, (x: &[f32], row: &mut [u8]), store::<_, KvF16>);
             stamp!(@entry $token, ($($feature)?), store_q8, (x: &[f32], row: &mut [u8]), store::<_, KvQ8>);

@@ -62,7 +62,7 @@ impl Plane {
 /// Rows alone: against f64 over what is stored, and the scalar form.
 pub(super) fn suite(kernels: &Kernels) {
     for kv in KV_TYPES {
-        for dim in [1, 7, 16, 24, 32, 40, 64, 80, 96, 97, 128, 160] {
+        for dim in [1, 7, 16, 24, 31, 32, 40, 64, 80, 96, 97, 128, 160] {
             if kv.row_bytes(dim).is_none() {
                 continue;
             }
@@ -97,7 +97,7 @@ fn ragged(n: usize, most: usize) -> Vec<Vec<usize>> {
 pub(super) fn groups(kernels: &Kernels) {
     let sizes = [1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 24, 25, 32, 33, 40, 47, 63, 64, ATTEND_ROWS + 1, 150];
     for kv in KV_TYPES {
-        for dim in [24, 32, 64, 80, 96, 97, 128] {
+        for dim in [24, 31, 32, 64, 80, 96, 97, 127, 128] {
             if kv.row_bytes(dim).is_none() {
                 continue;
             }
