@@ -2,7 +2,9 @@
 //! scalar form before it is timed.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use rdt::kernels::{ActRows, AttendScratch, ByteScale, Isa, Kernels, KvType, Q8_BLOCK, WEIGHT_TYPES, WideScale};
+use rdt::kernels::{
+    ATTEND_ROWS, ActRows, AttendScratch, Attention, ByteScale, Isa, Kernels, KvType, Q8_BLOCK, WEIGHT_TYPES, WideScale,
+};
 use rdt::quant;
 use std::hint::black_box;
 
@@ -82,25 +84,37 @@ fn panels(c: &mut Criterion) {
 
 fn attention(c: &mut Criterion) {
     let Ok(oracle) = Kernels::of(Isa::Scalar) else { return };
-    let (dim, keys) = (96, 2048);
-    let q = values(3, dim);
+    let (dim, n, scale) = (96, 2048, 0.1);
     for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
         let row = kv.row_bytes(dim).expect("a multiple of 32");
+        let mut keys = vec![0; n * row];
+        for (x, row) in values(4, n * dim).chunks(dim).zip(keys.chunks_mut(row)) {
+            oracle.store_kv(kv)(x, row);
+        }
+        // Not the same memory twice: a cache holds keys and values.
+        let values_of = keys.clone();
         for kernels in tiers() {
-            let mut stored = vec![0; keys * row];
-            for (x, row) in values(4, keys * dim).chunks(dim).zip(stored.chunks_mut(row)) {
-                kernels.store_kv(kv)(x, row);
-            }
-            let mut scratch = AttendScratch::new(dim);
-            let (mut got, mut want) = (vec![0.0; dim], vec![0.0; dim]);
-            kernels.attend(kv)(&q, &stored, &stored, 0.1, &mut scratch, &mut got);
-            oracle.attend(kv)(&q, &stored, &stored, 0.1, &mut scratch, &mut want);
-            assert_eq!(got, want, "{kv} on {}", kernels.isa);
             let mut group = c.benchmark_group(format!("attention/{}/{kv}", kernels.isa));
-            group.throughput(Throughput::Bytes(2 * stored.len() as u64));
-            group.bench_function(format!("{keys} keys of {dim}"), |b| {
-                b.iter(|| kernels.attend(kv)(&q, black_box(&stored), &stored, 0.1, &mut scratch, &mut got));
-            });
+            for rows in [1, 4, 16, ATTEND_ROWS] {
+                let q = values(3, rows * dim);
+                // The last rows of a causal prompt.
+                let seen: Vec<usize> = (n - rows + 1..=n).collect();
+                let mut scratch = AttendScratch::new(dim);
+                let (mut got, mut want) = (vec![0.0; rows * dim], vec![0.0; rows * dim]);
+                let (keys, values) = (&keys[..], &values_of[..]);
+                let all = Attention { kv, dim, scale, q: &q, seen: &seen, keys, values };
+                (kernels.attend)(all, &mut scratch, &mut got);
+                for (i, want) in want.chunks_mut(dim).enumerate() {
+                    let one = Attention { q: &q[i * dim..(i + 1) * dim], seen: &seen[i..=i], ..all };
+                    (oracle.attend)(one, &mut scratch, want);
+                }
+                assert_eq!(got, want, "{kv} on {}", kernels.isa);
+                // One element is one multiply-add, as above.
+                group.throughput(Throughput::Elements(2 * (dim * seen.iter().sum::<usize>()) as u64));
+                group.bench_function(BenchmarkId::new("rows", rows), |b| {
+                    b.iter(|| (kernels.attend)(black_box(all), &mut scratch, &mut got));
+                });
+            }
         }
     }
 }

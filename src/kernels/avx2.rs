@@ -130,6 +130,40 @@ impl Simd for Avx2 {
         unsafe { _mm256_andnot_ps(_mm256_cmp_ps(x, limit, _CMP_LT_OQ), v) }
     }
     #[inline(always)]
+    fn pick(self, x: __m256, limit: __m256, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: the token proves AVX.
+        unsafe { _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, limit, _CMP_LT_OQ)) }
+    }
+    #[inline(always)]
+    fn transpose(self, v: [__m256; LANES]) -> [__m256; LANES] {
+        // SAFETY: the token proves AVX.
+        unsafe {
+            // Vectors i and i + 4 first share a register, so that what is left is two times four by four.
+            let mut h = [_mm256_setzero_ps(); LANES];
+            for i in 0..4 {
+                h[i] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x20);
+                h[i + 4] = _mm256_permute2f128_ps(v[i], v[i + 4], 0x31);
+            }
+            let mut out = h;
+            for (h, out) in h.as_chunks::<4>().0.iter().zip(out.as_chunks_mut::<4>().0) {
+                let (a, b) = (_mm256_unpacklo_ps(h[0], h[1]), _mm256_unpackhi_ps(h[0], h[1]));
+                let (c, d) = (_mm256_unpacklo_ps(h[2], h[3]), _mm256_unpackhi_ps(h[2], h[3]));
+                *out = [
+                    _mm256_shuffle_ps(a, c, 0b01_00_01_00),
+                    _mm256_shuffle_ps(a, c, 0b11_10_11_10),
+                    _mm256_shuffle_ps(b, d, 0b01_00_01_00),
+                    _mm256_shuffle_ps(b, d, 0b11_10_11_10),
+                ];
+            }
+            out
+        }
+    }
+    #[inline(always)]
+    fn splat_f16(self, p: [u8; 2]) -> __m256 {
+        // SAFETY: the token proves F16C.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes(p))) }
+    }
+    #[inline(always)]
     fn store_i8(self, v: __m256, p: &mut [i8; LANES]) {
         // SAFETY: the token proves AVX2; the reference covers the 8 bytes that are stored.
         unsafe {
@@ -385,4 +419,4 @@ impl Simd for Avx2 {
 }
 
 const ISA: super::Isa = super::Isa::Avx2;
-super::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX2, "avx2,fma,f16c");
+super::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX2, Avx2(()), "avx2,fma,f16c");

@@ -12,4 +12,9 @@ pub(super) fn detect() -> bool {
 }
 
 const ISA: super::Isa = super::Isa::Avx512Vnni;
-super::stamp!(Avx2(()), crate::kernels::panel::zmm::AVX512_VNNI, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
+super::stamp!(
+    Avx2(()),
+    crate::kernels::panel::zmm::AVX512_VNNI,
+    crate::kernels::avx512_rows::SIXTEEN,
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni"
+);

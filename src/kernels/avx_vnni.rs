@@ -8,4 +8,4 @@ pub(super) fn detect() -> bool {
 }
 
 const ISA: super::Isa = super::Isa::AvxVnni;
-super::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX_VNNI, "avx2,fma,f16c,avxvnni");
+super::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX_VNNI, Avx2(()), "avx2,fma,f16c,avxvnni");

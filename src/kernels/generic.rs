@@ -1,6 +1,6 @@
 //! Element-wise algorithms and reductions over rows, written once over [`Simd`].
 
-use super::simd::{LANES, Simd, load_tail, store_tail};
+use super::simd::{LANES, Simd, Vector, load_tail, store_tail};
 use super::{ByteScale, LatentSums, Q8_BLOCK, WIDE_MAX, WideScale};
 
 /// `out = x / sqrt(mean(x²) + eps) * weight`.
@@ -66,7 +66,7 @@ pub(super) fn dot<S: Simd>(s: S, x: &[f32], y: &[f32]) -> f32 {
 ///
 /// x = n·ln 2 + r with |r| ≤ ln 2 / 2, and a degree-6 polynomial for e^r (the coefficients of Cephes' `expf`).
 #[inline(always)]
-pub(super) fn exp<S: Simd>(s: S, x: S::V) -> S::V {
+pub(super) fn exp<W: Vector>(s: W, x: W::V) -> W::V {
     let limit = s.splat(-87.336_54);
     let clamped = s.max(limit, s.min(s.splat(88.0), x));
     let n = s.round(s.mul(clamped, s.splat(core::f32::consts::LOG2_E)));

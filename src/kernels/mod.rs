@@ -9,6 +9,7 @@
 
 mod acts;
 mod attention;
+mod attention_rows;
 mod formats;
 mod generic;
 mod matmul;
@@ -20,6 +21,8 @@ mod simd;
 mod amx_int8;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512_rows;
 #[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "x86_64")]
@@ -196,23 +199,49 @@ pub struct LatentSums {
     pub previous_state: f32,
 }
 
+/// Query rows against the keys and values of one cache plane: whatever rows read the same ones, neighbouring positions and the
+/// query heads that share a key head alike.
+///
+/// A row's output does not depend on the others, but together they are faster: keys and values are then read once, and fastest
+/// where rows that see about as much stand next to each other.
+#[derive(Clone, Copy)]
+pub struct Attention<'a> {
+    /// How keys and values are stored.
+    pub kv: KvType,
+    /// Values per head.
+    pub dim: usize,
+    /// Scores are multiplied by it.
+    pub scale: f32,
+    /// `[rows][dim]`: the queries.
+    pub q: &'a [f32],
+    /// `[rows]`: how many keys each row sees, from the first on; at least one.
+    pub seen: &'a [usize],
+    /// Keys as stored, at least as many as any row sees.
+    pub keys: &'a [u8],
+    /// Values as stored.
+    pub values: &'a [u8],
+}
+
+/// Rows that attention computes together at most; any number may be handed in.
+pub const ATTEND_ROWS: usize = 64;
+
 /// What attention needs besides its inputs; one per thread.
 pub struct AttendScratch {
-    scores: Vec<f32>,
-    partial: Vec<f32>,
+    dim: usize,
+    memory: Vec<f32>,
 }
 
 impl AttendScratch {
-    /// Scratch for heads of up to `dim` values.
+    /// Scratch for heads of up to `dim` values. Memory is taken from the system as it is used.
     pub fn new(dim: usize) -> Self {
-        Self { scores: vec![0.0; attention::KEY_BLOCK], partial: vec![0.0; dim] }
+        Self { dim, memory: vec![0.0; attention_rows::scratch_len(dim)] }
     }
 }
 
 /// `(weights, rows, acts, out)`: `out[c * rows + r]` = weight row r · activation row c. `weights` holds exactly `rows` rows.
 pub type MatMul = fn(&[u8], usize, Acts<'_>, &mut [f32]);
-/// `(q, keys, values, scale, scratch, out)`: `out = softmax(scale · q Kᵀ) V` over all rows of `keys`.
-pub type Attend = fn(&[f32], &[u8], &[u8], f32, &mut AttendScratch, &mut [f32]);
+/// `(a, scratch, out)`: row `i` of `out` = `softmax(scale · q_i Kᵀ) V` over the keys and values that row `i` sees.
+pub type Attend = fn(Attention<'_>, &mut AttendScratch, &mut [f32]);
 
 /// `(x, q, scales)`: quantises activations to bytes.
 pub type QuantizeRow = fn(&[f32], &mut [i8], &mut [ByteScale]);
@@ -257,13 +286,14 @@ pub struct Kernels {
     pub quantize_row_wide: QuantizeRowWide,
     /// `(new, state, delta)`: statistics of a loop step; `state` becomes `new`, `delta` becomes `new − state`.
     pub latent_sums: fn(&[f32], &mut [f32], &mut [f32]) -> LatentSums,
+    /// Attention of a group of rows.
+    pub attend: Attend,
     /// Weight rows of a panel.
     panel_rows: usize,
     /// In the order of [`WEIGHT_TYPES`].
     matmul: [MatMul; WEIGHT_TYPES.len()],
     /// In the order of [`WEIGHT_TYPES`].
     panel: [Option<PanelMatMul>; WEIGHT_TYPES.len()],
-    attend: [Attend; 3],
     store: [StoreKv; 3],
 }
 
@@ -309,18 +339,14 @@ impl Kernels {
         Some((PanelLayout::new(ty, k, self.panel_rows)?, self.panel[at]?))
     }
 
-    /// The attention kernel for a cache format.
-    pub fn attend(&self, kv: KvType) -> Attend {
-        self.attend[kv as usize]
-    }
-
     /// Writes a key or value row in a cache format.
     pub fn store_kv(&self, kv: KvType) -> StoreKv {
         self.store[kv as usize]
     }
 }
 
-/// Stamps out the table of one instruction set from its token, inside the token's module.
+/// Stamps out the table of one instruction set, inside its module, from three tokens: its eight lanes, its panels, and its
+/// vectors of rows.
 ///
 /// The wrappers are safe functions around `target_feature` functions. They are reachable only through `KERNELS`, which
 /// [`Kernels::of`] hands out after it has detected the features.
@@ -342,14 +368,29 @@ macro_rules! stamp {
         stamp!(@entry $token, $features, $name,
             (panels: &[u8], skip: usize, rows: usize, acts: Acts<'_>, out: &mut [f32]), $path);
     };
-    ($token:expr, $panels:expr $(, $feature:literal)?) => {
+    (@phases $token:expr, $features:tt, $name:ident, $vectors:literal) => {
+        mod $name {
+            use super::*;
+            stamp!(@phase $token, $features, score, attention_rows::score::<_, $vectors, TILE>);
+            stamp!(@phase $token, $features, soften, attention_rows::soften::<_, $vectors>);
+            stamp!(@phase $token, $features, weigh, attention_rows::weigh::<_, $vectors, TILE>);
+            stamp!(@phase $token, $features, combine, attention_rows::combine::<_, $vectors>);
+            stamp!(@phase $token, $features, finish, attention_rows::finish::<_, $vectors>);
+            pub(super) const PHASES: Phases = Phases { score, soften, weigh, combine, finish };
+        }
+    };
+    (@phase $token:expr, $features:tt, $name:ident, $path:path) => {
+        stamp!(@entry $token, $features, $name, (band: &Band, step: Step, parts: &mut Parts<'_>), $path);
+    };
+    ($token:expr, $panels:expr, $rows:expr $(, $feature:literal)?) => {
         mod table {
             use super::*;
-            use crate::kernels::attention::{KvF16, KvF32, KvQ8, attend, store};
+            use crate::kernels::attention_rows::{self, Band, Parts, Phases, Step, Ways};
+            use crate::kernels::attention::{self, KvF16, KvF32, KvQ8, store};
             use crate::kernels::formats::{Iq4Nl, Iq4Xs, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
             use crate::kernels::matmul::{Bf16, F16, F32, blocks, dense};
             use crate::kernels::panel::{self, wide::Wide};
-            use crate::kernels::{Acts, AttendScratch, ByteScale, LatentSums, WideScale, generic, stamp};
+            use crate::kernels::{Acts, AttendScratch, Attention, ByteScale, LatentSums, WideScale, generic, stamp};
 
             stamp!(@entry $token, ($($feature)?), rms_norm,
                 (x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]), generic::rms_norm);
@@ -398,12 +439,19 @@ macro_rules! stamp {
             stamp!(@panel $panels, ($($feature)?), panel_q6_k, panel::multiply::<_, panel::Q6K>);
             stamp!(@panel $panels, ($($feature)?), panel_iq4_nl, panel::multiply::<_, panel::Iq4Nl>);
             stamp!(@panel $panels, ($($feature)?), panel_iq4_xs, panel::multiply::<_, panel::Iq4Xs>);
-            stamp!(@entry $token, ($($feature)?), attend_f32,
-                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvF32>);
-            stamp!(@entry $token, ($($feature)?), attend_f16,
-                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvF16>);
-            stamp!(@entry $token, ($($feature)?), attend_q8,
-                (q: &[f32], k: &[u8], v: &[u8], scale: f32, scratch: &mut AttendScratch, out: &mut [f32]), attend::<_, KvQ8>);
+            /// Keys and outputs per tile of attention.
+            const TILE: usize = attention_rows::tile_of($rows);
+            stamp!(@phases $rows, ($($feature)?), two, 2);
+            stamp!(@phases $rows, ($($feature)?), one, 1);
+            stamp!(@phases $token, ($($feature)?), eight, 1);
+            static WAYS: Ways = Ways {
+                lanes: attention_rows::lanes_of($rows),
+                two: two::PHASES,
+                one: one::PHASES,
+                eight: eight::PHASES,
+            };
+            stamp!(@entry ($token, &WAYS), ($($feature)?), attend,
+                (a: Attention<'_>, scratch: &mut AttendScratch, out: &mut [f32]), attention::attend::<_, TILE>);
             stamp!(@entry $token, ($($feature)?), store_f32, (x: &[f32], row: &mut [u8]), store::<_, KvF32>);
             stamp!(@entry $token, ($($feature)?), store_f16, (x: &[f32], row: &mut [u8]), store::<_, KvF16>);
             stamp!(@entry $token, ($($feature)?), store_q8, (x: &[f32], row: &mut [u8]), store::<_, KvQ8>);
@@ -459,7 +507,7 @@ macro_rules! stamp {
                     matmul_iq4_nl,
                     matmul_iq4_xs,
                 ],
-                attend: [attend_f32, attend_f16, attend_q8],
+                attend,
                 store: [store_f32, store_f16, store_q8],
             };
         }

@@ -78,6 +78,24 @@ fn narrow(v: V) -> int16x8_t {
     unsafe { vqmovn_high_s32(vqmovn_s32(vcvtq_s32_f32(v.0)), vcvtq_s32_f32(v.1)) }
 }
 
+/// Four vectors, transposed.
+#[inline(always)]
+fn four(v: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    // SAFETY: every caller is reached through a token, which proves NEON.
+    unsafe {
+        let (a, b) = (vtrn1q_f32(v[0], v[1]), vtrn2q_f32(v[0], v[1]));
+        let (c, d) = (vtrn1q_f32(v[2], v[3]), vtrn2q_f32(v[2], v[3]));
+        let (a, b) = (vreinterpretq_f64_f32(a), vreinterpretq_f64_f32(b));
+        let (c, d) = (vreinterpretq_f64_f32(c), vreinterpretq_f64_f32(d));
+        [
+            vreinterpretq_f32_f64(vzip1q_f64(a, c)),
+            vreinterpretq_f32_f64(vzip1q_f64(b, d)),
+            vreinterpretq_f32_f64(vzip2q_f64(a, c)),
+            vreinterpretq_f32_f64(vzip2q_f64(b, d)),
+        ]
+    }
+}
+
 /// Four rows of four words, transposed.
 ///
 /// # Safety
@@ -218,6 +236,26 @@ impl<D: Dot> Simd for Neon<D> {
     fn zero_below(self, x: V, limit: V, v: V) -> V {
         let below = halves!(vcltq_f32, x, limit);
         halves!(vbslq_f32, below, self.splat(0.0), v)
+    }
+    #[inline(always)]
+    fn pick(self, x: V, limit: V, a: V, b: V) -> V {
+        let below = halves!(vcltq_f32, x, limit);
+        halves!(vbslq_f32, below, a, b)
+    }
+    #[inline(always)]
+    fn transpose(self, v: [V; LANES]) -> [V; LANES] {
+        let [a, b, c, d] = [
+            four([v[0].0, v[1].0, v[2].0, v[3].0]),
+            four([v[4].0, v[5].0, v[6].0, v[7].0]),
+            four([v[0].1, v[1].1, v[2].1, v[3].1]),
+            four([v[4].1, v[5].1, v[6].1, v[7].1]),
+        ];
+        let mut out = v;
+        for i in 0..4 {
+            out[i] = (a[i], b[i]);
+            out[i + 4] = (c[i], d[i]);
+        }
+        out
     }
     #[inline(always)]
     fn store_i8(self, v: V, p: &mut [i8; LANES]) {

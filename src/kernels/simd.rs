@@ -9,6 +9,8 @@
 //! `#[inline(always)]` everywhere, and no closures in the algorithms (a closure is a function of its own and does not
 //! inherit the features).
 
+use crate::float16::f16_to_f32;
+
 /// Number of f32 lanes.
 pub(super) const LANES: usize = 8;
 
@@ -52,6 +54,37 @@ pub(super) trait Simd: Copy {
     fn pow2(self, n: Self::V) -> Self::V;
     /// `v`, with zero in the lanes where `x < limit`.
     fn zero_below(self, x: Self::V, limit: Self::V, v: Self::V) -> Self::V;
+    /// `a` in the lanes where `x < limit`, `b` in the others.
+    #[inline(always)]
+    fn pick(self, x: Self::V, limit: Self::V, a: Self::V, b: Self::V) -> Self::V {
+        let (x, limit, a, mut out) = (lanes(self, x), lanes(self, limit), lanes(self, a), lanes(self, b));
+        for (((x, limit), a), out) in x.iter().zip(limit).zip(a).zip(&mut out) {
+            *out = if *x < limit { a } else { *out };
+        }
+        self.load(&out)
+    }
+    /// Lane `j` of vector `i` becomes lane `i` of vector `j`.
+    #[inline(always)]
+    fn transpose(self, v: [Self::V; LANES]) -> [Self::V; LANES] {
+        let mut rows = [[0.0; LANES]; LANES];
+        for (row, v) in rows.iter_mut().zip(v) {
+            self.store(v, row);
+        }
+        let mut out = v;
+        for (j, out) in out.iter_mut().enumerate() {
+            let mut column = [0.0; LANES];
+            for (x, row) in column.iter_mut().zip(&rows) {
+                *x = row[j];
+            }
+            *out = self.load(&column);
+        }
+        out
+    }
+    /// A little-endian half float in every lane.
+    #[inline(always)]
+    fn splat_f16(self, p: [u8; 2]) -> Self::V {
+        self.splat(f16_to_f32(u16::from_le_bytes(p)))
+    }
     /// Stores integral lanes in -128..=127 as bytes. Anything else stores an unspecified byte.
     fn store_i8(self, v: Self::V, p: &mut [i8; LANES]);
     /// Stores integral lanes in -32768..=32767. Anything else stores an unspecified number.
@@ -127,6 +160,14 @@ pub(super) trait Simd: Copy {
         (m[0] + m[2]) + (m[1] + m[3])
     }
 
+    /// Lane `i` is the [`sum`](Self::sum) of vector `i`, in the same order.
+    #[inline(always)]
+    fn sum8(self, v: [Self::V; LANES]) -> Self::V {
+        let t = self.transpose(v);
+        let even = self.add(self.add(t[0], t[4]), self.add(t[2], t[6]));
+        self.add(even, self.add(self.add(t[1], t[5]), self.add(t[3], t[7])))
+    }
+
     /// Largest lane.
     #[inline(always)]
     fn largest(self, v: Self::V) -> f32 {
@@ -137,6 +178,94 @@ pub(super) trait Simd: Copy {
             m = if m > x { m } else { x };
         }
         m
+    }
+}
+
+#[inline(always)]
+fn lanes<S: Simd>(s: S, v: S::V) -> [f32; LANES] {
+    let mut out = [0.0; LANES];
+    s.store(v, &mut out);
+    out
+}
+
+/// Some number of f32 lanes that have nothing to do with each other.
+///
+/// Where every lane is a row, or a position, of its own, their number cannot show in a result. So an instruction set may
+/// use all the lanes that it has. The methods are those of [`Simd`]; every [`Simd`] is a vector of eight lanes. A value of an
+/// implementing type is again a proof that the running CPU has the instructions.
+pub(super) trait Vector: Copy {
+    /// The lanes.
+    type V: Copy;
+    /// The lanes in memory.
+    type Array: Copy;
+    /// Number of lanes, a multiple of [`LANES`].
+    const COUNT: usize;
+
+    /// Memory as vectors, without what remains at its end.
+    fn arrays(x: &[f32]) -> &[Self::Array];
+    fn arrays_mut(x: &mut [f32]) -> &mut [Self::Array];
+    fn splat(self, x: f32) -> Self::V;
+    fn load(self, p: &Self::Array) -> Self::V;
+    fn store(self, v: Self::V, p: &mut Self::Array);
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    fn round(self, a: Self::V) -> Self::V;
+    fn pow2(self, n: Self::V) -> Self::V;
+    fn zero_below(self, x: Self::V, limit: Self::V, v: Self::V) -> Self::V;
+    fn pick(self, x: Self::V, limit: Self::V, a: Self::V, b: Self::V) -> Self::V;
+}
+
+macro_rules! forward {
+    ($($name:ident($($arg:ident),+);)*) => { $(
+        #[inline(always)]
+        fn $name(self, $($arg: Self::V),+) -> Self::V {
+            Simd::$name(self, $($arg),+)
+        }
+    )* };
+}
+
+impl<S: Simd> Vector for S {
+    type V = S::V;
+    type Array = [f32; LANES];
+    const COUNT: usize = LANES;
+
+    #[inline(always)]
+    fn arrays(x: &[f32]) -> &[Self::Array] {
+        x.as_chunks().0
+    }
+    #[inline(always)]
+    fn arrays_mut(x: &mut [f32]) -> &mut [Self::Array] {
+        x.as_chunks_mut().0
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        Simd::splat(self, x)
+    }
+    #[inline(always)]
+    fn load(self, p: &Self::Array) -> Self::V {
+        Simd::load(self, p)
+    }
+    #[inline(always)]
+    fn store(self, v: Self::V, p: &mut Self::Array) {
+        Simd::store(self, v, p);
+    }
+    forward! {
+        add(a, b);
+        sub(a, b);
+        mul(a, b);
+        div(a, b);
+        fma(a, b, c);
+        max(a, b);
+        min(a, b);
+        round(a);
+        pow2(n);
+        zero_below(x, limit, v);
+        pick(x, limit, a, b);
     }
 }
 

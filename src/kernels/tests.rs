@@ -1,6 +1,7 @@
 //! One suite, stamped on every instruction set: against an f64 oracle where rounding is free, and against the scalar form
 //! bit for bit.
 
+mod attention;
 mod lanes;
 pub(super) mod panels;
 mod rows;
@@ -272,74 +273,6 @@ fn exp_suite(kernels: &Kernels) {
     }
 }
 
-fn attention_suite(kernels: &Kernels) {
-    for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
-        for dim in [16, 32, 40, 96] {
-            let Some(row_bytes) = kv.row_bytes(dim) else { continue };
-            for n in [1, 2, 5, 255, 256, 257, 600] {
-                let q = values(4, dim);
-                let (k, v) = (values(5, n * dim), values(6, n * dim));
-                let mut stored = [vec![0u8; n * row_bytes], vec![0u8; n * row_bytes]];
-                let mut oracle = stored.clone();
-                for (i, x) in [&k, &v].into_iter().enumerate() {
-                    for (j, x) in x.chunks(dim).enumerate() {
-                        kernels.store_kv(kv)(x, &mut stored[i][j * row_bytes..(j + 1) * row_bytes]);
-                        scalar::KERNELS.store_kv(kv)(x, &mut oracle[i][j * row_bytes..(j + 1) * row_bytes]);
-                    }
-                }
-                assert_eq!(stored, oracle);
-                let mut got = vec![0.0; dim];
-                let mut want = vec![0.0; dim];
-                let mut scratch = AttendScratch::new(dim);
-                kernels.attend(kv)(&q, &stored[0], &stored[1], 0.25, &mut scratch, &mut got);
-                scalar::KERNELS.attend(kv)(&q, &stored[0], &stored[1], 0.25, &mut scratch, &mut want);
-                assert_eq!(bits(&got), bits(&want), "{kv} {dim} {n}");
-
-                let dot = |j: usize| (0..dim).map(|i| f64::from(q[i]) * f64::from(k[j * dim + i])).sum::<f64>() * 0.25;
-                let top = (0..n).map(dot).fold(f64::NEG_INFINITY, f64::max);
-                let p: Vec<f64> = (0..n).map(|j| (dot(j) - top).exp()).collect();
-                let total: f64 = p.iter().sum();
-                let exact: Vec<f64> =
-                    (0..dim).map(|i| (0..n).map(|j| p[j] * f64::from(v[j * dim + i])).sum::<f64>() / total).collect();
-                // Quantised scores move a sharp softmax far; the exact oracle bounds only the precise caches tightly.
-                match kv {
-                    KvType::F32 => close(&got, &exact, 2e-5),
-                    KvType::F16 => close(&got, &exact, 5e-2),
-                    KvType::Q8_0 => assert!(got.iter().all(|x| x.is_finite())),
-                }
-            }
-        }
-    }
-}
-
-/// q8_0 keys and values: against f64 over what the bytes stand for.
-fn q8_attention_suite(kernels: &Kernels) {
-    let (dim, n) = (64, 300);
-    let row_bytes = KvType::Q8_0.row_bytes(dim).unwrap();
-    let q = values(4, dim);
-    let mut stored = [vec![0u8; n * row_bytes], vec![0u8; n * row_bytes]];
-    for (i, s) in stored.iter_mut().enumerate() {
-        for (x, row) in values(5 + i as u64, n * dim).chunks(dim).zip(s.chunks_mut(row_bytes)) {
-            kernels.store_kv(KvType::Q8_0)(x, row);
-        }
-    }
-    let meant = stored.clone().map(|s| {
-        s.chunks(34)
-            .flat_map(|b| {
-                let d = f16::from_le_bytes([b[0], b[1]]).to_f64();
-                b[2..].iter().map(move |&q| d * f64::from(q.cast_signed())).collect::<Vec<_>>()
-            })
-            .collect::<Vec<f64>>()
-    });
-    let mut got = vec![0.0; dim];
-    kernels.attend(KvType::Q8_0)(&q, &stored[0], &stored[1], 0.1, &mut AttendScratch::new(dim), &mut got);
-    let dot = |j: usize| (0..dim).map(|i| f64::from(q[i]) * meant[0][j * dim + i]).sum::<f64>() * 0.1;
-    let p: Vec<f64> = (0..n).map(|j| dot(j).exp()).collect();
-    let total: f64 = p.iter().sum();
-    let want: Vec<f64> = (0..dim).map(|i| (0..n).map(|j| p[j] * meant[1][j * dim + i]).sum::<f64>() / total).collect();
-    close(&got, &want, 2e-5);
-}
-
 fn rope_suite(kernels: &Kernels) {
     let mut x = values(8, 10);
     let before = x.clone();
@@ -388,9 +321,9 @@ macro_rules! suite {
             #[test]
             fn exp() { on(exp_suite) }
             #[test]
-            fn attention() { on(attention_suite) }
+            fn attention() { on(attention::suite) }
             #[test]
-            fn q8_attention() { on(q8_attention_suite) }
+            fn attention_of_groups() { on(attention::groups) }
             #[test]
             fn rope() { on(rope_suite) }
         }

@@ -7,7 +7,7 @@ use super::forward::Pass;
 use super::scratch::{ActBuffer, Forms, OWN_ROWS, Own, TILE_COLUMNS, TILE_ROWS};
 use super::session::Row;
 use super::{Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, RopeStyle, ValueEmbedding};
-use crate::kernels::Acts;
+use crate::kernels::{ATTEND_ROWS, Acts, Attention};
 use crate::team::{Buffer, Worker};
 use std::ops::Range;
 
@@ -347,29 +347,78 @@ impl Pass<'_, '_> {
     }
 
     /// Every (row, query head) against the positions that the row sees, and the gate on what comes out.
+    ///
+    /// The query heads of a key head are taken row by row, so that neighbours read the same keys and see about as many; a
+    /// worker has a run of these, of its part of the cost, and takes as many at a time as may be computed together.
     fn attention(&self, w: &Worker<'_>, b: usize, block: &Block, active: &[usize], plane: &dyn Fn(usize) -> usize) {
         let (s, hd) = (self.scratch, self.model.config().head_dim);
-        let attend = self.model.kernels().attend(self.kv_type);
-        let scale = 1.0 / (hd as f32).sqrt();
-        let group = block.heads / block.kv_heads;
-        // SAFETY: this worker's own.
-        let scratch = unsafe { &mut s.own[w.id()].attend.write(0..1)[0] };
+        let (kernels, own) = (self.model.kernels(), &s.own[w.id()]);
+        let (group, scale) = (block.heads / block.kv_heads, 1.0 / (hd as f32).sqrt());
+        let per_head = active.len() * group;
+        let source = |i: usize| (plane(active[i]), self.rows[active[i]].sequence);
         // Heads outermost: the rows of a chunk share a head's keys while they are in the cache.
-        for unit in w.share(block.heads * active.len()) {
-            let (head, i) = (unit / active.len(), unit % active.len());
-            let row = active[i];
-            let seen = self.kv.rows(b, plane(row), self.rows[row].sequence, head / group, 0..self.sees[row]);
-            let at = (i * block.heads + head) * hd..(i * block.heads + head + 1) * hd;
-            // SAFETY: queries, gates and cache are only read in this region; each output is written by one worker.
+        let mut run = self.share_of_queries(w, block, active);
+        while !run.is_empty() {
+            let (head, from) = (run.start / per_head, run.start % per_head);
+            let from_source = source(from / group);
+            let n = (from..per_head.min(from + run.len()).min(from + ATTEND_ROWS))
+                .take_while(|query| source(query / group) == from_source)
+                .count();
+            let at = |j: usize| {
+                let (i, nth) = ((from + j) / group, (from + j) % group);
+                let query = i * block.heads + head * group + nth;
+                query * hd..(query + 1) * hd
+            };
+            // SAFETY: queries, gates and cache are only read in this region; each output is written by one worker. The rest is
+            // this worker's own.
             unsafe {
-                let (keys, values) = (self.kv.keys.read(seen.clone()), self.kv.values.read(seen));
-                let out = s.attended.write(at.clone());
-                attend(s.q.read(at.clone()), keys, values, scale, scratch, out);
-                if block.attn_gate.is_some() {
-                    (self.model.kernels().sigmoid_mul)(s.attn_gates.read(at), out);
+                let (q, out) = (own.attend_rows[0].write(0..n * hd), own.attend_rows[1].write(0..n * hd));
+                let seen = own.seen.write(0..n);
+                let mut most = 0;
+                for (j, (q, seen)) in q.chunks_exact_mut(hd).zip(&mut *seen).enumerate() {
+                    q.copy_from_slice(s.q.read(at(j)));
+                    *seen = self.sees[active[(from + j) / group]];
+                    most = most.max(*seen);
+                }
+                let (plane, sequence) = from_source;
+                let rows = self.kv.rows(b, plane, sequence, head, 0..most);
+                let (keys, values) = (self.kv.keys.read(rows.clone()), self.kv.values.read(rows));
+                let attention = Attention { kv: self.kv_type, dim: hd, scale, q, seen, keys, values };
+                (kernels.attend)(attention, &mut own.attend.write(0..1)[0], out);
+                for (j, from) in out.chunks_exact(hd).enumerate() {
+                    let out = s.attended.write(at(j));
+                    out.copy_from_slice(from);
+                    if block.attn_gate.is_some() {
+                        (kernels.sigmoid_mul)(s.attn_gates.read(at(j)), out);
+                    }
                 }
             }
+            run.start += n;
         }
+    }
+
+    /// This worker's run of queries, counted key head by key head and in each row by row: shares cost about the same.
+    fn share_of_queries(&self, w: &Worker<'_>, block: &Block, active: &[usize]) -> Range<usize> {
+        /// What a query costs whatever it sees, in keys.
+        const BASE: usize = 32;
+        let group = block.heads / block.kv_heads;
+        let cost = |i: usize| (self.sees[active[i]] + BASE) * group;
+        let head = (0..active.len()).map(cost).sum::<usize>().max(1);
+        let start = |worker: usize| {
+            let goal = (head * block.kv_heads) as u128 * worker as u128 / w.count() as u128;
+            let (heads, mut left) = ((goal / head as u128) as usize, (goal % head as u128) as usize);
+            let mut queries = 0;
+            for i in 0..active.len() {
+                if left < cost(i) {
+                    queries += left * group / cost(i);
+                    break;
+                }
+                left -= cost(i);
+                queries += group;
+            }
+            heads * active.len() * group + queries
+        };
+        start(w.id())..start(w.id() + 1)
     }
 
     /// The first half of an MLP: gate and up projections of the same rows, and the activation, into `hidden`.

@@ -2,7 +2,7 @@
 
 use super::layers::{UNIT, gcd};
 use super::{Block, Config, Injection, Matrix, Model};
-use crate::kernels::{Acts, AttendScratch, ByteScale, Form, Kernels, LatentSums, Q8_BLOCK, WideScale};
+use crate::kernels::{ATTEND_ROWS, Acts, AttendScratch, ByteScale, Form, Kernels, LatentSums, Q8_BLOCK, WideScale};
 use crate::team::Buffer;
 
 /// Up to this many rows every worker normalises and quantises for itself, which saves a barrier; above, the work is shared.
@@ -101,6 +101,10 @@ pub(super) struct Own {
     pub tile: [Buffer<f32>; 2],
     /// One element.
     pub attend: Buffer<AttendScratch>,
+    /// `[ATTEND_ROWS][head_dim]`: queries that are computed together, and their outputs.
+    pub attend_rows: [Buffer<f32>; 2],
+    /// `[ATTEND_ROWS]`: how many positions each of them sees.
+    pub seen: Buffer<usize>,
 }
 
 /// Buffers of a pass. Rows are rows of the chunk where not said otherwise; "active" rows are those still in the loop, moved
@@ -161,6 +165,8 @@ impl Scratch {
             acts: ActBuffer::new(OWN_ROWS, k),
             tile: [Buffer::new(tile), Buffer::new(tile)],
             attend: Buffer::from(vec![AttendScratch::new(head_dim)]),
+            attend_rows: [Buffer::new(ATTEND_ROWS * head_dim), Buffer::new(ATTEND_ROWS * head_dim)],
+            seen: Buffer::new(ATTEND_ROWS),
         };
         Self {
             x: Buffer::new(rows * width),

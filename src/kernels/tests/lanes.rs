@@ -60,6 +60,7 @@ fn arithmetic<S: Simd>(s: S) {
             same("max", &[*a, *b], out(s, s.max(va, vb)), scalar.max(*a, *b));
             same("min", &[*a, *b], out(s, s.min(va, vb)), scalar.min(*a, *b));
             same("fma", &[*a, *b, *c], out(s, s.fma(va, vb, vc)), scalar.fma(*a, *b, *c));
+            same("pick", &[*a, *b, *c], out(s, s.pick(va, vb, vc, va)), scalar.pick(*a, *b, *c, *a));
             same("zero_below", &[*a, *b, *c], out(s, s.zero_below(va, vb, vc)), scalar.zero_below(*a, *b, *c));
         }
     }
@@ -77,6 +78,20 @@ fn arithmetic<S: Simd>(s: S) {
     }
 }
 
+/// What mixes the lanes of eight vectors.
+fn mixtures<S: Simd>(s: S) {
+    let x = values(8, LANES * LANES);
+    let mut v = [s.splat(0.0); LANES];
+    for (v, x) in v.iter_mut().zip(x.as_chunks().0) {
+        *v = s.load(x);
+    }
+    let sums = out(s, s.sum8(v));
+    for (i, v) in s.transpose(v).into_iter().enumerate() {
+        same("transpose", &[], out(s, v), std::array::from_fn(|j| x[j * LANES + i]));
+    }
+    same("sum8", &[], sums, std::array::from_fn(|i| Scalar.sum(std::array::from_fn(|j| x[i * LANES + j]))));
+}
+
 fn conversions<S: Simd>(s: S) {
     for first in (0..=u16::MAX).step_by(LANES) {
         let mut p = [0u8; 16];
@@ -91,6 +106,8 @@ fn conversions<S: Simd>(s: S) {
         }
         // SAFETY: every pointer is to two of the sixteen bytes.
         same("gather_f16", &[], out(s, unsafe { s.gather_f16(behind) }), Scalar.load_f16(&p));
+
+        same("splat_f16", &[], out(s, s.splat_f16(first.to_le_bytes())), [Scalar.load_f16(&p)[0]; LANES]);
 
         // Back, and around every tie between two halves.
         let exact = Scalar.load_f16(&p);
@@ -208,6 +225,7 @@ fn blocks<S: Simd>(s: S) {
 fn all<S: Simd>(token: Option<S>) {
     let s = token.expect("`Kernels::of` found the instruction set");
     arithmetic(s);
+    mixtures(s);
     conversions(s);
     dots(s);
     blocks(s);
