@@ -4,8 +4,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
+/// What the program is made of, besides the libraries that `Cargo.lock` names.
+const SOURCES: [&str; 5] = ["Cargo.toml", "Cargo.lock", "src", "tools", "models"];
+
 /// The commit, if it is known: what the builder said (the environment variable `RDT_COMMIT` at build time), else that of the checkout
-/// which the program was built in, provided that this has not moved since. `-dirty` behind it: the checkout has changes now.
+/// which the program was built in, provided that no source there is younger than the program. `-dirty` behind it: the checkout has
+/// changes that are not committed.
 pub(super) fn commit() -> Option<String> {
     if let Some(said) = option_env!("RDT_COMMIT").filter(|s| !s.is_empty()) {
         return Some(said.to_owned());
@@ -14,7 +18,7 @@ pub(super) fn commit() -> Option<String> {
     of_checkout(Path::new(env!("CARGO_MANIFEST_DIR")), built)
 }
 
-/// The commit of a checkout, unless that has moved after `built`.
+/// The commit of a checkout, unless its sources have changed after `built`.
 fn of_checkout(folder: &Path, built: SystemTime) -> Option<String> {
     let git = |args: &[&str]| {
         let mut command = Command::new("git");
@@ -26,9 +30,12 @@ fn of_checkout(folder: &Path, built: SystemTime) -> Option<String> {
     if std::fs::canonicalize(git(&["rev-parse", "--show-toplevel"])?).ok()? != std::fs::canonicalize(folder).ok()? {
         return None;
     }
-    let log = folder.join(git(&["rev-parse", "--git-path", "logs/HEAD"])?);
-    let moved = std::fs::metadata(log).and_then(|m| m.modified()).ok()?;
-    if moved > built {
+    let listed = git(&[&["ls-files", "-z", "--"][..], &SOURCES].concat())?;
+    let mut files = listed.split('\0').filter(|name| !name.is_empty()).map(|name| folder.join(name)).peekable();
+    files.peek()?;
+    // A folder is as young as the last file that came, or went, or was renamed.
+    let old = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).is_ok_and(|time| time <= built);
+    if !files.all(|file| old(&file) && file.parent().is_none_or(|dir| dir == folder || old(dir))) {
         return None;
     }
     let head = git(&["rev-parse", "--short=10", "HEAD"])?;
@@ -42,7 +49,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_checkout_tells_its_commit_while_it_stands_still() {
+    fn a_checkout_tells_its_commit_while_its_sources_are_old() {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path();
         let git = |args: &[&str]| {
@@ -52,14 +59,20 @@ mod tests {
         if !git(&["init", "-q"]) {
             return; // no git here: nothing to tell
         }
-        std::fs::write(at.join("a"), "1").unwrap();
-        assert!(git(&["add", "a"]) && git(&["commit", "-q", "-m", "a"]));
+        assert_eq!(of_checkout(at, SystemTime::now()), None, "no sources");
+        std::fs::create_dir(at.join("src")).unwrap();
+        std::fs::write(at.join("src/a"), "1").unwrap();
+        assert!(git(&["add", "src"]) && git(&["commit", "-q", "-m", "a"]));
         let later = SystemTime::now() + Duration::from_secs(60);
         let clean = of_checkout(at, later).unwrap();
         assert!(clean.len() >= 10 && clean.chars().all(|c| c.is_ascii_hexdigit()), "{clean}");
-        std::fs::write(at.join("a"), "2").unwrap();
+        std::fs::write(at.join("src/a"), "2").unwrap();
         assert_eq!(of_checkout(at, later), Some(clean + "-dirty"));
-        assert_eq!(of_checkout(at, SystemTime::now() - Duration::from_secs(60)), None, "it moved after the build");
+        assert_eq!(
+            of_checkout(at, SystemTime::now() - Duration::from_secs(60)),
+            None,
+            "its sources are younger than the program"
+        );
         std::fs::create_dir(at.join("inside")).unwrap();
         assert_eq!(of_checkout(&at.join("inside"), later), None, "a folder in a repository of others");
     }

@@ -15,6 +15,7 @@ mod stats;
 mod traffic;
 
 use super::{Interrupted, Stop, human_bytes, one_line, too_deep};
+use crate::arch::Anatomy;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::model::{self, Model};
 use crate::sensors::{EnergyMeter, Facts, Machine};
@@ -76,11 +77,6 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         Some(mib) => Size { bytes: mib.saturating_mul(1 << 20), cache: facts.last_level_cache() },
         None => Size::choose(&facts),
     };
-    if flags.bandwidth_size != Some(0)
-        && let Some(doubt) = size.doubt()
-    {
-        note(&doubt);
-    }
     let mut bench = Bench {
         flags,
         tests,
@@ -91,14 +87,16 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         old: old.unwrap_or_default(),
         output: Output::new(io::stdout().lock(), flags.output, shown),
         bandwidths: Bandwidths::default(),
-        buffer: size.bytes,
+        buffer: size,
         answers: HashMap::new(),
         stop: Stop::install()?,
         done: 0,
+        slowed: Vec::new(),
+        told_length: false,
     };
     let result = models.iter().try_for_each(|(subject, model)| bench.model(subject, model));
     // What was measured is worth having, however it ended.
-    let words = bench.words();
+    let words = bench.words(&models);
     bench.output.finish(&words)?;
     result.map_err(|e| match e.downcast_ref() {
         Some(model::Error::Cancelled) => Interrupted(format!("stopped after {} tests", bench.done)).into(),
@@ -117,13 +115,17 @@ struct Bench<'a> {
     old: Vec<Old>,
     output: Output<StdoutLock<'static>>,
     bandwidths: Bandwidths,
-    /// Bytes that memory bandwidth is measured over.
-    buffer: u64,
+    /// What memory bandwidth is measured over.
+    buffer: Size,
     /// What tests gave that must give the same however they are run.
     answers: HashMap<String, u64>,
     stop: Stop,
     /// Tests that were measured.
     done: usize,
+    /// How runs without pause ended, in words.
+    slowed: Vec<String>,
+    /// Was it said that tests are longer than what the model was trained with?
+    told_length: bool,
 }
 
 impl Bench<'_> {
@@ -152,11 +154,7 @@ impl Bench<'_> {
                     .flat_map(|&kv_type| threads.iter().map(move |&threads| Setting { threads, kv_type, steps, rule })),
             );
         }
-        let trained = model.config().context;
-        let longest = self.tests.iter().filter_map(Test::context).max().unwrap_or(0);
-        if longest > trained {
-            note(&format!("{}: trained with {trained} tokens at most; tests go on to {longest}", subject.filename));
-        }
+        self.told_length = false;
         for setting in settings {
             for test in self.tests.clone() {
                 self.test(subject, model, setting, test)?;
@@ -169,13 +167,18 @@ impl Bench<'_> {
     fn test(&mut self, subject: &Subject, model: &Arc<Model>, setting: Setting, test: Test) -> anyhow::Result<()> {
         let flags = self.flags;
         let mut run = Run::new(model, flags, setting, test, &self.stop)?;
+        let trained = model.config().context;
+        if test.context().is_some_and(|n| n > trained) && !self.told_length {
+            self.told_length = true;
+            note(&format!("{}: trained with {trained} tokens at most, and tests are longer", subject.filename));
+        }
         let bandwidth = self.bandwidth(&run)?;
         let bar = self.bar(subject, &run, test);
         self.pause()?;
+        let before = self.machine.state();
         if !flags.no_warmup {
             run.warm_up()?;
         }
-        let before = self.machine.state();
         let (samples, intervals) = match flags.sustained {
             None => (self.repetitions(&mut run, &bar)?, None),
             Some(seconds) => {
@@ -210,6 +213,7 @@ impl Bench<'_> {
             self.check(&record, &samples)?;
         }
         record.compared = compare::find(&self.old, &record);
+        self.slowed.extend(record.in_the_end());
         self.warn(&record);
         self.output.record(&record)?;
         Ok(())
@@ -217,16 +221,20 @@ impl Bench<'_> {
 
     /// Bandwidths of memory and of what holds a loop step's weights, by as many threads as the session has.
     fn bandwidth(&mut self, run: &Run) -> anyhow::Result<Option<Measured>> {
-        if self.buffer == 0 {
+        let buffer = self.buffer.bytes;
+        if buffer == 0 {
             return Ok(None);
+        }
+        if let (Some(doubt), None) = (self.buffer.doubt(), self.bandwidths.known().next()) {
+            note(&doubt);
         }
         let session = run.session();
         let threads = NonZeroUsize::new(session.threads()).unwrap_or(NonZeroUsize::MIN);
         let step = Traffic::of(session.model(), session.kv_shape().ty).step_bytes();
-        let core = step.clamp(4096, self.buffer.max(4096));
-        let memory = self.bandwidths.of(threads, self.buffer).context("cannot measure memory bandwidth")?;
+        let core = step.clamp(4096, buffer.max(4096));
+        let memory = self.bandwidths.of(threads, buffer).context("cannot measure memory bandwidth")?;
         let core = self.bandwidths.of(threads, core).context("cannot measure memory bandwidth")?;
-        Ok(Some(Measured { memory, buffer: self.buffer, core }))
+        Ok(Some(Measured { memory, buffer, cache: self.buffer.cache, core }))
     }
 
     fn repetitions(&self, run: &mut Run, bar: &ProgressBar) -> anyhow::Result<Vec<run::Sample>> {
@@ -313,17 +321,39 @@ impl Bench<'_> {
     }
 
     /// What stands below the table.
-    fn words(&self) -> Vec<String> {
+    fn words(&self, models: &[(Subject, Arc<Model>)]) -> Vec<String> {
         let f = &self.facts;
+        let mut words = self.slowed.clone();
+        words.extend(models.iter().map(|(subject, model)| {
+            let (weights, bits) = (subject.n_params as f64 / 1e6, subject.bits_per_weight());
+            let [size, step] = [subject.size, Anatomy::of(model).step_bytes()].map(human_bytes);
+            let Subject { filename, kind, .. } = subject;
+            format!("{filename}: {kind}, {weights:.1} M weights of {bits:.2} bits, {size}; a loop step reads {step}")
+        }));
         let commit = self.commit.as_deref().unwrap_or("commit unknown");
-        let mut words = vec![format!("rdt {} ({commit})", env!("CARGO_PKG_VERSION"))];
+        let isa = models.first().map_or("none", |(_, model)| model.kernels().isa.name());
+        words.push(format!("rdt {} ({commit}), kernels: {isa}", env!("CARGO_PKG_VERSION")));
         let named = [f.board.as_deref(), f.cpu.as_deref(), f.kernel.as_deref()];
         let named: Vec<_> = named.into_iter().flatten().chain([f.system.as_str()]).collect();
         words.push(named.join(", "));
+        let state = self.machine.state();
+        let limit = state.clock.limit_mhz.map(|mhz| format!("up to {mhz:.0} MHz"));
+        let power = state.supplies.iter().map(|s| {
+            let percent = s.percent.map(|p| format!(" {p:.0} %"));
+            let status =
+                s.status.clone().or(s.online.map(|on| if on { "plugged in" } else { "not plugged in" }.into()));
+            format!("{} {}{}", s.name, status.unwrap_or_default(), percent.unwrap_or_default())
+        });
+        let said = state.governors.iter().cloned().chain(state.profile.clone()).chain(limit).chain(power);
+        let said: Vec<_> = said.chain(state.thermal_pressure.clone()).collect();
+        if !said.is_empty() {
+            words.push(format!("power: {}", said.join(", ")));
+        }
         words.extend(self.bandwidths.known().map(|(threads, bytes, rate)| {
             let plural = if threads.get() == 1 { "" } else { "s" };
             format!("reading {}: {:.1} GB/s with {threads} thread{plural}", human_bytes(bytes), rate / 1e9)
         }));
+        words.extend(self.bandwidths.known().next().and(self.buffer.doubt()));
         words
     }
 }

@@ -100,21 +100,19 @@ impl<W: Write> Output<W> {
     fn columns(&self) -> Vec<Column> {
         let mut columns: Vec<Column> = vec![
             ("model", self.shown.model, |r| cell(&r.model_filename)),
-            ("bits/w", 6, |r| format!("{:.2}", r.bits_per_weight)),
-            ("isa", 6, |r| r.isa.to_owned()),
             ("threads", 7, |r| r.n_threads.to_string()),
             ("kv", 4, |r| r.type_kv.to_owned()),
             ("steps", 5, |r| r.steps.to_string()),
             ("test", 12, |r| r.test.clone()),
             ("t/s", 9, |r| significant(r.median_ts)),
-            ("mean ± sd", 18, |r| {
+            ("mean ± sd", 16, |r| {
                 let mean = significant(r.avg_ts);
                 r.stddev_ts.map_or(mean.clone(), |sd| format!("{mean} ± {}", significant(sd)))
             }),
-            ("min .. max", 18, |r| format!("{} .. {}", significant(r.min_ts), significant(r.max_ts))),
+            ("min .. max", 16, |r| format!("{} .. {}", significant(r.min_ts), significant(r.max_ts))),
             ("loops/token", 11, |r| format!("{:.2}", r.loops_per_token)),
             ("ms/loop", 8, |r| significant(r.step_ns / 1e6)),
-            ("first ms", 8, |r| significant(r.first_token_ns / 1e6)),
+            ("TTFT ms", 8, |r| significant(r.first_token_ns / 1e6)),
             ("read/token", 10, |r| human_bytes(r.bytes_per_token.round() as u64)),
         ];
         if self.shown.bandwidth {

@@ -83,6 +83,8 @@ pub(super) struct Record {
     /// Measured with as many threads, over a buffer of this size.
     pub(super) memory_bytes_per_second: Option<f64>,
     pub(super) memory_buffer: Option<u64>,
+    /// The last level of caches, all together, which it should exceed.
+    pub(super) last_cache: Option<u64>,
     pub(super) memory_share: Option<f64>,
     /// Weights of a loop step, and the bandwidth over a buffer of their size.
     pub(super) step_bytes: u64,
@@ -100,6 +102,8 @@ pub(super) struct Record {
     /// Hash of what was generated and of the last logits.
     pub(super) answer: String,
     pub(super) intervals: Option<Vec<Interval>>,
+    /// Speed of the last interval by that of the first.
+    pub(super) last_by_first: Option<f64>,
     pub(super) compared: Option<Compared>,
 }
 
@@ -136,6 +140,7 @@ impl Subject {
 pub(super) struct Measured {
     pub(super) memory: f64,
     pub(super) buffer: u64,
+    pub(super) cache: Option<u64>,
     pub(super) core: f64,
 }
 
@@ -241,6 +246,7 @@ impl Record {
             bytes_per_second,
             memory_bytes_per_second: f.bandwidth.map(|b| b.memory),
             memory_buffer: f.bandwidth.map(|b| b.buffer),
+            last_cache: f.bandwidth.and_then(|b| b.cache),
             memory_share: f.bandwidth.map(|b| bytes_per_second / b.memory),
             step_bytes: traffic.step_bytes(),
             core_bytes_per_second: f.bandwidth.map(|b| b.core),
@@ -253,9 +259,17 @@ impl Record {
             state_before: f.before,
             state_after: f.after,
             answer: format!("{:016x}", f.samples.last()?.answer),
+            last_by_first: f.intervals.as_deref().and_then(last_by_first),
             intervals: f.intervals,
             compared: None,
         })
+    }
+
+    /// How a run without pause ended, in words.
+    pub(super) fn in_the_end(&self) -> Option<String> {
+        let (first, last) = (self.samples_ts.first()?, self.samples_ts.last()?);
+        let (test, share) = (&self.test, 100.0 * self.last_by_first?);
+        Some(format!("{test}: {first:.2} t/s in the first interval, {last:.2} in the last: {share:.1} %"))
     }
 }
 
@@ -264,6 +278,10 @@ fn blocks_per_token(model: &Model, counts: &Counts) -> f64 {
     let in_step = |l: &Looped| l.passes.iter().map(|pass| pass.blocks.len()).sum::<usize>() as u64;
     let looped: u64 = model.plan().loops().zip(&counts.loops).map(|(l, count)| in_step(l) * count.row_steps).sum();
     model.plan().effective_depth(0) as f64 + looped as f64 / counts.tokens as f64
+}
+
+fn last_by_first(intervals: &[Interval]) -> Option<f64> {
+    Some(intervals.last()?.tokens_per_second / intervals.first()?.tokens_per_second)
 }
 
 fn nanoseconds(time: std::time::Duration) -> u64 {
@@ -313,7 +331,7 @@ pub(super) mod tests {
             sustained: None,
             samples: &[sample(500), sample(2000), sample(1000)],
             intervals: None,
-            bandwidth: Some(Measured { memory: 1e9, buffer: 1 << 28, core: 2e9 }),
+            bandwidth: Some(Measured { memory: 1e9, buffer: 1 << 28, cache: None, core: 2e9 }),
             energy_source: Some(EnergySource::Rapl),
             before: State::default(),
             after: State::default(),
@@ -334,7 +352,7 @@ pub(super) mod tests {
         assert_eq!(r.memory_share, Some(r.bytes_per_token * 10.0 / 1e9));
         assert_eq!(r.core_share, Some(r.step_bytes as f64 / 0.004 / 2e9));
         assert_eq!((r.joules, r.joules_per_token), (Some(9.0), Some(0.3)));
-        assert_eq!((r.model_type.as_str(), r.model_n_params), ("huginn q4_0", 1_211_392));
+        assert_eq!((r.model_type.as_str(), r.model_n_params), ("huginn q4_0", 1_215_616));
         assert!((5.0..5.3).contains(&r.bits_per_weight), "{}", r.bits_per_weight);
         assert_eq!(r.temperature_before, None);
     }

@@ -177,7 +177,8 @@ impl Run {
         let (mut expected, mut first_token, mut all_joules) = (None, None, Some(0.0));
         let start = Instant::now();
         let (mut since, mut tokens, mut energy) = (start, 0u64, meter.sample());
-        while start.elapsed() < total {
+        let mut over = false;
+        while !over {
             self.rewind();
             let mut done = 0;
             let mut failed = None;
@@ -186,7 +187,7 @@ impl Run {
                 first_token.get_or_insert(now - start);
                 tokens += rows as u64;
                 done += rows;
-                let over = now - start >= total;
+                over = now - start >= total;
                 if now - since < interval && !over {
                     return true;
                 }
