@@ -100,4 +100,4 @@ impl Dot for Plain {
 }
 
 const ISA: super::Isa = super::Isa::Neon;
-super::stamp!(Neon(Plain(())), super::scalar::Scalar, "neon");
+super::stamp!(Neon(Plain(())), crate::kernels::panel::neon::NEON, "neon");

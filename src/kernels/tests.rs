@@ -404,6 +404,7 @@ suite! {
     avx512_vnni_suite, Isa::Avx512Vnni;
     neon_suite, Isa::Neon;
     neon_dotprod_suite, Isa::NeonDotprod;
+    neon_i8mm_suite, Isa::NeonI8mm;
 }
 
 #[test]

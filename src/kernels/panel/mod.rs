@@ -19,6 +19,8 @@
 //! The last panel of a matrix is filled up with zeros.
 
 mod formats;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(super) mod neon;
 mod pack;
 mod product;
 pub(super) mod scalar;
