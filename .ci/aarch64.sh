@@ -63,7 +63,8 @@ emulate() {
         run --test "$name"
     done
 }
-emulate max scalar,neon,neon-dotprod
+emulate max scalar,neon,neon-dotprod,neon-i8mm
+emulate cortex-a76 scalar,neon,neon-dotprod
 emulate cortex-a53 scalar,neon
 
 say 'the programs compile'

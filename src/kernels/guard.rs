@@ -3,6 +3,7 @@
 //! Pages of a mapping that lie wholly behind the end of its file cannot be touched (SIGBUS), which makes a guard page without
 //! any call beyond the mapping itself. Only weights are read through pointers; everything else is indexed.
 
+use super::tests::panels::packed;
 use super::{ActRows, Isa, Kernels, WEIGHT_TYPES};
 use std::io::Write;
 
@@ -39,6 +40,33 @@ fn products_stay_inside_the_weights() {
                         let (mut found, mut expected) = (vec![f32::NAN; rows * columns], vec![0.0; rows * columns]);
                         multiply(&map[at.clone()], rows, acts, &mut found);
                         multiply(&plain, rows, acts, &mut expected);
+                        assert_eq!(found, expected, "{isa}, {ty}, {rows} rows of {k}, {columns} columns");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_stay_inside_the_panels() {
+    for isa in Isa::ALL {
+        let Ok(kernels) = Kernels::of(isa) else {
+            eprintln!("SKIPPED: this machine has no {isa}");
+            continue;
+        };
+        for ty in WEIGHT_TYPES {
+            for k in [32, 64, 96, 160, 256, 768] {
+                let Some((layout, multiply)) = kernels.panel(ty, k) else { continue };
+                for rows in [1, 16, 33] {
+                    let plain = packed(&layout, &vec![1; rows * ty.row_bytes(k).unwrap()], rows);
+                    let (map, at) = guarded(&plain);
+                    for columns in [1, 2, 3, 4, 8] {
+                        let x = ActRows::new(kernels, vec![0.5; columns * k], k);
+                        let acts = x.acts(0..columns);
+                        let (mut found, mut expected) = (vec![f32::NAN; rows * columns], vec![0.0; rows * columns]);
+                        multiply(&map[at.clone()], 0, rows, acts, &mut found);
+                        multiply(&plain, 0, rows, acts, &mut expected);
                         assert_eq!(found, expected, "{isa}, {ty}, {rows} rows of {k}, {columns} columns");
                     }
                 }

@@ -36,6 +36,8 @@ mod neon;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon_dotprod;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon_i8mm;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon_plain;
 #[cfg(test)]
 mod tests;
@@ -81,12 +83,22 @@ pub enum Isa {
     Neon,
     /// 64-bit ARM with the byte dot product of ARMv8.2.
     NeonDotprod,
+    /// And the matrix product of bytes: ARMv8.6.
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every instruction set that the library knows, whether this machine has it or not.
-    pub const ALL: [Isa; 7] =
-        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::AmxInt8, Isa::Neon, Isa::NeonDotprod];
+    pub const ALL: [Isa; 8] = [
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::AvxVnni,
+        Isa::Avx512Vnni,
+        Isa::AmxInt8,
+        Isa::Neon,
+        Isa::NeonI8mm,
+        Isa::NeonDotprod,
+    ];
 
     /// The name used in the environment variable `RDT_ISA` and in reports.
     pub fn name(self) -> &'static str {
@@ -98,6 +110,7 @@ impl Isa {
             Isa::AmxInt8 => "amx-int8",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
         }
     }
 }
@@ -328,6 +341,8 @@ impl Kernels {
             Isa::Neon if neon::Neon::<neon_plain::Plain>::detect().is_some() => Ok(&neon_plain::KERNELS),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Isa::NeonDotprod if neon::Neon::<neon_dotprod::Dotprod>::detect().is_some() => Ok(&neon_dotprod::KERNELS),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Isa::NeonI8mm if neon_i8mm::detect() => Ok(&neon_i8mm::KERNELS),
             isa => Err(Error::Unavailable(isa)),
         }
     }

@@ -9,7 +9,7 @@ use std::arch::is_aarch64_feature_detected;
 
 /// Products by `sdot`.
 #[derive(Clone, Copy)]
-pub(super) struct Dotprod(());
+pub(super) struct Dotprod(pub(super) ());
 
 impl Neon<Dotprod> {
     /// The proof, if the running CPU has NEON and the dot product.
@@ -100,4 +100,4 @@ impl Dot for Dotprod {
 }
 
 const ISA: super::Isa = super::Isa::NeonDotprod;
-super::stamp::stamp!(Neon(Dotprod(())), crate::kernels::scalar::Scalar, Neon(Dotprod(())), "neon,dotprod");
+super::stamp::stamp!(Neon(Dotprod(())), crate::kernels::panel::neon::NEON_DOTPROD, Neon(Dotprod(())), "neon,dotprod");

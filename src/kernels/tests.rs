@@ -338,6 +338,7 @@ suite! {
     amx_int8_suite, Isa::AmxInt8;
     neon_suite, Isa::Neon;
     neon_dotprod_suite, Isa::NeonDotprod;
+    neon_i8mm_suite, Isa::NeonI8mm;
 }
 
 #[test]

@@ -21,6 +21,8 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod amx;
 mod formats;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+pub(super) mod neon;
 mod pack;
 mod product;
 pub(super) mod scalar;

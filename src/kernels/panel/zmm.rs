@@ -43,14 +43,14 @@ unsafe fn chains<const N: usize, const C: usize>(
     unsafe {
         if C >= 4 {
             let mut sum = start;
-            for g in first..first + N {
-                sum = _mm512_dpbusd_epi32(sum, w[g], four(a, g));
+            for (g, &w) in (first..).zip(&w[first..first + N]) {
+                sum = _mm512_dpbusd_epi32(sum, w, four(a, g));
             }
             return sum;
         }
         let mut sums = [start, _mm512_setzero_si512()];
-        for g in first..first + N {
-            sums[g % 2] = _mm512_dpbusd_epi32(sums[g % 2], w[g], four(a, g));
+        for (g, &w) in (first..).zip(&w[first..first + N]) {
+            sums[g % 2] = _mm512_dpbusd_epi32(sums[g % 2], w, four(a, g));
         }
         _mm512_add_epi32(sums[0], sums[1])
     }

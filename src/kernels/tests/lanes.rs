@@ -247,7 +247,10 @@ fn every_tier_has_the_scalar_lanes() {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => all(super::super::neon::Neon::<super::super::neon_plain::Plain>::detect()),
             #[cfg(target_arch = "aarch64")]
-            Isa::NeonDotprod => all(super::super::neon::Neon::<super::super::neon_dotprod::Dotprod>::detect()),
+            // The tier above it uses its lanes.
+            Isa::NeonDotprod | Isa::NeonI8mm => {
+                all(super::super::neon::Neon::<super::super::neon_dotprod::Dotprod>::detect());
+            }
             isa => unreachable!("{isa} has kernels but no test"),
         }
     }
