@@ -217,9 +217,10 @@ mod tests {
 
     #[test]
     fn tables_have_a_cell_for_every_heading() {
-        for shown in
-            [Shown::default(), Shown { bandwidth: true, temperature: true, energy: true, compared: true, model: 10 }]
-        {
+        for shown in [
+            Shown { model: 6, ..Shown::default() },
+            Shown { bandwidth: true, temperature: true, energy: true, compared: true, model: 10 },
+        ] {
             let text = written(Format::Md, shown, 2);
             let lines: Vec<_> = text.lines().collect();
             assert_eq!(lines.len(), 6, "{text}");
@@ -228,7 +229,7 @@ mod tests {
             let widths = lines[..4].iter().map(|l| l.chars().count()).collect::<Vec<_>>();
             assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
             assert_eq!((text.contains("J/token"), text.contains("0.300")), (shown.energy, shown.energy), "{text}");
-            assert!(lines[2].contains("| 10.00 |") || lines[2].contains(" 10.00 |"), "{text}");
+            assert!(lines[2].contains(" 10.00 |"), "{text}");
             assert_eq!(lines[5], "a machine\\nof hers");
         }
     }
