@@ -2,19 +2,24 @@
 //!
 //! [`Team::run`] hands the same closure to every worker, the caller being worker 0. Workers split the work themselves
 //! ([`Worker::share`]) and meet at [`Worker::barrier`], which spins a bounded time and then yields, so that a team on a busy
-//! machine gives its time away instead of burning it. Between jobs workers sleep.
+//! machine gives its time away instead of burning it. Between jobs workers sleep. While another program keeps a core busy, jobs
+//! run on fewer of the workers ([`pace`]).
 //!
 //! Which worker does what never changes a result: every output is computed whole by one of them.
 
+mod pace;
+
+use pace::Pace;
 use std::alloc::Layout;
 use std::any::Any;
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Polls before a waiting worker starts to yield (at a barrier) or goes to sleep (between jobs): some ten microseconds, longer
 /// than a region of a small model, and about what it costs to be woken.
@@ -32,6 +37,8 @@ struct Mailbox {
     /// Counts jobs, so that a worker takes each once.
     number: u64,
     job: Option<Job>,
+    /// Workers that take part in it.
+    active: usize,
     /// Workers still inside the job.
     busy: usize,
     panic: Option<Box<dyn Any + Send>>,
@@ -50,6 +57,8 @@ struct Shared {
     /// nothing: whoever has seen a change takes the lock.
     number: Line<AtomicU64>,
     busy: Line<AtomicUsize>,
+    /// Nanoseconds that the worker that waited longest was held up in the latest job.
+    stalled: Line<AtomicU64>,
 }
 
 impl Shared {
@@ -87,12 +96,16 @@ pub struct Team {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     /// One job at a time.
-    turn: Mutex<()>,
+    turn: Mutex<Pace>,
 }
 
 /// One worker's view of the job it is in.
 pub struct Worker<'a> {
     id: usize,
+    /// Workers in the job.
+    count: usize,
+    /// How long this one was held up in it.
+    stalled: Cell<Duration>,
     shared: &'a Shared,
 }
 
@@ -114,8 +127,9 @@ impl Team {
             barrier: Barrier::default(),
             number: Line::default(),
             busy: Line::default(),
+            stalled: Line::default(),
         });
-        let mut team = Team { shared, threads: Vec::new(), turn: Mutex::default() };
+        let mut team = Team { shared, threads: Vec::new(), turn: Mutex::new(Pace::new(count)) };
         for id in 1..count {
             let shared = Arc::clone(&team.shared);
             let thread =
@@ -135,9 +149,11 @@ impl Team {
     /// # Panics
     /// Passes on a panic of any worker, after all have left the job.
     pub fn run(&self, job: &(dyn Fn(&Worker<'_>) + Sync)) {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pace = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let shared = &*self.shared;
-        let others = shared.count - 1;
+        let (active, begin) = (pace.active(), Instant::now());
+        let others = active - 1;
+        shared.stalled.0.store(0, Ordering::Relaxed);
         if others > 0 {
             // SAFETY: only the lifetime changes. The pointer is used by workers that are counted in `busy`, and this
             // function does not return, nor unwind, before `busy` is zero.
@@ -147,17 +163,24 @@ impl Team {
             let mut mailbox = shared.mailbox();
             mailbox.number += 1;
             mailbox.job = Some(job);
+            mailbox.active = active;
             mailbox.busy = others;
             shared.busy.0.store(others, Ordering::Relaxed);
             shared.number.0.store(mailbox.number, Ordering::Relaxed);
             drop(mailbox);
             shared.wake.notify_all();
         }
-        let mine = attempt(shared, 0, job);
+        let mine = attempt(shared, 0, active, job);
+        let waits = Instant::now();
         Shared::look(|| shared.busy.0.load(Ordering::Relaxed) == 0);
         let mut mailbox = shared.mailbox();
         while mailbox.busy > 0 {
             mailbox = shared.done.wait(mailbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        if shared.count > 1 {
+            let waited = u64::try_from(waits.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            shared.stalled.0.fetch_max(waited, Ordering::Relaxed);
+            pace.note(begin.elapsed(), Duration::from_nanos(shared.stalled.0.load(Ordering::Relaxed)));
         }
         mailbox.job = None;
         let theirs = mailbox.panic.take();
@@ -184,8 +207,16 @@ impl Drop for Team {
 }
 
 /// Calls the job as one worker; a panic breaks the barrier so that no worker waits for ever.
-fn attempt(shared: &Shared, id: usize, job: &(dyn Fn(&Worker<'_>) + Sync)) -> Result<(), Box<dyn Any + Send>> {
-    let result = catch_unwind(AssertUnwindSafe(|| job(&Worker { id, shared })));
+fn attempt(
+    shared: &Shared,
+    id: usize,
+    count: usize,
+    job: &(dyn Fn(&Worker<'_>) + Sync),
+) -> Result<(), Box<dyn Any + Send>> {
+    let worker = Worker { id, count, stalled: Cell::default(), shared };
+    let result = catch_unwind(AssertUnwindSafe(|| job(&worker)));
+    let stalled = u64::try_from(worker.stalled.get().as_nanos()).unwrap_or(u64::MAX);
+    shared.stalled.0.fetch_max(stalled, Ordering::Relaxed);
     if result.is_err() {
         shared.barrier.broken.0.store(true, Ordering::Release);
     }
@@ -198,19 +229,24 @@ fn work(shared: &Shared, id: usize) {
     loop {
         Shared::look(|| shared.number.0.load(Ordering::Relaxed) != seen);
         let mut mailbox = shared.mailbox();
-        let job = loop {
+        let (job, count) = loop {
             if mailbox.quit {
                 return;
             }
             match mailbox.job {
-                Some(job) if mailbox.number != seen => break job,
+                Some(job) if mailbox.number != seen => {
+                    seen = mailbox.number;
+                    if id < mailbox.active {
+                        break (job, mailbox.active);
+                    }
+                    // Not this one's.
+                }
                 _ => mailbox = shared.wake.wait(mailbox).unwrap_or_else(PoisonError::into_inner),
             }
         };
-        seen = mailbox.number;
         drop(mailbox);
         // SAFETY: this worker is counted in `busy`, so `run` still waits and the closure is alive.
-        let result = attempt(shared, id, unsafe { &*job.0 });
+        let result = attempt(shared, id, count, unsafe { &*job.0 });
         let mut mailbox = shared.mailbox();
         if let Err(panic) = result
             && mailbox.panic.as_ref().is_none_or(|p| p.is::<Broken>())
@@ -233,29 +269,29 @@ impl Worker<'_> {
 
     /// Number of workers in the job.
     pub fn count(&self) -> usize {
-        self.shared.count
+        self.count
     }
 
     /// This worker's part of `0..n`: contiguous, together disjoint and complete, sizes differing by at most one.
     pub fn share(&self, n: usize) -> Range<usize> {
-        let at = |i: usize| (n as u128 * i as u128 / self.shared.count as u128) as usize;
+        let at = |i: usize| (n as u128 * i as u128 / self.count as u128) as usize;
         at(self.id)..at(self.id + 1)
     }
 
     /// Waits until every worker has come here. What any of them wrote before, all of them see after.
     pub fn barrier(&self) {
         let Barrier { arrived, generation, broken } = &self.shared.barrier;
-        if self.shared.count == 1 {
+        if self.count == 1 {
             return;
         }
         let now = generation.0.load(Ordering::Relaxed);
         // AcqRel: the last one to arrive acquires what all the others released here, and releases it with the generation.
-        if arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.shared.count {
+        if arrived.0.fetch_add(1, Ordering::AcqRel) + 1 == self.count {
             arrived.0.store(0, Ordering::Relaxed);
             generation.0.store(now.wrapping_add(1), Ordering::Release);
             return;
         }
-        let mut spins = 0;
+        let (mut spins, mut since) = (0, None);
         while generation.0.load(Ordering::Acquire) == now {
             if broken.0.load(Ordering::Acquire) {
                 resume_unwind(Box::new(Broken));
@@ -264,8 +300,12 @@ impl Worker<'_> {
                 spins += 1;
                 std::hint::spin_loop();
             } else {
+                since.get_or_insert_with(Instant::now);
                 std::thread::yield_now();
             }
+        }
+        if let Some(since) = since {
+            self.stalled.set(self.stalled.get() + since.elapsed());
         }
     }
 }
@@ -363,8 +403,33 @@ impl<T> Buffer<T> {
 mod tests {
     use super::*;
 
+    /// A team whose jobs are for all of it, however busy the machine is.
     fn team(n: usize) -> Team {
-        Team::new(NonZeroUsize::new(n).unwrap()).unwrap()
+        let team = Team::new(NonZeroUsize::new(n).unwrap()).unwrap();
+        *team.turn.lock().unwrap() = Pace::all(n);
+        team
+    }
+
+    /// Whatever else the machine does, a job is done once by each of the workers that it is for.
+    #[test]
+    fn jobs_for_fewer_workers_are_done_whole() {
+        let team = Team::new(NonZeroUsize::new(5).unwrap()).unwrap();
+        let ms = Duration::from_millis(1);
+        for slow in 0..12 {
+            let seen: Vec<AtomicUsize> = (0..97).map(|_| AtomicUsize::new(0)).collect();
+            let workers = AtomicUsize::new(0);
+            team.run(&|w| {
+                workers.fetch_add(1, Ordering::Relaxed);
+                w.share(97).for_each(|i| _ = seen[i].fetch_add(1, Ordering::Relaxed));
+                w.barrier();
+                assert_eq!(workers.load(Ordering::Relaxed), w.count());
+                assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+            });
+            let mut pace = team.turn.lock().unwrap();
+            pace.note(ms, ms);
+            pace.note(ms, ms);
+            assert!(slow < 4 || pace.active() <= 2);
+        }
     }
 
     #[test]
