@@ -59,6 +59,7 @@ pub mod calibrate;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+mod cores;
 pub mod exit;
 pub mod files;
 mod float16;

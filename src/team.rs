@@ -225,6 +225,7 @@ fn attempt(
 
 /// The life of a worker thread.
 fn work(shared: &Shared, id: usize) {
+    crate::cores::keep_to_fast();
     let mut seen = 0;
     loop {
         Shared::look(|| shared.number.0.load(Ordering::Relaxed) != seen);

@@ -5,8 +5,9 @@ mod common;
 use common::{Golden, HUGINN, RULE, Run, Setup, bits, model, run};
 use rdt::exit::{ExitRule, RulePolicy};
 use rdt::generate::{Engine, SamplerConfig};
+use rdt::gguf::TensorType;
 use rdt::kernels::KvType;
-use rdt::model::{Batch, Error, FixedDepth, InitialState, Logits};
+use rdt::model::{Batch, Error, FixedDepth, InitialState, Logits, Repack, Repacked};
 use rdt::quant::Recipe;
 use std::collections::HashSet;
 
@@ -57,6 +58,70 @@ fn chunk_sizes_around_tiles_do_not_show() {
                 .assert_same(&alone, &format!("{recipe}, chunks of {chunk}"));
         }
     }
+}
+
+/// Weights as they are in the file, interleaved in memory, and in a cache file that is written and then found: in every block
+/// format, for one row, a few and many, on one thread and more than there are cores.
+#[test]
+fn interleaved_weights_do_not_show() {
+    let types = [
+        TensorType::Q8_0,
+        TensorType::Q4_0,
+        TensorType::Q4_1,
+        TensorType::Q5_0,
+        TensorType::Q5_1,
+        TensorType::IQ4_NL,
+        TensorType::Q4_K,
+        TensorType::Q5_K,
+        TensorType::Q6_K,
+        TensorType::IQ4_XS,
+    ];
+    let caches = tempfile::tempdir().unwrap();
+    let cache = Repack::Cache(caches.path().join("made").join("when needed"));
+    let shapes = common::ALL[1..].iter().map(|folder| (*folder, Recipe::Q4_0));
+    for (folder, recipe) in types.into_iter().map(|ty| (HUGINN, Recipe::Pure(ty))).chain(shapes) {
+        let golden = Golden::read(folder);
+        let stored = model(folder, recipe);
+        assert_eq!(stored.panel_bytes(), 0);
+        let setup = Setup { kv_type: KvType::F16, ..Setup::rule("step-norm:0.9,max=8", 8, &golden.initial) };
+        let alone = cut(&setup, 1, 1).run(&stored, &golden.tokens);
+
+        let (memory, done) = common::repacked(folder, recipe, &Repack::Auto);
+        let Repacked::InMemory { bytes, .. } = done else { panic!("{folder}, {recipe}: {done:?}") };
+        assert!(bytes >= memory.panel_bytes() && memory.panel_bytes() > 0, "{bytes}");
+        for (chunk, threads) in [(1, 1), (1, 7), (3, 2), (8, 1), (golden.tokens.len(), 1), (golden.tokens.len(), 7)] {
+            let what = format!("{folder}, {recipe}, {threads} threads, chunks of {chunk}");
+            cut(&setup, chunk, threads).run(&memory, &golden.tokens).assert_same(&alone, &what);
+        }
+
+        let (written, done) = common::repacked(folder, recipe, &cache);
+        assert!(matches!(done, Repacked::InFile { time: Some(_), .. }), "{folder}, {recipe}: {done:?}");
+        let (found, done) = common::repacked(folder, recipe, &cache);
+        let Repacked::InFile { path, time: None, .. } = done else { panic!("{folder}, {recipe}: {done:?}") };
+        for model in [&written, &found] {
+            cut(&setup, 3, 2).run(model, &golden.tokens).assert_same(&alone, "a cache file");
+        }
+
+        // A file that was cut short, or is another's, is made again.
+        drop((written, found));
+        let whole = std::fs::read(&path).unwrap();
+        for damaged in [&whole[..whole.len() - 1], &whole[..10], &[], &vec![0; whole.len()][..]] {
+            std::fs::write(&path, damaged).unwrap();
+            let (again, done) = common::repacked(folder, recipe, &cache);
+            assert!(matches!(done, Repacked::InFile { time: Some(_), .. }), "{done:?}");
+            assert_eq!(again.panel_bytes(), memory.panel_bytes());
+            drop(again);
+            assert!(std::fs::read(&path).unwrap() == whole);
+        }
+    }
+    let (f32s, done) = common::repacked(HUGINN, Recipe::F32, &Repack::Auto);
+    assert!(matches!(done, Repacked::No { reason: Some(_) }) && f32s.panel_bytes() == 0);
+    let (off, done) = common::repacked(HUGINN, Recipe::Q4_0, &Repack::Off);
+    assert!(done == Repacked::No { reason: None } && off.panel_bytes() == 0);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut model = rdt::arch::from_bytes(rdt::files::Bytes::from(common::gguf(HUGINN, Recipe::Q4_0))).unwrap();
+    let error = model.repack(&Repack::Cache(file.path().to_owned())).unwrap_err();
+    assert!(error.to_string().contains("--repack off"), "{error}");
 }
 
 /// Every shape of model, with head sizes that no vector divides.

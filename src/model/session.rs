@@ -5,6 +5,7 @@ use super::kv::{KvCache, KvRequest, KvShape};
 use super::policy::DepthPolicy;
 use super::scratch::Scratch;
 use super::{Error, InitialState, InputSquares, Model};
+use crate::cores;
 use crate::kernels::KvType;
 use crate::team::{Buffer, Team};
 use std::num::NonZeroUsize;
@@ -440,27 +441,9 @@ const BYTES_PER_THREAD: u64 = 512 << 10;
 /// Threads to use when nobody says: the fastest physical cores that this process may run on, fewer for a very small model.
 fn default_threads(model: &Model) -> NonZeroUsize {
     let allowed = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let cores = performance_cores().map_or(allowed, |n| n.min(allowed));
+    let cores = cores::fast_count().map_or(allowed, |n| n.min(allowed));
     let worth = usize::try_from(model.step_bytes() / BYTES_PER_THREAD).unwrap_or(usize::MAX);
     cores.min(NonZeroUsize::new(worth).unwrap_or(NonZeroUsize::MIN))
-}
-
-/// Cores of the fastest kind, hyper-threads counted once, as Linux tells; `None` where it does not.
-fn performance_cores() -> Option<NonZeroUsize> {
-    let read = |path: String| std::fs::read_to_string(path).ok();
-    let mut cores: Vec<(String, u64)> = Vec::new();
-    for cpu in 0..1024 {
-        let base = format!("/sys/devices/system/cpu/cpu{cpu}");
-        let Some(siblings) = read(format!("{base}/topology/thread_siblings_list")) else { break };
-        let number = |name: &str| read(format!("{base}/{name}")).and_then(|s| s.trim().parse().ok());
-        let speed = number("cpu_capacity").or_else(|| number("cpufreq/cpuinfo_max_freq")).unwrap_or(0);
-        if !cores.iter().any(|(s, _)| *s == siblings) {
-            cores.push((siblings, speed));
-        }
-    }
-    let best = cores.iter().map(|c| c.1).max()?;
-    // Cores of one kind differ by some per cent in their best clock; another kind is slower by a quarter or more.
-    NonZeroUsize::new(cores.iter().filter(|c| c.1 * 4 >= best * 3).count())
 }
 
 impl std::fmt::Debug for Session {

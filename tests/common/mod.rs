@@ -322,3 +322,11 @@ impl DepthPolicy for Recorder {
         self.policy.after_readout(index, row, stats, logits)
     }
 }
+
+/// The same, with its weights interleaved.
+#[allow(dead_code, reason = "not every test that shares this file needs it")]
+pub(crate) fn repacked(folder: &str, recipe: Recipe, how: &rdt::model::Repack) -> (Arc<Model>, rdt::model::Repacked) {
+    let mut model = arch::from_bytes(Bytes::from(gguf(folder, recipe))).unwrap();
+    let done = model.repack(how).unwrap();
+    (Arc::new(model), done)
+}
