@@ -18,6 +18,7 @@
 //! | [`exit`] | when a token leaves the loop |
 //! | [`generate`], [`text`] | sampling and decoding; tokenizer and chat templates |
 //! | [`calibrate`] | quality measured on text: perplexity, and what another file, depth or rule changes |
+//! | [`sensors`] | what the machine tells of itself: caches, temperatures, clocks, power, energy |
 //!
 //! A room uses only rooms above it in this table ([`random`] serves all).
 //!
@@ -68,5 +69,6 @@ pub mod kernels;
 pub mod model;
 pub mod quant;
 pub mod random;
+pub mod sensors;
 pub mod team;
 pub mod text;

@@ -132,6 +132,11 @@ impl Anatomy {
         Self { loops: loops.collect(), bytes_outside: rows + once + tied, parts }
     }
 
+    /// Weight bytes that one step of every loop reads.
+    pub fn step_bytes(&self) -> u64 {
+        self.loops.iter().fold(0, |sum, l| sum.saturating_add(l.bytes_per_step))
+    }
+
     /// Weight bytes that a token reads when it is generated alone: with `steps` steps in every loop, or with each loop's own,
     /// and never more than a loop supports.
     pub fn bytes_per_token(&self, steps: Option<usize>) -> u64 {

@@ -7,6 +7,7 @@
 )]
 
 mod auto;
+pub mod bench;
 pub mod chat;
 mod process;
 mod reading;
@@ -20,7 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::generate::SamplerConfig;
 use crate::kernels::KvType;
-use crate::model::{Config, InitialState, Model, Session, SessionOptions};
+use crate::model::{Config, InitialState, Model, Repack, Repacked, Session, SessionOptions, cache_folder};
 use crate::quant::Recipe;
 use crate::text;
 use anyhow::{Context, bail};
@@ -46,7 +47,26 @@ pub struct LoadFlags {
     /// Read the model into memory instead of mapping it
     #[arg(long)]
     pub no_mmap: bool,
+    /// Block-quantised weights interleaved for the kernels, which is faster and gives the same results: auto keeps them in
+    /// memory, off does without, cache keeps them in a file in the user's cache folder (or RDT_CACHE_DIR) that is mapped
+    #[arg(long, value_name = "auto|off|cache", value_enum, default_value_t, hide_possible_values = true)]
+    pub repack: RepackFlag,
 }
+
+/// Values of `--repack`.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RepackFlag {
+    /// [`Repack::Auto`].
+    #[default]
+    Auto,
+    /// [`Repack::Off`].
+    Off,
+    /// [`Repack::Cache`].
+    Cache,
+}
+
+/// Models from this size on are worth a line about how they came into memory.
+const TELL_FROM: u64 = 16 << 20;
 
 impl LoadFlags {
     /// The library's word for it.
@@ -59,10 +79,38 @@ impl LoadFlags {
     /// # Errors
     /// As [`arch::open`], or as converting the checkpoint.
     pub fn open(&self, path: &Path) -> anyhow::Result<Arc<Model>> {
-        if path.is_dir() {
-            return Ok(Arc::new(open_checkpoint(path)?));
+        let model = if path.is_dir() { open_checkpoint(path)? } else { arch::open(path, self.load())? };
+        self.ready(model)
+    }
+
+    /// Interleaves the weights of a model as the flags say, and tells what it costs, unless that is next to nothing.
+    ///
+    /// # Errors
+    /// As [`Model::repack`]; no folder for caches.
+    pub fn ready(&self, mut model: Model) -> anyhow::Result<Arc<Model>> {
+        let how = match self.repack {
+            RepackFlag::Auto => Repack::Auto,
+            RepackFlag::Off => Repack::Off,
+            RepackFlag::Cache => Repack::Cache(
+                cache_folder().context("--repack cache: there is no cache folder; name one in RDT_CACHE_DIR")?,
+            ),
+        };
+        let done = model.repack(&how)?;
+        let large = model.tensor_bytes() >= TELL_FROM;
+        match done {
+            Repacked::InMemory { bytes, time } if large => {
+                eprintln!("weights interleaved in memory: {} in {:.2} s", human_bytes(bytes), time.as_secs_f64());
+            }
+            Repacked::InFile { path, bytes, time } if large || time.is_some() => {
+                let time = time.map_or("as it was".into(), |t| format!("written in {:.2} s", t.as_secs_f64()));
+                eprintln!("weights interleaved in {}: {}, {time}", path.display(), human_bytes(bytes));
+            }
+            Repacked::No { reason: Some(reason) } if large => {
+                eprintln!("weights multiplied as they are in the file, which is slower: {reason}");
+            }
+            _ => {}
         }
-        Ok(Arc::new(arch::open(path, self.load())?))
+        Ok(Arc::new(model))
     }
 }
 

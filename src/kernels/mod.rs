@@ -18,6 +18,8 @@ mod scalar;
 mod simd;
 
 #[cfg(target_arch = "x86_64")]
+mod amx_int8;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512_rows;
@@ -72,6 +74,8 @@ pub enum Isa {
     AvxVnni,
     /// x86-64 with AVX-512 (F, BW, VL) and its VNNI: Intel since Cascade Lake and Ice Lake, AMD since Zen 4.
     Avx512Vnni,
+    /// And AMX for bytes, the matrix unit of Intel's servers since Sapphire Rapids; on Linux, which must permit its use.
+    AmxInt8,
     /// 64-bit ARM.
     Neon,
     /// 64-bit ARM with the byte dot product of ARMv8.2.
@@ -80,7 +84,8 @@ pub enum Isa {
 
 impl Isa {
     /// Every instruction set that the library knows, whether this machine has it or not.
-    pub const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::Neon, Isa::NeonDotprod];
+    pub const ALL: [Isa; 7] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::AmxInt8, Isa::Neon, Isa::NeonDotprod];
 
     /// The name used in the environment variable `RDT_ISA` and in reports.
     pub fn name(self) -> &'static str {
@@ -89,6 +94,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avx-vnni",
             Isa::Avx512Vnni => "avx512-vnni",
+            Isa::AmxInt8 => "amx-int8",
             Isa::Neon => "neon",
             Isa::NeonDotprod => "neon-dotprod",
         }
@@ -308,6 +314,8 @@ impl Kernels {
             Isa::Avx2 if avx2::Avx2::detect().is_some() => Ok(&avx2::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::AvxVnni if avx_vnni::detect() => Ok(&avx_vnni::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AmxInt8 if amx_int8::detect() => Ok(&amx_int8::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni if avx512_vnni::detect() => Ok(&avx512_vnni::KERNELS),
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

@@ -335,6 +335,7 @@ suite! {
     avx2_suite, Isa::Avx2;
     avx_vnni_suite, Isa::AvxVnni;
     avx512_vnni_suite, Isa::Avx512Vnni;
+    amx_int8_suite, Isa::AmxInt8;
     neon_suite, Isa::Neon;
     neon_dotprod_suite, Isa::NeonDotprod;
 }

@@ -1,9 +1,10 @@
 //! What a transformer block is made of, whatever family it comes from.
 
 use super::Vector;
+use super::repack::Panels;
 use crate::files::Bytes;
 use crate::gguf::TensorType;
-use crate::kernels::{Form, MatMul};
+use crate::kernels::{Acts, Form, MatMul};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub struct Matrix {
     pub(super) bytes: Bytes,
     pub(super) data: Range<usize>,
     pub(super) multiply: MatMul,
+    pub(super) panels: Option<Panels>,
 }
 
 impl Matrix {
@@ -34,6 +36,14 @@ impl Matrix {
     /// Bytes that it takes.
     pub fn bytes(&self) -> u64 {
         self.data.len() as u64
+    }
+
+    /// `out[c * rows + r]` = weight row `rows.start + r` · activation row `c`.
+    pub(super) fn product(&self, rows: &Range<usize>, acts: Acts<'_>, out: &mut [f32]) {
+        match &self.panels {
+            Some(panels) => panels.product(rows, acts, out),
+            None => (self.multiply)(self.stored(rows.clone()), rows.len(), acts, out),
+        }
     }
 
     /// The stored bytes of some rows.

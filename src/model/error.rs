@@ -161,6 +161,12 @@ pub enum Error {
         /// Steps done, from 1.
         step: usize,
     },
+    /// Interleaved weights could not be made or kept.
+    #[error("{source} (--repack off does without interleaved weights)")]
+    Cache {
+        /// Why.
+        source: Box<crate::files::Error>,
+    },
     /// A logit is NaN or infinite although the latent was not.
     #[error("the logits of position {position} are not finite; the weights of the coda or head are damaged")]
     LogitsNotFinite {

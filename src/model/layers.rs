@@ -238,13 +238,12 @@ impl Pass<'_, '_> {
         own: &Own,
         done: &mut impl FnMut(usize, Range<usize>, &[f32]),
     ) {
-        let weights = m.stored(r.clone());
         for c in (0..n).step_by(TILE_COLUMNS) {
             let columns = (n - c).min(TILE_COLUMNS);
             // SAFETY: the activations were finished behind a barrier, or are this worker's own; so is the tile.
             let (acts, out): (Acts<'_>, _) =
                 unsafe { (acts.rows(c, columns, m.cols), own.tile[0].write(0..columns * r.len())) };
-            (m.multiply)(weights, r.len(), acts, out);
+            m.product(&r, acts, out);
             for (j, out) in out.chunks_exact(r.len()).enumerate() {
                 done(c + j, r.clone(), out);
             }
@@ -266,13 +265,17 @@ impl Pass<'_, '_> {
         let store = kernels.store_kv(self.kv_type);
         let (q, kv, width) = (block.heads, block.kv_heads, block.heads * hd);
         let gates = if block.attn_gate.is_some() { q } else { 0 };
-        for unit in w.share(q + 2 * kv + gates) {
-            let (part, head) = match unit {
-                u if u < q => (Head::Query, u),
-                u if u < q + kv => (Head::Key, u - q),
-                u if u < q + 2 * kv => (Head::Value, u - q - kv),
-                u => (Head::Gate, u - q - 2 * kv),
+        // Heads are taken so many at a time that they are whole panels.
+        let together = UNIT / gcd(UNIT, hd);
+        let units = |heads: usize| heads.div_ceil(together);
+        for unit in w.share(units(q) + 2 * units(kv) + units(gates)) {
+            let (part, heads, unit) = match unit {
+                u if u < units(q) => (Head::Query, q, u),
+                u if u < units(q) + units(kv) => (Head::Key, kv, u - units(q)),
+                u if u < units(q) + 2 * units(kv) => (Head::Value, kv, u - units(q) - units(kv)),
+                u => (Head::Gate, gates, u - units(q) - 2 * units(kv)),
             };
+            let heads = unit * together..((unit + 1) * together).min(heads);
             let linear = match part {
                 Head::Query => Some(&block.q),
                 Head::Key => Some(&block.k),
@@ -281,38 +284,41 @@ impl Pass<'_, '_> {
             };
             let Some(matrix) = linear.map(|l| &l.weight).or(block.attn_gate.as_ref()) else { continue };
             let bias = linear.and_then(|l| l.bias.as_ref());
-            self.tiles(matrix, acts, active.len(), head * hd..(head + 1) * hd, own, &mut |i, at, out| {
-                // SAFETY: the second tile is this worker's own.
-                let x = unsafe { own.tile[1].write(0..hd) };
-                x.copy_from_slice(out);
-                if let Some(bias) = bias {
-                    (kernels.add)(&bias[at.clone()], x);
-                }
-                let row = active[i];
-                let Row { sequence, position, token } = self.rows[row];
-                if matches!(part, Head::Query | Head::Key) {
-                    self.rotate(row, x);
-                    if let Some(eps) = block.qk_norm {
-                        self.unit_norm(x, eps);
+            self.tiles(matrix, acts, active.len(), heads.start * hd..heads.end * hd, own, &mut |i, _, out| {
+                for (head, out) in heads.clone().zip(out.chunks_exact(hd)) {
+                    let at = head * hd..(head + 1) * hd;
+                    // SAFETY: the second tile is this worker's own.
+                    let x = unsafe { own.tile[1].write(0..hd) };
+                    x.copy_from_slice(out);
+                    if let Some(bias) = bias {
+                        (kernels.add)(&bias[at.clone()], x);
                     }
-                }
-                if let (Head::Value, Some(embedding)) = (part, &block.value_embedding) {
-                    // SAFETY: the activations were finished behind a barrier, or are this worker's own; so is the row.
-                    let (input, values) =
-                        unsafe { (acts.rows(i, 1, matrix.cols).f, own.row.write(0..embedding.table.cols)) };
-                    let values = self.model.table_part(&embedding.table, token as usize, at, values);
-                    add_value_embedding(embedding, head, input, values, x);
-                }
-                let own_row = i * width + head * hd..i * width + (head + 1) * hd;
-                // SAFETY: a head of a row is written by one worker; it is read behind the barrier that follows.
-                unsafe {
-                    match part {
-                        Head::Query => s.q.write(own_row).copy_from_slice(x),
-                        Head::Gate => s.attn_gates.write(own_row).copy_from_slice(x),
-                        Head::Key | Head::Value => {
-                            let cache = if part == Head::Key { &self.kv.keys } else { &self.kv.values };
-                            let to = self.kv.rows(b, plane(row), sequence, head, position..position + 1);
-                            store(x, cache.write(to));
+                    let row = active[i];
+                    let Row { sequence, position, token } = self.rows[row];
+                    if matches!(part, Head::Query | Head::Key) {
+                        self.rotate(row, x);
+                        if let Some(eps) = block.qk_norm {
+                            self.unit_norm(x, eps);
+                        }
+                    }
+                    if let (Head::Value, Some(embedding)) = (part, &block.value_embedding) {
+                        // SAFETY: the activations were finished behind a barrier, or are this worker's own; so is the row.
+                        let (input, values) =
+                            unsafe { (acts.rows(i, 1, matrix.cols).f, own.row.write(0..embedding.table.cols)) };
+                        let values = self.model.table_part(&embedding.table, token as usize, at, values);
+                        add_value_embedding(embedding, head, input, values, x);
+                    }
+                    let own_row = i * width + head * hd..i * width + (head + 1) * hd;
+                    // SAFETY: a head of a row is written by one worker; it is read behind the barrier that follows.
+                    unsafe {
+                        match part {
+                            Head::Query => s.q.write(own_row).copy_from_slice(x),
+                            Head::Gate => s.attn_gates.write(own_row).copy_from_slice(x),
+                            Head::Key | Head::Value => {
+                                let cache = if part == Head::Key { &self.kv.keys } else { &self.kv.values };
+                                let to = self.kv.rows(b, plane(row), sequence, head, position..position + 1);
+                                store(x, cache.write(to));
+                            }
                         }
                     }
                 }
@@ -420,7 +426,7 @@ impl Pass<'_, '_> {
         let (s, own) = (self.scratch, &self.scratch.own[w.id()]);
         let (kernels, f) = (self.model.kernels(), mlp.up.weight.rows);
         let product = |linear: &Linear, r: &Range<usize>, acts: Acts<'_>, out: &mut [f32]| {
-            (linear.weight.multiply)(linear.weight.stored(r.clone()), r.len(), acts, out);
+            linear.weight.product(r, acts, out);
             if let Some(bias) = &linear.bias {
                 out.chunks_exact_mut(r.len()).for_each(|out| (kernels.add)(&bias[r.clone()], out));
             }
@@ -487,9 +493,15 @@ fn add_value_embedding(embedding: &ValueEmbedding, head: usize, input: &[f32], v
     x.iter_mut().zip(values).for_each(|(x, v)| *x += gate * v);
 }
 
-/// This worker's share of a matrix's rows, in the eights that kernels compute at once.
+/// Weight rows that kernels compute at once: those of the largest panel.
+pub(super) const UNIT: usize = 16;
+
+pub(super) fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// This worker's share of a matrix's rows, in [`UNIT`]s.
 fn share_of_rows(w: &Worker<'_>, rows: usize) -> Range<usize> {
-    const UNIT: usize = 8;
     let units = w.share(rows.div_ceil(UNIT));
     units.start * UNIT..(units.end * UNIT).min(rows)
 }

@@ -21,6 +21,7 @@ mod kv;
 mod layers;
 mod plan;
 mod policy;
+mod repack;
 mod scratch;
 mod session;
 mod vector;
@@ -32,6 +33,7 @@ pub use inputs::InputSquares;
 pub use kv::{KvLayout, KvShape};
 pub use plan::{Config, Depth, ExitGate, Injection, LoopPlan, Looped, Rates, Segment, StackPass, Start};
 pub use policy::{DepthPolicy, FixedDepth, LatentStats, Verdict};
+pub use repack::{Repack, Repacked, cache_folder};
 pub use session::{Batch, ClearOnDrop, Logits, Output, Row, Session, SessionOptions};
 pub use vector::Vector;
 
@@ -263,6 +265,7 @@ impl<'a> Tensors<'a> {
             bytes: bytes.clone(),
             data,
             multiply,
+            panels: None,
         })
     }
 

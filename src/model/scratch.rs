@@ -1,5 +1,6 @@
 //! Everything a forward pass writes, allocated once per session.
 
+use super::layers::{UNIT, gcd};
 use super::{Block, Config, Injection, Matrix, Model};
 use crate::kernels::{ATTEND_ROWS, Acts, AttendScratch, ByteScale, Form, Kernels, LatentSums, Q8_BLOCK, WideScale};
 use crate::team::Buffer;
@@ -7,7 +8,7 @@ use crate::team::Buffer;
 /// Up to this many rows every worker normalises and quantises for itself, which saves a barrier; above, the work is shared.
 pub(super) const OWN_ROWS: usize = 4;
 /// Activation rows per tile of a matrix product.
-pub(super) const TILE_COLUMNS: usize = 8;
+pub(super) const TILE_COLUMNS: usize = 128;
 /// Weight rows per tile, where a region has no unit of its own.
 pub(super) const TILE_ROWS: usize = 32;
 
@@ -157,7 +158,7 @@ impl Scratch {
         let values = widest(&|b| b.kv_heads * head_dim);
         let inner = model.plan().loops().any(|l| matches!(l.injection, Injection::Inner { .. }));
         let k = [width, heads, hidden].into_iter().max().unwrap_or(0);
-        let tile = TILE_COLUMNS * head_dim.max(TILE_ROWS);
+        let tile = TILE_COLUMNS * (head_dim * UNIT / gcd(UNIT, head_dim)).max(TILE_ROWS);
         let own = || Own {
             x: Buffer::new(OWN_ROWS * width),
             row: Buffer::new(width.max(values)),

@@ -24,6 +24,12 @@ pub(super) fn now() -> u64 {
     since.map_or(0, |d| d.as_secs())
 }
 
+/// The time now, as ISO 8601 writes it in UTC.
+#[cfg(feature = "cli")]
+pub(crate) fn now_utc() -> String {
+    strftime("%Y-%m-%dT%H:%M:%SZ", now())
+}
+
 /// Writes the UTC time `seconds` after 1970 by a C `strftime` format. An unknown directive is written as it stands.
 pub(super) fn strftime(format: &str, seconds: u64) -> String {
     let days = seconds / 86_400;

@@ -20,6 +20,8 @@ mod stream;
 mod template;
 mod tokenizer;
 
+#[cfg(feature = "cli")]
+pub(crate) use clock::now_utc;
 pub use condition::DEFAULT_CONDITION;
 pub use conversation::{Conversation, Message, Role};
 pub use ggml::{

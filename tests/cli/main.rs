@@ -1,5 +1,6 @@
 //! The programs themselves, run as a user runs them.
 
+mod bench;
 mod inspect;
 mod interrupted;
 mod malformed;

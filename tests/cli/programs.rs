@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+pub(crate) const BENCH: &str = env!("CARGO_BIN_EXE_rdt-bench");
 pub(crate) const IMATRIX: &str = env!("CARGO_BIN_EXE_rdt-imatrix");
 pub(crate) const INSPECT: &str = env!("CARGO_BIN_EXE_rdt-inspect");
 pub(crate) const PERPLEXITY: &str = env!("CARGO_BIN_EXE_rdt-perplexity");

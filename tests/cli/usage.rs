@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::models::{chat_checkpoint, gguf};
-use crate::programs::{INSPECT, QUANTIZE, TRACE, names_in, run};
+use crate::programs::{BENCH, INSPECT, QUANTIZE, TRACE, names_in, run};
 
 #[test]
 fn flags_that_are_wrong() {
@@ -97,7 +97,7 @@ fn an_empty_prompt_is_none_even_where_the_model_has_a_tokenizer() {
 #[test]
 fn help_and_version() {
     let dir = tempfile::tempdir().unwrap();
-    for program in [TRACE, QUANTIZE, INSPECT] {
+    for program in [BENCH, TRACE, QUANTIZE, INSPECT] {
         let help = run(program, dir.path(), &["--help"]).ok("help");
         assert!(help.stdout.contains("Examples:") && help.stderr.is_empty(), "{help:?}");
         let version = run(program, dir.path(), &["--version"]).ok("version");

@@ -234,7 +234,7 @@ fn question(flags: &Flags) -> anyhow::Result<Option<String>> {
 fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, String)> {
     Ok(match &flags.model {
         Some(path) => (flags.load_flags.open(path)?, path.display().to_string()),
-        None => (Arc::new(arch::from_bytes(Bytes::from_static(built_in))?), "built in".to_owned()),
+        None => (flags.load_flags.ready(arch::from_bytes(Bytes::from_static(built_in))?)?, "built in".to_owned()),
     })
 }
 

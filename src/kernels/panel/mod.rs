@@ -18,6 +18,8 @@
 //!
 //! The last panel of a matrix is filled up with zeros.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod amx;
 mod formats;
 mod pack;
 mod product;

@@ -1,9 +1,21 @@
 //! Panels times activation rows.
 
 use super::PanelLayout;
-use super::formats::{Packed, Place};
-use super::wide::{Columns, Wide};
+use super::formats::{Kind, Packed, Place, add, bytes};
+use super::wide::{Columns, GROUPS, Wide};
 use crate::kernels::{Acts, Form, Q8_BLOCK};
+use std::cell::RefCell;
+
+/// Activation rows from which on the weights of a panel are unpacked once for all of them, and not once per tile.
+const SLAB_FROM: usize = 16;
+
+/// How far ahead weights are asked for. Of 512 to 8192, 512 and 1024 were best on a Sapphire Rapids: 12 GB/s against 11 from
+/// memory in small pages, 22 against 15 in huge ones, 27 against 25 from the last-level cache.
+const PREFETCH: usize = 1024;
+const CACHE_LINE: usize = 64;
+
+/// Rows of the largest panel.
+pub(super) const MOST_ROWS: usize = 16;
 
 /// `out[c * rows + r]` = weight row `skip + r` · activation row `c`.
 #[inline(always)]
@@ -20,30 +32,96 @@ pub(in crate::kernels) fn multiply<W: Wide, P: Packed>(
     assert!(skip < W::ROWS && panels.len() == layout.panels(skip + rows) * size);
     assert!(out.len() == rows * acts.rows);
     acts.check(Form::of(P::TYPE));
-    for (i, panel) in panels.chunks_exact(size).enumerate() {
+    // 8-bit weights are as good as unpacked.
+    let slab = acts.rows >= SLAB_FROM && (W::MANY > 0 || P::KIND != Kind::Wide);
+    // Taken out and put back: a closure would be a function of its own, without the instruction set.
+    let mut unpacked = slab.then(|| SLAB.take());
+    panels_times::<W, P>(w, panels, &layout, skip, rows, &acts, out, unpacked.as_mut());
+    if let Some(slab) = unpacked {
+        SLAB.set(slab);
+    }
+}
+
+thread_local! {
+    /// One panel's weights, unpacked.
+    static SLAB: RefCell<Slab> = const { RefCell::new(Slab { quants: Vec::new(), scales: Vec::new() }) };
+}
+
+/// The weights of a panel as bytes, `[k / 32][8][row][4]`, and their scales, `[k / 32][2][row]`.
+#[derive(Default)]
+struct Slab {
+    quants: Vec<Line>,
+    scales: Vec<f32>,
+}
+
+/// Aligned as the widest registers like it.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "written and read through pointers")] [u8; CACHE_LINE]);
+
+#[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "an inlined part of `multiply`, which has the narrow interface")]
+fn panels_times<W: Wide, P: Packed>(
+    w: W,
+    panels: &[u8],
+    layout: &PanelLayout,
+    skip: usize,
+    rows: usize,
+    acts: &Acts<'_>,
+    out: &mut [f32],
+    mut slab: Option<&mut Slab>,
+) {
+    if let Some(slab) = &mut slab {
+        let subs = acts.k / Q8_BLOCK;
+        slab.quants.resize(subs * Q8_BLOCK * W::ROWS / CACHE_LINE, Line([0; CACHE_LINE]));
+        slab.scales.resize(subs * 2 * W::ROWS, 0.0);
+        w.begin_many::<P>();
+    }
+    for (i, panel) in panels.chunks_exact(layout.panel_bytes()).enumerate() {
         // Lanes of this panel that are wanted, and where the first of them goes.
         let lanes = if i == 0 { skip } else { 0 }..(skip + rows - i * W::ROWS).min(W::ROWS);
         let to = Target { lanes: (lanes.start, lanes.end), at: i * W::ROWS + lanes.start - skip, rows };
         let mut c = 0;
+        if let Some(slab) = &mut slab {
+            // SAFETY: the panel is whole, the slab has room for it, and the activations are there.
+            unsafe {
+                unpack::<W, P>(w, panel, layout, slab);
+                let (quants, scales) = (slab.quants.as_ptr().cast::<u8>(), slab.scales.as_ptr());
+                if W::MANY > 0 {
+                    while acts.rows - c >= W::MANY {
+                        let sums = w.many::<P>(quants, scales, acts.k / Q8_BLOCK, columns(acts, c));
+                        for (j, sum) in sums.into_iter().enumerate() {
+                            to.put(w, sum, c + j, out);
+                        }
+                        c += W::MANY;
+                    }
+                } else {
+                    // What is left over is not worth code of its own.
+                    while acts.rows - c >= W::COLUMNS {
+                        c += match W::COLUMNS {
+                            8 => from_slab::<W, P, 8>(w, quants, scales, acts, c, to, out),
+                            _ => from_slab::<W, P, 4>(w, quants, scales, acts, c, to, out),
+                        };
+                    }
+                }
+            }
+        }
         while c < acts.rows {
             // SAFETY: the panel is whole, and the activations are there from row `c` on.
             unsafe {
                 c += match acts.rows - c {
-                    1 => tile::<W, P, 1>(w, panel, &layout, &acts, c, to, out),
-                    2 => tile::<W, P, 2>(w, panel, &layout, &acts, c, to, out),
-                    3 => tile::<W, P, 3>(w, panel, &layout, &acts, c, to, out),
-                    n if n >= 8 && W::COLUMNS >= 8 => tile::<W, P, 8>(w, panel, &layout, &acts, c, to, out),
-                    _ => tile::<W, P, 4>(w, panel, &layout, &acts, c, to, out),
+                    1 => tile::<W, P, 1>(w, panel, layout, acts, c, to, out),
+                    2 | 3 => tile::<W, P, 2>(w, panel, layout, acts, c, to, out),
+                    n if n >= 8 && W::COLUMNS == 8 => tile::<W, P, 8>(w, panel, layout, acts, c, to, out),
+                    _ => tile::<W, P, 4>(w, panel, layout, acts, c, to, out),
                 };
             }
         }
     }
+    if slab.is_some() {
+        w.end_many();
+    }
 }
-
-/// How far ahead weights are asked for. Of 512 to 8192, 512 and 1024 were best on a Sapphire Rapids: 12 GB/s against 11 from
-/// memory in small pages, 22 against 15 in huge ones, 27 against 25 from the last-level cache.
-const PREFETCH: usize = 1024;
-const CACHE_LINE: usize = 64;
 
 /// What becomes of the lanes of a panel.
 #[derive(Clone, Copy)]
@@ -54,6 +132,48 @@ struct Target {
     at: usize,
     /// Weight rows wanted.
     rows: usize,
+}
+
+impl Target {
+    /// Puts the lanes of activation row `c` where they belong.
+    #[inline(always)]
+    fn put<W: Wide>(self, w: W, lanes: W::F, c: usize, out: &mut [f32]) {
+        let (at, n) = (c * self.rows + self.at, self.lanes.1 - self.lanes.0);
+        let out = &mut out[at..at + n];
+        if n == W::ROWS {
+            // SAFETY: there is room for all lanes.
+            unsafe { w.store(lanes, out.as_mut_ptr()) };
+        } else {
+            let mut t = [0.0; MOST_ROWS];
+            // SAFETY: no panel has more rows.
+            unsafe { w.store(lanes, t.as_mut_ptr()) };
+            out.copy_from_slice(&t[self.lanes.0..self.lanes.1]);
+        }
+    }
+}
+
+/// The first blocks of the activation rows from `c` on.
+#[inline(always)]
+fn columns(acts: &Acts<'_>, c: usize) -> Columns {
+    let stride = acts.k / Q8_BLOCK;
+    let (first, block) = (c * acts.k, c * stride);
+    Columns {
+        q: acts.q.as_ptr().wrapping_add(first),
+        scales: acts.scales.as_ptr().wrapping_add(block),
+        wide: acts.wide.as_ptr().wrapping_add(first),
+        high: acts.high.as_ptr().wrapping_add(first),
+        low: acts.low.as_ptr().wrapping_add(first),
+        wide_scales: acts.wide_scales.as_ptr().wrapping_add(block),
+        stride,
+    }
+}
+
+/// The first place of a panel.
+#[inline(always)]
+fn place(panel: &[u8], layout: &PanelLayout) -> Place {
+    let starts = layout.parts().map_or([0; 3], |parts| parts.map(|part| part.start));
+    let [halves, sub, quants] = starts.map(|start| panel.as_ptr().wrapping_add(start));
+    Place { halves, sub, quants }
 }
 
 /// One panel times `C` activation rows from row `c` on. Gives `C`.
@@ -70,24 +190,7 @@ unsafe fn tile<W: Wide, P: Packed, const C: usize>(
     to: Target,
     out: &mut [f32],
 ) -> usize {
-    let stride = acts.k / Q8_BLOCK;
-    let (first, block) = (c * acts.k, c * stride);
-    let mut a = Columns {
-        q: acts.q.as_ptr().wrapping_add(first),
-        scales: acts.scales.as_ptr().wrapping_add(block),
-        wide: acts.wide.as_ptr().wrapping_add(first),
-        high: acts.high.as_ptr().wrapping_add(first),
-        low: acts.low.as_ptr().wrapping_add(first),
-        wide_scales: acts.wide_scales.as_ptr().wrapping_add(block),
-        stride,
-    };
-    let Some([halves, sub, quants]) = layout.parts() else { return C };
-    let p = panel.as_ptr();
-    let mut p = Place {
-        halves: p.wrapping_add(halves.start),
-        sub: p.wrapping_add(sub.start),
-        quants: p.wrapping_add(quants.start),
-    };
+    let (mut a, mut p) = (columns(acts, c), place(panel, layout));
     let mut acc = [w.splat(0.0); C];
     for _ in 0..acts.k / (P::SUBS * Q8_BLOCK) {
         // SAFETY: `p` and `a` walk over the blocks of a whole panel and of the rows, as the caller promises them.
@@ -101,30 +204,75 @@ unsafe fn tile<W: Wide, P: Packed, const C: usize>(
                         w.prefetch(p.quants.wrapping_add(PREFETCH + line * CACHE_LINE));
                     }
                 }
-                P::add::<W, C>(w, h, p, &a, &mut acc);
-                p.sub = p.sub.wrapping_add(P::SHAPE.sub * W::ROWS);
-                p.quants = p.quants.wrapping_add(P::SHAPE.quants() * W::ROWS);
+                add::<W, P, C>(w, &P::unpack(w, p), P::scales(w, h, p), &a, &mut acc);
+                p.next_sub::<P>(W::ROWS);
                 a.next();
             }
         }
-        p.halves = p.halves.wrapping_add(2 * P::SHAPE.halves * W::ROWS);
+        p.next_block::<P>(W::ROWS);
     }
-    let n = to.lanes.1 - to.lanes.0;
     for (j, acc) in acc.into_iter().enumerate() {
-        let at = (c + j) * to.rows + to.at;
-        let out = &mut out[at..at + n];
-        if n == W::ROWS {
-            // SAFETY: there is room for all lanes.
-            unsafe { w.store(acc, out.as_mut_ptr()) };
-        } else {
-            let mut t = [0.0; MOST_ROWS];
-            // SAFETY: no panel has more rows.
-            unsafe { w.store(acc, t.as_mut_ptr()) };
-            out.copy_from_slice(&t[to.lanes.0..to.lanes.1]);
-        }
+        to.put(w, acc, c + j, out);
     }
     C
 }
 
-/// Rows of the largest panel.
-const MOST_ROWS: usize = 16;
+/// Unpacks a panel.
+///
+/// # Safety
+/// The panel is whole, and the slab has room for it.
+#[inline(always)]
+unsafe fn unpack<W: Wide, P: Packed>(w: W, panel: &[u8], layout: &PanelLayout, slab: &mut Slab) {
+    let mut p = place(panel, layout);
+    let (mut quants, mut scales) = (slab.quants.as_mut_ptr().cast::<u8>(), slab.scales.as_mut_ptr());
+    for _ in 0..layout.k / (P::SUBS * Q8_BLOCK) {
+        // SAFETY: as in `tile`; the slab is written from its beginning on, as much as a panel has.
+        unsafe {
+            let h = P::halves(w, p);
+            for _ in 0..P::SUBS {
+                for q in P::unpack(w, p) {
+                    w.keep::<P>(q, quants);
+                    quants = quants.add(4 * W::ROWS);
+                }
+                for scale in P::scales(w, h, p) {
+                    w.store(scale, scales);
+                    scales = scales.add(W::ROWS);
+                }
+                p.next_sub::<P>(W::ROWS);
+            }
+        }
+        p.next_block::<P>(W::ROWS);
+    }
+}
+
+/// As [`tile`], from unpacked weights.
+///
+/// # Safety
+/// A whole panel is unpacked at `quants` and `scales`, and the activations are there.
+#[inline(always)]
+unsafe fn from_slab<W: Wide, P: Packed, const C: usize>(
+    w: W,
+    mut quants: *const u8,
+    mut scales: *const f32,
+    acts: &Acts<'_>,
+    c: usize,
+    to: Target,
+    out: &mut [f32],
+) -> usize {
+    let mut a = columns(acts, c);
+    let mut acc = [w.splat(0.0); C];
+    for _ in 0..acts.k / Q8_BLOCK {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let of = [w.floats(scales), w.floats(scales.add(W::ROWS))];
+            add::<W, P, C>(w, &bytes(w, quants), of, &a, &mut acc);
+        }
+        a.next();
+        quants = quants.wrapping_add(4 * GROUPS * W::ROWS);
+        scales = scales.wrapping_add(2 * W::ROWS);
+    }
+    for (j, acc) in acc.into_iter().enumerate() {
+        to.put(w, acc, c + j, out);
+    }
+    C
+}

@@ -1,5 +1,6 @@
 //! Panels in plain Rust: the oracle.
 
+use super::formats::Packed;
 use super::wide::{Columns, GROUPS, Wide};
 use crate::kernels::scalar::Scalar;
 use half::f16;
@@ -51,6 +52,16 @@ impl Wide for Scalar {
     unsafe fn store(self, v: Lanes, p: *mut f32) {
         // SAFETY: as the caller promises.
         unsafe { p.cast::<Lanes>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn floats(self, p: *const f32) -> Lanes {
+        // SAFETY: as the caller promises.
+        unsafe { p.cast::<Lanes>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn keep<P: Packed>(self, q: Bytes, p: *mut u8) {
+        // SAFETY: as the caller promises.
+        unsafe { p.cast::<Bytes>().write_unaligned(q) }
     }
     #[inline(always)]
     unsafe fn halves(self, p: *const u8) -> Lanes {
@@ -122,14 +133,12 @@ impl Wide for Scalar {
         })
     }
     #[inline(always)]
-    unsafe fn dot_wide<const C: usize>(self, w: *const u8, a: &Columns) -> [Lanes; C] {
+    unsafe fn dot_wide<const C: usize>(self, w: &[Bytes; GROUPS], a: &Columns) -> [Lanes; C] {
         std::array::from_fn(|j| {
             let mut sums = [0i32; ROWS];
-            for g in 0..GROUPS {
-                // SAFETY: as the caller promises.
-                let q = unsafe { self.load(w.add(4 * ROWS * g)) };
+            for (g, q) in w.iter().enumerate() {
                 for (sum, q) in sums.iter_mut().zip(q) {
-                    for (i, q) in q.into_iter().enumerate() {
+                    for (i, q) in q.iter().enumerate() {
                         // SAFETY: as the caller promises.
                         *sum += i32::from(q.cast_signed()) * i32::from(unsafe { *a.wide(j).add(4 * g + i) });
                     }

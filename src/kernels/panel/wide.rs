@@ -1,5 +1,6 @@
 //! What an instruction set must do to multiply panels.
 
+use super::formats::Packed;
 use crate::kernels::{ByteScale, Q8_BLOCK, WideScale};
 
 /// Groups of four weights in 32.
@@ -75,13 +76,14 @@ impl Columns {
 /// operation per lane or an exact integer sum rounded once, and all of them must be inlined.
 ///
 /// The products take 32 weights of every row and `C` rows of activations at once, so that an implementation may order its loops
-/// as suits its registers. All unsafe ones want [`Columns`] of at least `C` rows, and where they take a pointer to weights, as
-/// many bytes behind it as they say.
+/// as suits its registers. All unsafe ones want [`Columns`] of at least `C` rows.
 pub(in crate::kernels) trait Wide: Copy {
     /// Weight rows of a panel.
     const ROWS: usize;
     /// Activation rows of the largest tile, 4 or 8.
     const COLUMNS: usize;
+    /// Activation rows of a tile of [`many`](Self::many), up to sixteen; 0: there is no such way.
+    const MANY: usize = 0;
     /// An f32 per row.
     type F: Copy;
     /// Four bytes per row.
@@ -97,6 +99,11 @@ pub(in crate::kernels) trait Wide: Copy {
     /// # Safety
     /// Room for an f32 per row behind `p`.
     unsafe fn store(self, v: Self::F, p: *mut f32);
+    /// An f32 per row.
+    ///
+    /// # Safety
+    /// A readable f32 per row.
+    unsafe fn floats(self, p: *const f32) -> Self::F;
     /// An IEEE half float per row.
     ///
     /// # Safety
@@ -125,6 +132,33 @@ pub(in crate::kernels) trait Wide: Copy {
     /// What nibbles stand for in a table.
     fn lookup(self, q: Self::Q, table: &[i8; 16]) -> Self::Q;
 
+    /// Stores unpacked weights for [`many`](Self::many), where there is one, or to be loaded again.
+    ///
+    /// # Safety
+    /// Room for four bytes per row.
+    unsafe fn keep<P: Packed>(self, q: Self::Q, p: *mut u8);
+    /// Comes before calls of [`many`](Self::many).
+    #[inline(always)]
+    fn begin_many<P: Packed>(self) {}
+    /// Comes after them.
+    #[inline(always)]
+    fn end_many(self) {}
+    /// A panel that is unpacked at `quants` and `scales`, `subs` times 32 weights of every row, times `MANY` rows of
+    /// activations.
+    ///
+    /// # Safety
+    /// So much is there, `begin_many` has been called for `P`, and `a` has `MANY` rows.
+    #[inline(always)]
+    unsafe fn many<P: Packed>(
+        self,
+        _quants: *const u8,
+        _scales: *const f32,
+        _subs: usize,
+        _a: Columns,
+    ) -> [Self::F; 16] {
+        [self.splat(0.0); 16]
+    }
+
     /// Per row of activations, `start[j]` plus the products of weights up to 15 and activations in ±127.
     unsafe fn dot_u4<const C: usize>(self, w: &[Self::Q; GROUPS], a: &Columns, start: [i32; C]) -> [Self::F; C];
     /// As `dot_u4`, for weights up to 31.
@@ -133,6 +167,6 @@ pub(in crate::kernels) trait Wide: Copy {
     unsafe fn dot_u6<const C: usize>(self, w: &[Self::Q; GROUPS], a: &Columns) -> [[Self::F; 2]; C];
     /// Per row of activations, the products of signed weights in ±127 and activations in ±127.
     unsafe fn dot_s8<const C: usize>(self, w: &[Self::Q; GROUPS], a: &Columns) -> [Self::F; C];
-    /// Per row of activations, the products of the signed weights at `w`, 32 bytes per row, and 16-bit activations.
-    unsafe fn dot_wide<const C: usize>(self, w: *const u8, a: &Columns) -> [Self::F; C];
+    /// Per row of activations, the products of signed weights and 16-bit activations.
+    unsafe fn dot_wide<const C: usize>(self, w: &[Self::Q; GROUPS], a: &Columns) -> [Self::F; C];
 }

@@ -1,5 +1,6 @@
 //! Panels of eight rows in 256-bit registers: AVX2, and AVX-VNNI, which adds four byte products to a lane in one instruction.
 
+use super::formats::Packed;
 use super::wide::{Columns, GROUPS, Wide};
 use core::arch::x86_64::*;
 
@@ -9,7 +10,7 @@ pub(in crate::kernels) trait Dot: Copy {
     unsafe fn dot_u5<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns, start: [i32; C]) -> [__m256i; C];
     unsafe fn dot_u6<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [[__m256i; 2]; C];
     unsafe fn dot_s8<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [__m256i; C];
-    unsafe fn dot_wide<const C: usize>(self, w: *const u8, a: &Columns) -> [__m256i; C];
+    unsafe fn dot_wide<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [__m256i; C];
 }
 
 /// Proof that the CPU has AVX2, FMA, F16C and what `D` needs.
@@ -112,15 +113,15 @@ impl Dot for Maddubs {
         }
     }
     #[inline(always)]
-    unsafe fn dot_wide<const C: usize>(self, w: *const u8, a: &Columns) -> [__m256i; C] {
+    unsafe fn dot_wide<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [__m256i; C] {
         // Both sides as 16-bit numbers. A group of a row fills two lanes of 32 bits, so rows 0 to 3 and 4 to 7 are in a
         // register each, and a lane's neighbour is added at the end.
-        // SAFETY: as above; the caller promises 256 bytes at `w`.
+        // SAFETY: as above.
         unsafe {
             let mut sums = [[_mm256_setzero_si256(); 2]; C];
-            for g in 0..GROUPS {
-                let low = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * g).cast()));
-                let high = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * g + 16).cast()));
+            for (g, &w) in w.iter().enumerate() {
+                let low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(w));
+                let high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(w, 1));
                 for (j, sums) in sums.iter_mut().enumerate() {
                     let a = _mm256_set1_epi64x(a.wide(j).cast::<i64>().add(g).read_unaligned());
                     sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(low, a));
@@ -211,16 +212,16 @@ impl Dot for Vnni {
         }
     }
     #[inline(always)]
-    unsafe fn dot_wide<const C: usize>(self, w: *const u8, a: &Columns) -> [__m256i; C] {
+    unsafe fn dot_wide<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [__m256i; C] {
         // 128 · Σ high·w + Σ low·w; with w + 128 for w the second begins at -128 times the sum of all.
-        // SAFETY: as above; the caller promises 256 bytes at `w`.
+        // SAFETY: as above.
         unsafe {
             let mut sums = [[_mm256_setzero_si256(); 2]; C];
             for (j, sums) in sums.iter_mut().enumerate() {
                 sums[1] = _mm256_set1_epi32(a.wide_scale(j).minus_128);
             }
-            for g in 0..GROUPS {
-                let w = _mm256_xor_si256(_mm256_loadu_si256(w.add(32 * g).cast()), _mm256_set1_epi8(-128));
+            for (g, &w) in w.iter().enumerate() {
+                let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
                 for (j, sums) in sums.iter_mut().enumerate() {
                     sums[0] = dpbusd(sums[0], w, four(a.high(j), g));
                     sums[1] = dpbusd(sums[1], w, four(a.low(j), g));
@@ -278,6 +279,16 @@ impl<D: Dot> Wide for Ymm<D> {
     unsafe fn store(self, v: __m256, p: *mut f32) {
         // SAFETY: the token proves AVX; the caller promises room.
         unsafe { _mm256_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn floats(self, p: *const f32) -> __m256 {
+        // SAFETY: the token proves AVX; the caller promises the bytes.
+        unsafe { _mm256_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn keep<P: Packed>(self, q: __m256i, p: *mut u8) {
+        // SAFETY: the token proves AVX; the caller promises room.
+        unsafe { _mm256_storeu_si256(p.cast(), q) }
     }
     #[inline(always)]
     unsafe fn halves(self, p: *const u8) -> __m256 {
@@ -354,7 +365,7 @@ impl<D: Dot> Wide for Ymm<D> {
         unsafe { rounded(self.0.dot_s8(w, a)) }
     }
     #[inline(always)]
-    unsafe fn dot_wide<const C: usize>(self, w: *const u8, a: &Columns) -> [__m256; C] {
+    unsafe fn dot_wide<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [__m256; C] {
         // SAFETY: as the caller promises.
         unsafe { rounded(self.0.dot_wide(w, a)) }
     }

@@ -1,14 +1,27 @@
-//! Panels of sixteen rows in 512-bit registers: AVX-512 with VNNI.
+//! Panels of sixteen rows in 512-bit registers: AVX-512 with VNNI, and with AMX for many rows of activations.
 
+use super::amx;
+use super::formats::{Kind, Packed};
 use super::wide::{Columns, GROUPS, Wide};
 use core::arch::x86_64::*;
 
-/// Proof that the CPU has AVX-512 F, BW, VL and VNNI.
+/// Proof that the CPU has AVX-512 F, BW, VL and VNNI, and AMX for bytes where `AMX` says so.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Zmm(());
+pub(in crate::kernels) struct Zmm<const AMX: bool>(());
 
 /// The token for a table of kernels, which is handed out only where the CPU has the instructions.
-pub(in crate::kernels) const AVX512_VNNI: Zmm = Zmm(());
+pub(in crate::kernels) const AVX512_VNNI: Zmm<false> = Zmm(());
+/// As [`AVX512_VNNI`], where it has AMX too and the system lets the process use it.
+pub(in crate::kernels) const AMX_INT8: Zmm<true> = Zmm(());
+
+/// What is taken off weights that count from zero.
+const fn zero<P: Packed>() -> i8 {
+    match P::KIND {
+        Kind::Around(times) => 8 * times as i8,
+        Kind::Halves => 32,
+        Kind::Shifted | Kind::Signed | Kind::Wide => 0,
+    }
+}
 
 /// Four activations in every lane.
 #[inline(always)]
@@ -43,9 +56,10 @@ unsafe fn chains<const N: usize, const C: usize>(
     }
 }
 
-impl Wide for Zmm {
+impl<const AMX: bool> Wide for Zmm<AMX> {
     const ROWS: usize = 16;
     const COLUMNS: usize = 8;
+    const MANY: usize = if AMX { amx::ROWS } else { 0 };
     type F = __m512;
     type Q = __m512i;
 
@@ -73,6 +87,38 @@ impl Wide for Zmm {
     unsafe fn store(self, v: __m512, p: *mut f32) {
         // SAFETY: the token proves AVX-512; the caller promises room.
         unsafe { _mm512_storeu_ps(p, v) }
+    }
+    #[inline(always)]
+    unsafe fn floats(self, p: *const f32) -> __m512 {
+        // SAFETY: the token proves AVX-512; the caller promises the bytes.
+        unsafe { _mm512_loadu_ps(p) }
+    }
+    #[inline(always)]
+    unsafe fn keep<P: Packed>(self, q: __m512i, p: *mut u8) {
+        // SAFETY: the token proves AVX-512 BW; the caller promises room.
+        unsafe {
+            let q = if AMX { _mm512_sub_epi8(q, _mm512_set1_epi8(zero::<P>())) } else { q };
+            _mm512_storeu_si512(p.cast(), q);
+        }
+    }
+    #[inline(always)]
+    fn begin_many<P: Packed>(self) {
+        if AMX {
+            // SAFETY: the token proves AMX.
+            unsafe { amx::begin(P::KIND) };
+        }
+    }
+    #[inline(always)]
+    fn end_many(self) {
+        if AMX {
+            // SAFETY: the token proves AMX.
+            unsafe { amx::end() };
+        }
+    }
+    #[inline(always)]
+    unsafe fn many<P: Packed>(self, quants: *const u8, scales: *const f32, subs: usize, a: Columns) -> [__m512; 16] {
+        // SAFETY: as the caller promises; without AMX nobody calls this.
+        unsafe { amx::sixteen(P::KIND, quants, scales, subs, a) }
     }
     #[inline(always)]
     unsafe fn halves(self, p: *const u8) -> __m512 {
@@ -173,16 +219,16 @@ impl Wide for Zmm {
         }
     }
     #[inline(always)]
-    unsafe fn dot_wide<const C: usize>(self, w: *const u8, a: &Columns) -> [__m512; C] {
+    unsafe fn dot_wide<const C: usize>(self, w: &[__m512i; GROUPS], a: &Columns) -> [__m512; C] {
         // 128 · Σ high·w + Σ low·w; with w + 128 for w the second begins at -128 times the sum of all.
-        // SAFETY: as above; the caller promises 512 bytes at `w`.
+        // SAFETY: as above.
         unsafe {
             let mut sums = [[_mm512_setzero_si512(); 2]; C];
             for (j, sums) in sums.iter_mut().enumerate() {
                 sums[1] = _mm512_set1_epi32(a.wide_scale(j).minus_128);
             }
-            for g in 0..GROUPS {
-                let w = _mm512_xor_si512(_mm512_loadu_si512(w.add(64 * g).cast()), _mm512_set1_epi8(-128));
+            for (g, &w) in w.iter().enumerate() {
+                let w = _mm512_xor_si512(w, _mm512_set1_epi8(-128));
                 for (j, sums) in sums.iter_mut().enumerate() {
                     sums[0] = _mm512_dpbusd_epi32(sums[0], w, four(a.high(j), g));
                     sums[1] = _mm512_dpbusd_epi32(sums[1], w, four(a.low(j), g));

@@ -243,7 +243,7 @@ fn every_tier_has_the_scalar_lanes() {
             Isa::Scalar => all(Some(Scalar)),
             #[cfg(target_arch = "x86_64")]
             // The tiers above it use its lanes.
-            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => all(super::super::avx2::Avx2::detect()),
+            Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni | Isa::AmxInt8 => all(super::super::avx2::Avx2::detect()),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => all(super::super::neon::Neon::<super::super::neon_plain::Plain>::detect()),
             #[cfg(target_arch = "aarch64")]
