@@ -1,11 +1,15 @@
 //! AVX-512 with VNNI and AMX: panels use the matrix unit for many rows of activations, all else is that of AVX-512 with VNNI.
 
-use super::avx2::Avx2;
+use super::{Isa, Kernels, avx512_vnni};
 
 /// Has the running CPU all of it, and may the process use it?
 pub(super) fn detect() -> bool {
-    super::avx512_vnni::detect() && super::panel::amx::detect()
+    avx512_vnni::detect() && super::panel::amx::detect()
 }
 
-const ISA: super::Isa = super::Isa::AmxInt8;
-super::stamp!(Avx2(()), crate::kernels::panel::zmm::AMX_INT8, "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni");
+super::stamp::stamp!(
+    panels: crate::kernels::panel::zmm::AMX_INT8,
+    "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512vnni"
+);
+
+pub(super) static KERNELS: Kernels = Kernels { isa: Isa::AmxInt8, panels: &panels::PANELS, ..avx512_vnni::TABLE };

@@ -419,4 +419,4 @@ impl Simd for Avx2 {
 }
 
 const ISA: super::Isa = super::Isa::Avx2;
-super::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX2, Avx2(()), "avx2,fma,f16c");
+super::stamp::stamp!(Avx2(()), crate::kernels::panel::ymm::AVX2, Avx2(()), "avx2,fma,f16c");

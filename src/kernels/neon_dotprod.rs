@@ -100,4 +100,4 @@ impl Dot for Dotprod {
 }
 
 const ISA: super::Isa = super::Isa::NeonDotprod;
-super::stamp!(Neon(Dotprod(())), super::scalar::Scalar, Neon(Dotprod(())), "neon,dotprod");
+super::stamp::stamp!(Neon(Dotprod(())), crate::kernels::scalar::Scalar, Neon(Dotprod(())), "neon,dotprod");

@@ -100,4 +100,4 @@ impl Dot for Plain {
 }
 
 const ISA: super::Isa = super::Isa::Neon;
-super::stamp!(Neon(Plain(())), super::scalar::Scalar, Neon(Plain(())), "neon");
+super::stamp::stamp!(Neon(Plain(())), crate::kernels::scalar::Scalar, Neon(Plain(())), "neon");

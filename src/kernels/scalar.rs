@@ -221,4 +221,4 @@ fn products(w: &[i8], a: &[i8], zero: i32) -> f32 {
 }
 
 const ISA: super::Isa = super::Isa::Scalar;
-super::stamp!(Scalar, Scalar, Scalar);
+super::stamp::stamp!(Scalar, crate::kernels::scalar::Scalar, Scalar);

@@ -20,22 +20,23 @@ def held_out_questions(seed, per_cell, longest):
     ]
 
 
-def score(model, encoder, questions, depths):
+def score(model, encoder, questions, depths, batch=24):
     """{depth: {"kind steps": [right, asked]}}.
 
     An answer is right if every token of it, and the end of the turn, is the most likely one after the right ones
     before it: exactly when greedy decoding says it.
     """
     right = {depth: defaultdict(lambda: [0, 0]) for depth in depths}
+    device = model.cos.device
     encoded = sorted(zip(encoder([[turn] for turn in questions]), questions), key=lambda pair: len(pair[0][0]))
-    for i in range(0, len(encoded), 24):
-        some = encoded[i : i + 24]
+    for i in range(0, len(encoded), batch):
+        some = encoded[i : i + batch]
         length = max(len(ids) for (ids, _), _ in some)
         ids = torch.full((len(some), length), encoder.pad)
         for row, ((tokens, _), _) in enumerate(some):
             ids[row, : len(tokens)] = torch.tensor(tokens)
-        for depth, logits in model.at_depths(ids, depths):
-            best = logits.argmax(-1)
+        for depth, logits in model.at_depths(ids.to(device), depths):
+            best = logits.argmax(-1).cpu()
             for row, ((_, is_answer), turn) in enumerate(some):
                 at = torch.tensor(is_answer).nonzero().squeeze(1)
                 cell = right[depth][f"{turn.kind} {turn.steps}"]
@@ -44,14 +45,16 @@ def score(model, encoder, questions, depths):
     return {depth: dict(sorted(table.items())) for depth, table in right.items()}
 
 
-def answer(model, encoder, question, depth, longest=40):
-    """What the model says, greedily, to a question alone."""
+def answer(model, encoder, question, depth, longest=40, guess=""):
+    """What the model says, greedily, to a question alone. As much of the guess as it says is had at once."""
     ids = [encoder.begin, *encoder.user, *encoder.tokenizer.encode(question).ids, encoder.end_turn, *encoder.assistant]
-    said = []
+    said = encoder.tokenizer.encode(guess).ids
     while len(said) < longest:
         ((_, logits),) = model.at_depths(torch.tensor([ids + said]), (depth,))
-        best = int(logits[0, -1].argmax())
-        if best == encoder.end_turn:
+        best = logits[0, len(ids) - 1 :].argmax(-1).tolist()
+        agreed = next((i for i, token in enumerate(said) if token != best[i]), len(said))
+        said = said[:agreed]
+        if best[agreed] == encoder.end_turn:
             break
-        said.append(best)
+        said.append(best[agreed])
     return encoder.tokenizer.decode(said)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes a trained model as a checkpoint in Huginn's published layout.
 
-  export.py RUN FOLDER [--questions 10] [--dialogues 1200]
+  export.py RUN FOLDER [--shape nano] [--questions 10] [--dialogues 1200]
 
 FOLDER gets model.safetensors (matrices in bf16, norms and biases in f32), config.json, generation_config.json, the
 tokenizer with its chat template, and what tells how good the model is: eval.jsonl (held-out questions with this model's
@@ -15,13 +15,13 @@ import random
 import shutil
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 import dialogues
 import tokenizer as tokens
 from evaluate import answer, held_out_questions, score
-from model import Huginn, Shape, to_bfloat16
+from model import SHAPES, Huginn, to_bfloat16
 
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -117,15 +117,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--shape", choices=SHAPES, default="nano")
     parser.add_argument("--questions", type=int, default=10, help="of each kind and number of reasoning steps")
     parser.add_argument("--dialogues", type=int, default=1200, help="in heldout.txt")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    shape = Shape()
+    shape = SHAPES[args.shape]
     model = Huginn(shape)
-    model.load_state_dict(torch.load(args.run / "state.pt")["mean"])
+    # What train_gpu.py leaves, or train.py.
+    stored = args.run / "model.safetensors"
+    model.load_state_dict(load_file(stored) if stored.exists() else torch.load(args.run / "state.pt")["mean"])
     to_bfloat16(model)
     args.folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
@@ -141,12 +144,15 @@ def main():
     model.float()
     encoder = tokens.Encoder(Tokenizer.from_file(str(args.run / "tokenizer.json")))
     questions = held_out_questions(args.seed, args.questions, dialogues.LONGEST)
-    tables = [f'"{depth}": {json.dumps(table)}' for depth, table in score(model, encoder, questions, DEPTHS).items()]
+    # train_gpu.py has asked more questions at its end.
+    last = json.loads((args.run / "log.jsonl").read_text().splitlines()[-1])
+    right = last["right"] if stored.exists() else score(model, encoder, questions, DEPTHS)
+    tables = [f'"{depth}": {json.dumps(dict(sorted(table.items())))}' for depth, table in right.items()]
     (args.folder / "accuracy_by_steps.json").write_text("{\n" + ",\n".join(tables) + "\n}\n")
     recorded = f"model_answer_at_{shape.mean_steps}_steps"
     with (args.folder / "eval.jsonl").open("w") as file:
         for turn in questions:
-            said = answer(model, encoder, turn.question, shape.mean_steps)
+            said = answer(model, encoder, turn.question, shape.mean_steps, guess=turn.answer)
             line = {"question": turn.question, "answer": turn.answer, "kind": turn.kind, "steps_needed": turn.steps}
             file.write(json.dumps(line | {recorded: said}) + "\n")
 

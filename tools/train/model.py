@@ -47,6 +47,13 @@ class Shape:
         return math.sqrt(self.width)
 
 
+# What fits 3 MB and 12 MB at four bits.
+SHAPES = {
+    "nano": Shape(core=2, backprop_steps=8),
+    "small": Shape(width=512, heads=8, feed_forward=1280, prelude=2, core=2, coda=2, backprop_steps=6),
+}
+
+
 class RMSNorm(nn.Module):
     def __init__(self, shape):
         super().__init__()
@@ -80,11 +87,15 @@ class Attention(nn.Module):
         self.qk_bias = nn.Parameter(torch.zeros(2, 1, self.heads, self.head))
         self.proj = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(self, x, rope):
+    def forward(self, x, rope, mask=None):
+        """`mask` is added to the scores; without one, every position sees those before it."""
         q, k, v = self.Wqkv(x).unflatten(-1, (3, self.heads, self.head)).unbind(2)
         q = rotate(q + self.qk_bias[0], *rope).to(x.dtype)
         k = rotate(k + self.qk_bias[1], *rope).to(x.dtype)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        if mask is not None:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            return self.proj(y.transpose(1, 2).flatten(2))
         future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         scores = (q @ k.mT / math.sqrt(self.head)).float().masked_fill(future, -math.inf)
         y = scores.softmax(-1).to(x.dtype) @ v
@@ -111,8 +122,8 @@ class SandwichBlock(nn.Module):
         self.attn = Attention(shape)
         self.mlp = GatedMLP(shape)
 
-    def forward(self, x, rope):
-        x = self.norm_2(self.attn(self.norm_1(x), rope) + x)
+    def forward(self, x, rope, mask=None):
+        x = self.norm_2(self.attn(self.norm_1(x), rope, mask) + x)
         return self.norm_4(self.mlp(self.norm_3(x)) + x)
 
 
@@ -134,38 +145,39 @@ class Huginn(nn.Module):
                 ln_f=RMSNorm(shape),
             )
         )
-        self.rope = rope_angles(shape)
+        for name, angles in zip(("cos", "sin"), rope_angles(shape)):
+            self.register_buffer(name, angles, persistent=False)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 std = shape.out_std if name.endswith("proj.weight") else shape.std
                 nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
 
     def angles(self, tokens):
-        return tuple(t[: tokens.shape[1], None] for t in self.rope)
+        return tuple(t[: tokens.shape[1], None] for t in (self.cos, self.sin))
 
-    def embed(self, tokens):
+    def embed(self, tokens, mask=None):
         x = self.transformer.wte(tokens) * self.shape.embedding_scale
         rope = self.angles(tokens)
         for block in self.transformer.prelude:
-            x = block(x, rope)
+            x = block(x, rope, mask)
         return x
 
     def noise(self, rows, generator):
         """A first state: normal, cut at three standard deviations."""
-        state = torch.empty(*rows, self.shape.width)
+        state = torch.empty(*rows, self.shape.width, device=self.cos.device)
         nn.init.trunc_normal_(state, std=1.0, a=-3.0, b=3.0, generator=generator)
         return (state * (self.shape.std * self.shape.embedding_scale)).to(self.transformer.wte.weight.dtype)
 
-    def step(self, state, embedded, rope):
+    def step(self, state, embedded, rope, mask=None):
         x = self.transformer.adapter(torch.cat((state, embedded), dim=-1))
         for block in self.transformer.core_block:
-            x = block(x, rope)
+            x = block(x, rope, mask)
         return x
 
-    def coda(self, state, rope):
+    def coda(self, state, rope, mask=None):
         x = self.transformer.ln_f(state)
         for block in self.transformer.coda:
-            x = block(x, rope)
+            x = block(x, rope, mask)
         return self.transformer.ln_f(x)
 
     def head(self, x):

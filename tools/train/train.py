@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 import dialogues
 import tokenizer as tokens
 from evaluate import held_out_questions, score
-from model import Huginn, Shape, to_bfloat16
+from model import SHAPES, Huginn, to_bfloat16
 
 # Steps whose dialogues are drawn together and sorted by length.
 POOL = 16
@@ -197,7 +197,7 @@ def main():
     rank, workers = dist.get_rank(), dist.get_world_size()
     torch.set_num_threads(1)
 
-    shape = Shape()
+    shape = SHAPES["nano"]
     encoder = tokens.Encoder(get_tokenizer(args, shape.vocabulary, rank))
     questions = held_out_questions(args.seed, per_cell=24, longest=4)[rank::workers]
     torch.manual_seed(args.seed)
