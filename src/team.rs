@@ -57,6 +57,8 @@ struct Shared {
     /// nothing: whoever has seen a change takes the lock.
     number: Line<AtomicU64>,
     busy: Line<AtomicUsize>,
+    /// The call of [`Worker::units`] that is at work, and how many units of its rest are taken, in 32 bits each.
+    tickets: Line<AtomicU64>,
     /// Nanoseconds that the worker that waited longest was held up in the latest job.
     stalled: Line<AtomicU64>,
 }
@@ -104,6 +106,8 @@ pub struct Worker<'a> {
     id: usize,
     /// Workers in the job.
     count: usize,
+    /// Calls of [`units`](Self::units) so far.
+    calls: Cell<u32>,
     /// How long this one was held up in it.
     stalled: Cell<Duration>,
     shared: &'a Shared,
@@ -128,6 +132,7 @@ impl Team {
             number: Line::default(),
             busy: Line::default(),
             stalled: Line::default(),
+            tickets: Line::default(),
         });
         let mut team = Team { shared, threads: Vec::new(), turn: Mutex::new(Pace::new(count)) };
         for id in 1..count {
@@ -154,6 +159,7 @@ impl Team {
         let (active, begin) = (pace.active(), Instant::now());
         let others = active - 1;
         shared.stalled.0.store(0, Ordering::Relaxed);
+        shared.tickets.0.store(0, Ordering::Relaxed);
         if others > 0 {
             // SAFETY: only the lifetime changes. The pointer is used by workers that are counted in `busy`, and this
             // function does not return, nor unwind, before `busy` is zero.
@@ -213,7 +219,7 @@ fn attempt(
     count: usize,
     job: &(dyn Fn(&Worker<'_>) + Sync),
 ) -> Result<(), Box<dyn Any + Send>> {
-    let worker = Worker { id, count, stalled: Cell::default(), shared };
+    let worker = Worker { id, count, calls: Cell::default(), stalled: Cell::default(), shared };
     let result = catch_unwind(AssertUnwindSafe(|| job(&worker)));
     let stalled = u64::try_from(worker.stalled.get().as_nanos()).unwrap_or(u64::MAX);
     shared.stalled.0.fetch_max(stalled, Ordering::Relaxed);
@@ -279,6 +285,15 @@ impl Worker<'_> {
         at(self.id)..at(self.id + 1)
     }
 
+    /// The units of `0..n` that this worker does: a share of the first three quarters, then of the rest whichever it is the first
+    /// to come to, so that one that has a slow moment does not hold up the others. Each unit is done by one worker. All workers
+    /// make the same calls in the same order, and go through to the end.
+    pub fn units(&self, n: usize) -> Units<'_> {
+        let fixed = if self.count == 1 { n } else { n - n / 4 };
+        self.calls.set(self.calls.get() + 1);
+        Units { call: self.calls.get(), own: self.share(fixed), rest: fixed..n, tickets: &self.shared.tickets.0 }
+    }
+
     /// Waits until every worker has come here. What any of them wrote before, all of them see after.
     pub fn barrier(&self) {
         let Barrier { arrived, generation, broken } = &self.shared.barrier;
@@ -307,6 +322,42 @@ impl Worker<'_> {
         }
         if let Some(since) = since {
             self.stalled.set(self.stalled.get() + since.elapsed());
+        }
+    }
+}
+
+/// What [`Worker::units`] gives.
+pub struct Units<'a> {
+    call: u32,
+    own: Range<usize>,
+    rest: Range<usize>,
+    tickets: &'a AtomicU64,
+}
+
+impl Iterator for Units<'_> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        if let Some(unit) = self.own.next() {
+            return Some(unit);
+        }
+        // Only who takes which unit is decided here; what the units made is seen behind a barrier.
+        let mut seen = self.tickets.load(Ordering::Relaxed);
+        loop {
+            let taken = match ((seen >> 32) as u32).cmp(&self.call) {
+                std::cmp::Ordering::Less => 0,
+                std::cmp::Ordering::Equal => seen as u32 as usize,
+                // Somebody has gone on, which they do when nothing is left.
+                std::cmp::Ordering::Greater => return None,
+            };
+            if taken >= self.rest.len() {
+                return None;
+            }
+            let next = u64::from(self.call) << 32 | (taken as u64 + 1);
+            match self.tickets.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(self.rest.start + taken),
+                Err(now) => seen = now,
+            }
         }
     }
 }
@@ -444,6 +495,25 @@ mod tests {
                     }
                 });
                 assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 1));
+            }
+        }
+    }
+
+    /// Two calls between barriers, and every size of a rest.
+    #[test]
+    fn units_are_done_once() {
+        for count in [1, 2, 3, 7] {
+            let team = team(count);
+            for n in [0, 1, 3, 4, 5, 64, 1000] {
+                let seen: Vec<AtomicUsize> = (0..2 * n).map(|_| AtomicUsize::new(0)).collect();
+                team.run(&|w| {
+                    for _ in 0..3 {
+                        w.units(n).for_each(|i| _ = seen[i].fetch_add(1, Ordering::Relaxed));
+                        w.units(n).for_each(|i| _ = seen[n + i].fetch_add(1, Ordering::Relaxed));
+                        w.barrier();
+                    }
+                });
+                assert!(seen.iter().all(|s| s.load(Ordering::Relaxed) == 3), "{count} workers, {n} units");
             }
         }
     }

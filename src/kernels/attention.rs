@@ -24,8 +24,16 @@ use crate::float16::f32_to_f16;
 /// Keys per block of the softmax.
 pub(super) const KEY_BLOCK: usize = 256;
 
-/// Up to this many rows, preparing keys and values for all of them costs more than it saves.
+/// Up to [`few`] rows are computed one by one, never more than this.
 const FEW: usize = 6;
+
+/// Rows for which preparing keys and values costs more than it saves. It saves most where they are slow to convert.
+fn few(kv: KvType) -> usize {
+    match kv {
+        KvType::F32 | KvType::F16 => FEW,
+        KvType::Q8_0 => 3,
+    }
+}
 
 /// Values per [`Stored::Unit`].
 pub(super) const UNIT: usize = 4 * LANES;
@@ -193,7 +201,7 @@ pub(super) fn attend<S: Simd, const T: usize>(
     let bytes = a.kv.row_bytes(a.dim).filter(|&bytes| bytes > 0).map(|bytes| a.keys.len() / bytes);
     assert!(a.keys.len() == a.values.len() && bytes.is_some());
     assert!(a.seen.iter().all(|&seen| seen > 0 && bytes >= Some(seen)));
-    if n > FEW {
+    if n > few(a.kv) {
         return grouped::<S, T>(s, ways, &a, scratch, out);
     }
     match a.kv {

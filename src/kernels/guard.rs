@@ -4,7 +4,7 @@
 //! any call beyond the mapping itself. Only weights are read through pointers; everything else is indexed.
 
 use super::tests::panels::packed;
-use super::{ActRows, Isa, Kernels, WEIGHT_TYPES};
+use super::{ActRows, AttendScratch, Attention, Isa, Kernels, KvType, WEIGHT_TYPES};
 use std::io::Write;
 
 /// A multiple of every page size in use.
@@ -61,13 +61,46 @@ fn products_stay_inside_the_panels() {
                 for rows in [1, 16, 33] {
                     let plain = packed(&layout, &vec![1; rows * ty.row_bytes(k).unwrap()], rows);
                     let (map, at) = guarded(&plain);
-                    for columns in [1, 2, 3, 4, 8] {
+                    for columns in [1, 2, 3, 4, 8, 16, 21] {
                         let x = ActRows::new(kernels, vec![0.5; columns * k], k);
                         let acts = x.acts(0..columns);
                         let (mut found, mut expected) = (vec![f32::NAN; rows * columns], vec![0.0; rows * columns]);
                         multiply(&map[at.clone()], 0, rows, acts, &mut found);
                         multiply(&plain, 0, rows, acts, &mut expected);
                         assert_eq!(found, expected, "{isa}, {ty}, {rows} rows of {k}, {columns} columns");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Keys and values that end where memory ends, for rows alone and in groups.
+#[test]
+fn attention_stays_inside_the_cache() {
+    for isa in Isa::ALL {
+        let Ok(kernels) = Kernels::of(isa) else {
+            eprintln!("SKIPPED: this machine has no {isa}");
+            continue;
+        };
+        for kv in [KvType::F32, KvType::F16, KvType::Q8_0] {
+            for dim in [7, 24, 32, 96, 127, 128] {
+                let Some(row_bytes) = kv.row_bytes(dim) else { continue };
+                for n in [1, 47, 50, 257] {
+                    let mut plain = vec![0; n * row_bytes];
+                    for (i, row) in plain.chunks_mut(row_bytes).enumerate() {
+                        kernels.store_kv(kv)(&vec![i as f32 / 100.0; dim], row);
+                    }
+                    let (map, at) = guarded(&plain);
+                    for rows in [1, 6, 9, 33] {
+                        let (q, seen) = (vec![0.1; rows * dim], vec![n; rows]);
+                        let run = |keys: &[u8]| {
+                            let attention = Attention { kv, dim, scale: 0.1, q: &q, seen: &seen, keys, values: keys };
+                            let mut out = vec![f32::NAN; rows * dim];
+                            (kernels.attend)(attention, &mut AttendScratch::new(dim), &mut out);
+                            out
+                        };
+                        assert_eq!(run(&map[at.clone()]), run(&plain), "{isa}, {kv}, {rows} rows, {n} keys of {dim}");
                     }
                 }
             }

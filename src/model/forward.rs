@@ -185,7 +185,7 @@ impl Pass<'_, '_> {
         if let Some((matrix, bias, rate)) = constant {
             let entered = self.enter(w, Source::plain(&s.prelude), None, n, &[matrix]);
             self.project(w, matrix, entered.acts, n, |i, at, out| {
-                // SAFETY: a worker writes only its own share of the columns of `input`, which is read after a barrier.
+                // SAFETY: a worker writes only the columns that it computes of `input`, which is read after a barrier.
                 let input = unsafe { s.input.write(i * ds + at.start..i * ds + at.end) };
                 input.copy_from_slice(out);
                 if let Some(rate) = rate {
@@ -284,7 +284,7 @@ impl Pass<'_, '_> {
                 let entered = self.enter(w, Source::plain(&s.state).at(active), None, n, &[state]);
                 self.project(w, state, entered.acts, n, |i, at, out| {
                     let row = active[i] * d;
-                    // SAFETY: a worker writes only its own share of the columns of `y`; `input` is not written during the loop.
+                    // SAFETY: a worker writes only the columns that it computes of `y`; `input` is not written during the loop.
                     let (y, input) = unsafe {
                         (s.y.write(i * d + at.start..i * d + at.end), s.input.read(row + at.start..row + at.end))
                     };
@@ -322,7 +322,7 @@ impl Pass<'_, '_> {
         };
         let entered = self.enter(w, Source::plain(&s.state), norm, n, &[readout]);
         self.project(w, readout, entered.acts, n, |i, at, out| {
-            // SAFETY: a worker writes only its own share of the columns of `y`, which is free between segments.
+            // SAFETY: a worker writes only the columns that it computes of `y`, which is free between segments.
             unsafe { s.y.write(i * d + at.start..i * d + at.end) }.copy_from_slice(out);
         });
         w.barrier();
@@ -447,7 +447,7 @@ impl Pass<'_, '_> {
         let entered = self.enter(w, source.at(wanted), self.model.output_norm(), wanted.len(), &[head]);
         let vocab = head.rows;
         self.project(w, head, entered.acts, wanted.len(), |i, at, out| {
-            // SAFETY: a worker writes only its own share of the columns of the logits.
+            // SAFETY: a worker writes only the columns that it computes of the logits.
             unsafe { s.logits.write(i * vocab + at.start..i * vocab + at.end) }.copy_from_slice(out);
         });
     }

@@ -88,7 +88,7 @@ impl Pass<'_, '_> {
         let attended = self.enter(w, Source::plain(&s.attended), None, n, &[&block.attn_output.weight]);
         let half = |linear: &Linear, post: &PostNorm, i: usize, at: Range<usize>, out: &[f32]| {
             let to = i * d + at.start..i * d + at.end;
-            // SAFETY: a worker writes only its own share of the columns of `y`.
+            // SAFETY: a worker writes only the columns that it computes of `y`.
             let y = unsafe { s.y.write(to.clone()) };
             y.copy_from_slice(out);
             if let Some(bias) = &linear.bias {
@@ -210,7 +210,7 @@ impl Pass<'_, '_> {
         entered
     }
 
-    /// A matrix product: this worker's share of the weight rows times all `n` activation rows, in tiles that `done` takes:
+    /// A matrix product: this worker's part of the weight rows times all `n` activation rows, in tiles that `done` takes:
     /// (activation row, weight rows, products).
     pub(super) fn project(
         &self,
@@ -221,9 +221,7 @@ impl Pass<'_, '_> {
         mut done: impl FnMut(usize, Range<usize>, &[f32]),
     ) {
         let own = &self.scratch.own[w.id()];
-        let rows = share_of_rows(w, m.rows);
-        for r in rows.clone().step_by(TILE_ROWS) {
-            let r = r..(r + TILE_ROWS).min(rows.end);
+        for r in tiles_of_rows(w, m.rows) {
             self.tiles(m, acts, n, r, own, &mut done);
         }
     }
@@ -268,7 +266,7 @@ impl Pass<'_, '_> {
         // Heads are taken so many at a time that they are whole panels.
         let together = UNIT / gcd(UNIT, hd);
         let units = |heads: usize| heads.div_ceil(together);
-        for unit in w.share(units(q) + 2 * units(kv) + units(gates)) {
+        for unit in w.units(units(q) + 2 * units(kv) + units(gates)) {
             let (part, heads, unit) = match unit {
                 u if u < units(q) => (Head::Query, q, u),
                 u if u < units(q) + units(kv) => (Head::Key, kv, u - units(q)),
@@ -431,9 +429,7 @@ impl Pass<'_, '_> {
                 out.chunks_exact_mut(r.len()).for_each(|out| (kernels.add)(&bias[r.clone()], out));
             }
         };
-        let rows = share_of_rows(w, f);
-        for r in rows.clone().step_by(TILE_ROWS) {
-            let r = r..(r + TILE_ROWS).min(rows.end);
+        for r in tiles_of_rows(w, f) {
             for c in (0..n).step_by(TILE_COLUMNS) {
                 let columns = (n - c).min(TILE_COLUMNS);
                 let len = columns * r.len();
@@ -448,7 +444,7 @@ impl Pass<'_, '_> {
                 product(&mlp.up, &r, acts, up);
                 for (j, (gate, up)) in gate.chunks_exact(r.len()).zip(up.chunks_exact(r.len())).enumerate() {
                     let row = (c + j) * f;
-                    // SAFETY: a worker writes only its own share of the columns of `hidden`.
+                    // SAFETY: a worker writes only the columns that it computes of `hidden`.
                     let out = unsafe { s.hidden.write(row + r.start..row + r.end) };
                     match mlp.activation {
                         Activation::GatedSilu => (kernels.silu_mul)(gate, up, out),
@@ -500,8 +496,14 @@ pub(super) fn gcd(a: usize, b: usize) -> usize {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// This worker's share of a matrix's rows, in [`UNIT`]s.
-fn share_of_rows(w: &Worker<'_>, rows: usize) -> Range<usize> {
-    let units = w.share(rows.div_ceil(UNIT));
-    units.start * UNIT..(units.end * UNIT).min(rows)
+/// The tiles of a matrix's rows that this worker computes. Tiles of a large matrix are handed out several at a time.
+fn tiles_of_rows(w: &Worker<'_>, rows: usize) -> impl Iterator<Item = Range<usize>> {
+    /// Units of a large matrix, about; and tiles in a unit at most.
+    const UNITS: usize = 64;
+    const MOST: usize = 4;
+    let unit = (rows / (UNITS * TILE_ROWS)).clamp(1, MOST) * TILE_ROWS;
+    w.units(rows.div_ceil(unit)).flat_map(move |i| {
+        let of = i * unit..((i + 1) * unit).min(rows);
+        of.clone().step_by(TILE_ROWS).map(move |r| r..(r + TILE_ROWS).min(of.end))
+    })
 }
