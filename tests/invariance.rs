@@ -77,9 +77,11 @@ fn interleaved_weights_do_not_show() {
         TensorType::IQ4_XS,
     ];
     let caches = tempfile::tempdir().unwrap();
-    let cache = Repack::Cache(caches.path().join("made").join("when needed"));
     let shapes = common::ALL[1..].iter().map(|folder| (*folder, Recipe::Q4_0));
-    for (folder, recipe) in types.into_iter().map(|ty| (HUGINN, Recipe::Pure(ty))).chain(shapes) {
+    let cases = types.into_iter().map(|ty| (HUGINN, Recipe::Pure(ty))).chain(shapes);
+    let mut interleaved = 0;
+    for (i, (folder, recipe)) in cases.enumerate() {
+        let cache = Repack::Cache(caches.path().join(format!("made {i}")).join("when needed"));
         let golden = Golden::read(folder);
         let stored = model(folder, recipe);
         assert_eq!(stored.panel_bytes(), 0);
@@ -87,7 +89,13 @@ fn interleaved_weights_do_not_show() {
         let alone = cut(&setup, 1, 1).run(&stored, &golden.tokens);
 
         let (memory, done) = common::repacked(folder, recipe, &Repack::Auto);
-        let Repacked::InMemory { bytes, .. } = done else { panic!("{folder}, {recipe}: {done:?}") };
+        // Rows of some shapes are no whole blocks.
+        let bytes = match done {
+            Repacked::InMemory { bytes, .. } => bytes,
+            Repacked::No { reason: Some(_) } if folder != HUGINN => continue,
+            done => panic!("{folder}, {recipe}: {done:?}"),
+        };
+        interleaved += 1;
         assert!(bytes >= memory.panel_bytes() && memory.panel_bytes() > 0, "{bytes}");
         for (chunk, threads) in [(1, 1), (1, 7), (3, 2), (8, 1), (golden.tokens.len(), 1), (golden.tokens.len(), 7)] {
             let what = format!("{folder}, {recipe}, {threads} threads, chunks of {chunk}");
@@ -114,6 +122,7 @@ fn interleaved_weights_do_not_show() {
             assert!(std::fs::read(&path).unwrap() == whole);
         }
     }
+    assert!(interleaved > 10, "{interleaved}: no other shape was");
     let (f32s, done) = common::repacked(HUGINN, Recipe::F32, &Repack::Auto);
     assert!(matches!(done, Repacked::No { reason: Some(_) }) && f32s.panel_bytes() == 0);
     let (off, done) = common::repacked(HUGINN, Recipe::Q4_0, &Repack::Off);
