@@ -164,7 +164,7 @@ unsafe fn issue(kind: Kind, i: usize, quants: *const u8, a: &Columns, to: *mut [
                 second(a.q.add(i * Q8_BLOCK + 16), stride, w.add(256), to.add(1));
             }
             // Neighbours in other registers, so that they need not wait for each other.
-            _ if i % 2 == 0 => first(a.q.add(i * Q8_BLOCK), stride, w, to),
+            _ if i.is_multiple_of(2) => first(a.q.add(i * Q8_BLOCK), stride, w, to),
             _ => second(a.q.add(i * Q8_BLOCK), stride, w, to),
         }
     }
