@@ -292,6 +292,7 @@ impl SessionFlags {
         initial: InitialState,
         kv_type: KvType,
     ) -> anyhow::Result<Session> {
+        stay_on_fast_cores();
         Ok(Session::new(Arc::clone(model), &self.options(steps, initial, kv_type))?)
     }
 
@@ -309,6 +310,12 @@ impl SessionFlags {
             initial,
         }
     }
+}
+
+/// Keeps the main thread, which is one of the workers, where the others are: a library must not do that to its caller's thread, a
+/// program may to its own.
+pub(crate) fn stay_on_fast_cores() {
+    crate::cores::keep_to_fast();
 }
 
 /// How the next token is chosen, under llama.cpp's names. The seed is [`DepthFlags`]'s.

@@ -103,6 +103,7 @@ impl Run {
             chunk_rows,
             initial: flags.exits.initial(config.state_width)?,
         };
+        crate::cli::stay_on_fast_cores();
         let session = Session::new(Arc::clone(model), &options)?;
         stop.watch(&session)?;
         let policy = RulePolicy::new(setting.rule, setting.steps, config, session.chunk_rows())?;

@@ -61,6 +61,7 @@ impl Voice {
             return Err(Error::TooDeep(limit));
         }
         let options = SessionOptions { steps: Some(limit.max(depth)), ..options.clone() };
+        crate::cli::stay_on_fast_cores();
         let session = Session::new(Arc::clone(&self.model), &options)?;
         let engine = Engine::new(session, settings.rule, Some(limit), settings.sampler.clone(), self.vocabulary())?;
         let mut recorder = Recorder::new(engine);
