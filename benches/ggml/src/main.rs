@@ -8,7 +8,7 @@ mod theirs;
 
 use ours::Ours;
 use rdt::gguf::TensorType;
-use rdt::kernels::{Form, Kernels};
+use rdt::kernels::{Form, Kernels, WEIGHT_TYPES};
 use serde_json::{Value, json};
 use std::env;
 use std::process::ExitCode;
@@ -27,22 +27,6 @@ Races rdt's matrix kernels against ggml's, on one thread.
   --mib N     size of the working set that is to come from memory [twice the last cache, 64 to 1024]
 
 The environment variable RDT_ISA chooses the kernels of rdt, e.g. avx512-vnni.";
-
-/// IQ4_XS has no fast kernels anywhere but here.
-const TYPES: [TensorType; 12] = [
-    TensorType::Q4_0,
-    TensorType::Q4_1,
-    TensorType::Q5_0,
-    TensorType::Q5_1,
-    TensorType::Q8_0,
-    TensorType::IQ4_NL,
-    TensorType::Q4_K,
-    TensorType::Q5_K,
-    TensorType::Q6_K,
-    TensorType::F16,
-    TensorType::BF16,
-    TensorType::F32,
-];
 
 /// Weight rows and row length of a matrix that stays in a core's own cache; fewer rows if it would not.
 const NEAR: [usize; 2] = [512, 2048];
@@ -86,8 +70,8 @@ impl Options {
                 "--json" => json = true,
                 "--type" => {
                     let ty: TensorType = value()?.parse()?;
-                    if !TYPES.contains(&ty) {
-                        let raced = TYPES.map(TensorType::name).join(", ");
+                    if !WEIGHT_TYPES.contains(&ty) {
+                        let raced = WEIGHT_TYPES.map(TensorType::name).join(", ");
                         return Err(format!("type {ty} is not raced; those that are: {raced}").into());
                     }
                     types.push(ty);
@@ -98,7 +82,7 @@ impl Options {
             }
         }
         if types.is_empty() {
-            types = TYPES.to_vec();
+            types = WEIGHT_TYPES.to_vec();
         }
         Ok(Some(Self { check, quick, json, types, near_bytes, far_bytes }))
     }
