@@ -3,7 +3,7 @@
 //! [`Team::run`] hands the same closure to every worker, the caller being worker 0. Workers split the work themselves
 //! ([`Worker::share`]) and meet at [`Worker::barrier`], which spins a bounded time and then yields, so that a team on a busy
 //! machine gives its time away instead of burning it. Between jobs workers sleep. While another program keeps a core busy, jobs
-//! run on fewer of the workers ([`pace`]).
+//! run on fewer of the workers.
 //!
 //! Which worker does what never changes a result: every output is computed whole by one of them.
 

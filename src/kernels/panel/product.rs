@@ -12,6 +12,9 @@ const SLAB_FROM: usize = 16;
 /// How far ahead weights are asked for. Of 512 to 8192, 512 and 1024 were best on a Sapphire Rapids: 12 GB/s against 11 from
 /// memory in small pages, 22 against 15 in huge ones, 27 against 25 from the last-level cache.
 const PREFETCH: usize = 1024;
+/// As far where several rows of activations take more time per weight: 5% more speed for 8 rows of q4_0, 3% less for q8_0, whose
+/// weights are longer.
+const PREFETCH_FAR: usize = 8192;
 const CACHE_LINE: usize = 64;
 
 /// Rows of the largest panel.
@@ -112,7 +115,10 @@ fn panels_times<W: Wide, P: Packed>(
                 c += match acts.rows - c {
                     1 => tile::<W, P, 1>(w, panel, layout, acts, c, to, out),
                     2 | 3 => tile::<W, P, 2>(w, panel, layout, acts, c, to, out),
-                    n if n >= 8 && W::COLUMNS == 8 => tile::<W, P, 8>(w, panel, layout, acts, c, to, out),
+                    // (Sums of 16-bit activations are two per row: eight rows do not fit the registers.)
+                    n if n >= 8 && W::COLUMNS == 8 && P::KIND != Kind::Wide => {
+                        tile::<W, P, 8>(w, panel, layout, acts, c, to, out)
+                    }
                     _ => tile::<W, P, 4>(w, panel, layout, acts, c, to, out),
                 };
             }
@@ -200,8 +206,9 @@ unsafe fn tile<W: Wide, P: Packed, const C: usize>(
                 if c == 0 {
                     // The hardware's own prefetching ends at every 4 KiB page and begins late on the next. The first tile of a
                     // panel is the one that waits for memory.
+                    let ahead = if C < 4 || P::KIND == Kind::Wide { PREFETCH } else { PREFETCH_FAR };
                     for line in 0..P::SHAPE.quants() * W::ROWS / CACHE_LINE {
-                        w.prefetch(p.quants.wrapping_add(PREFETCH + line * CACHE_LINE));
+                        w.prefetch(p.quants.wrapping_add(ahead + line * CACHE_LINE));
                     }
                 }
                 add::<W, P, C>(w, &P::unpack(w, p), P::scales(w, h, p), &a, &mut acc);
