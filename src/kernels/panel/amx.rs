@@ -119,7 +119,7 @@ pub(super) unsafe fn end() {
 #[repr(align(64))]
 struct Sums([[i32; 16]; ROWS]);
 
-/// `to` = activations at `a`, `stride` bytes from row to row, times weights at `w`. `$i` is the first of three registers.
+/// `to` = activations at `a`, `stride` bytes from row to row, times weights at `w`, in three registers: sums, activations, weights.
 macro_rules! product {
     ($name:ident, $sum:literal, $acts:literal, $weights:literal) => {
         #[inline(always)]
