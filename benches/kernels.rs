@@ -1,12 +1,17 @@
-//! Matrix kernels, attention and the activation quantiser, per instruction set. Every case checks its answer against the
+//! One step of a loop; matrix kernels, attention and the activation quantiser, per instruction set. Every case checks its answer against the
 //! scalar form before it is timed.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use rdt::arch::{self, Load};
 use rdt::kernels::{
     ATTEND_ROWS, ActRows, AttendScratch, Attention, ByteScale, Isa, Kernels, KvType, Q8_BLOCK, WEIGHT_TYPES, WideScale,
 };
+use rdt::model::{Batch, FixedDepth, Logits, Repack, Session, SessionOptions};
 use rdt::quant;
 use std::hint::black_box;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
 
 /// Weight rows and row length: 4096 · 2048 weights are 4.5 MiB at 4.5 bits, more than a core's own caches.
 const ROWS: usize = 4096;
@@ -14,6 +19,11 @@ const K: usize = 2048;
 
 fn values(seed: u64, n: usize) -> Vec<f32> {
     (0..n as u64).map(|i| rdt::random::standard_normal(seed, 0, i) as f32).collect()
+}
+
+/// One element is one multiply-add: elements per second are MAC per second, and bytes those of the weights.
+fn work(rows: usize, bytes: usize) -> Throughput {
+    Throughput::ElementsAndBytes { elements: (ROWS * K * rows) as u64, bytes: bytes as u64 }
 }
 
 /// Every tier of this machine but the oracle.
@@ -42,8 +52,7 @@ fn matmul(c: &mut Criterion) {
                 assert_eq!(got, want, "{ty} on {}", kernels.isa);
 
                 let mut out = vec![0.0; ROWS * n];
-                // One element is one multiply-add: criterion's elements per second are MAC per second.
-                group.throughput(Throughput::Elements((ROWS * K * n) as u64));
+                group.throughput(work(n, stored.len()));
                 group.bench_function(BenchmarkId::new("rows", n), |b| {
                     b.iter(|| run(kernels, black_box(&stored), &mut out));
                 });
@@ -73,7 +82,7 @@ fn panels(c: &mut Criterion) {
                 multiply(&panels, 0, ROWS, x.acts(0..n), &mut out);
                 kernels.matmul(ty).expect("a kernel")(&stored, ROWS, x.acts(0..n), &mut want);
                 assert_eq!(out, want, "{ty} on {}", kernels.isa);
-                group.throughput(Throughput::Elements((ROWS * K * n) as u64));
+                group.throughput(work(n, stored.len()));
                 group.bench_function(BenchmarkId::new("rows", n), |b| {
                     b.iter(|| multiply(black_box(&panels), 0, ROWS, x.acts(0..n), &mut out));
                 });
@@ -134,5 +143,40 @@ fn activations(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, matmul, panels, attention, activations);
+/// One step of a model's loop, with weights as they are in the file and interleaved: passes of one token, of as many steps as
+/// criterion asks for, so that what comes before and behind the loop is next to nothing.
+fn core_step(c: &mut Criterion) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+    let mut group = c.benchmark_group("core step");
+    let mut answers: Vec<Vec<f32>> = Vec::new();
+    for (name, how) in [("as stored", Repack::Off), ("interleaved", Repack::Auto)] {
+        let mut model = arch::open(&path, Load::Map).expect("the model that ships");
+        model.repack(&how).expect("memory");
+        let model = Arc::new(model);
+        let options = SessionOptions {
+            threads: NonZeroUsize::new(1),
+            kv_slots: Some(1),
+            steps: Some(1),
+            ..SessionOptions::default()
+        };
+        let mut session = Session::new(Arc::clone(&model), &options).expect("a small session");
+        let mut run = |steps: usize| {
+            session.truncate(0, 0);
+            let batch = Batch { logits: Logits::Last, ..Batch::next(&[1]) };
+            session.run(batch, &mut FixedDepth(steps)).expect("a finite answer").logits.to_vec()
+        };
+        answers.push(run(16));
+        assert_eq!(answers[0], answers[answers.len() - 1], "interleaved weights change the answer");
+        group.throughput(Throughput::Bytes(model.step_bytes()));
+        group.bench_function(name, |b| {
+            b.iter_custom(|steps| {
+                let begin = Instant::now();
+                black_box(run(steps as usize));
+                begin.elapsed()
+            });
+        });
+    }
+}
+
+criterion_group!(benches, core_step, matmul, panels, attention, activations);
 criterion_main!(benches);
