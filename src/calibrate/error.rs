@@ -15,7 +15,7 @@ pub enum Error {
     /// A file that cannot be opened or written.
     #[error(transparent)]
     File(#[from] files::Error),
-    /// What is wrong with a stored base run, with its path.
+    /// What is wrong with a file, with its path.
     #[error("{}: {source}", .path.display())]
     InFile {
         /// The file.
@@ -163,10 +163,13 @@ pub enum Error {
         /// What is wrong.
         source: quant::Error,
     },
+    /// A calibration profile that is none, or cannot be used.
+    #[error("this is no calibration profile: {0}")]
+    Profile(String),
     /// The caller stopped a measurement.
     #[error("stopped; nothing was written under the final name")]
     Stopped,
-    /// Reading or writing a stored base run.
+    /// Reading or writing a file.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

@@ -41,9 +41,12 @@
 pub mod allocate;
 mod base;
 mod compare;
+mod dynamics;
 mod error;
 mod evaluate;
+mod findings;
 mod importance;
+mod profile;
 mod score;
 mod sensitivity;
 mod trajectory;
@@ -51,9 +54,12 @@ mod windows;
 
 pub use base::{BaseRun, BaseWriter};
 pub use compare::{Comparison, Quantiles, Summary};
+pub use dynamics::{Band, Drift, Dynamics, LoopDynamics, Path, Paths};
 pub use error::Error;
 pub use evaluate::{Evaluation, Reading, Scored, evaluate};
+pub use findings::{Findings, Sample, SampleToken, Screened};
 pub use importance::importance;
+pub use profile::{Cost, FORMAT, KEY, MachineId, ModelId, Point, Profile, TextId, Timing};
 pub use score::{Depths, Estimate, Moments, Perplexity};
 pub use sensitivity::{Candidate, Sensitivity, Step, Trial};
 pub use trajectory::{Cosines, Recorder, StepCosine};

@@ -1,15 +1,22 @@
 //! Means with standard errors, perplexity, and how deep tokens went.
 
 use crate::exit::log_sum_exp;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A number and its standard error.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The number.
+    #[serde(deserialize_with = "number")]
     pub value: f64,
     /// Its standard error; NaN (null in JSON) where there is none to tell.
+    #[serde(deserialize_with = "number")]
     pub error: f64,
+}
+
+/// A number of a JSON file; null, as which JSON writes it, is NaN.
+pub(super) fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Mean and spread of numbers as they come, by Welford's recurrence (Technometrics 4, 1962): what llama.cpp takes from the sums of

@@ -1,5 +1,7 @@
 //! Rules as text, both ways. The grammar is in the documentation of the [parent module](super).
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -189,6 +191,19 @@ fn count(text: &str, least: usize) -> Option<usize> {
 /// A threshold that a statistic in f32 can be below.
 fn threshold(text: &str) -> Option<f32> {
     text.parse().ok().filter(|value: &f32| value.is_finite() && *value > 0.0)
+}
+
+/// As text, in the form in which it is printed.
+impl Serialize for ExitRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ExitRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Cow::<str>::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
 }
 
 impl fmt::Display for ExitRule {

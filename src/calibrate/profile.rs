@@ -1,0 +1,300 @@
+//! What a calibration found, as a file: the quality, depth and cost of every setting that is worth having.
+//!
+//! A profile is JSON: beside the model as `NAME.calibration.json`, or inside its GGUF under [`KEY`]. Every [`Point`] was run
+//! exactly as it says; nothing in a profile is estimated from another setting.
+
+use super::Error;
+use super::score::{Estimate, number};
+use crate::exit::ExitRule;
+use crate::files::AtomicFile;
+use crate::gguf::Metadata;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// The version of the format that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+/// Where a GGUF keeps its profile, as a string of JSON.
+pub const KEY: &str = "rdt.calibration.profile";
+/// Bytes of a profile file that are read: far more than any has.
+const LONGEST: u64 = 16 << 20;
+
+/// What a calibration found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Profile {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// Version of the program that made it.
+    pub program: String,
+    /// Which model.
+    pub model: ModelId,
+    /// Which machine; its times are of no use on another, its qualities are the same.
+    pub machine: MachineId,
+    /// What was measured, and how.
+    pub text: TextId,
+    /// The depth that the model was published with: [`Config::mean_steps`](crate::model::Config::mean_steps).
+    pub published_steps: usize,
+    /// The smallest depth whose cross-entropy is within 0.1 % of the deepest's; KL and agreement are against it.
+    pub full_depth: usize,
+    /// Fixed depths, ascending from 1: rules `fixed:N`.
+    pub depths: Vec<Point>,
+    /// Exit rules at the thresholds that were worth running exactly.
+    pub rules: Vec<Point>,
+    /// What a token costs on this machine.
+    pub cost: Option<Cost>,
+}
+
+/// A model, as far as a profile needs to know it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelId {
+    /// `general.name`.
+    pub name: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// A hash over the shapes, types and samples of all tensors.
+    pub fingerprint: String,
+    /// Bytes of its tensors.
+    pub bytes: u64,
+}
+
+/// A machine, as far as times depend on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineId {
+    /// Operating system and architecture.
+    pub system: String,
+    /// Processor, where it has a name.
+    pub cpu: Option<String>,
+    /// Instruction set tier of the kernels.
+    pub isa: String,
+    /// Worker threads.
+    pub threads: usize,
+}
+
+/// The text, and how it was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextId {
+    /// Name of the file, or `built in`.
+    pub name: String,
+    /// A hash over its tokens.
+    pub fingerprint: String,
+    /// Whether special tokens that are written out in it were taken as such.
+    pub special: bool,
+    /// Tokens per window.
+    pub context: usize,
+    /// Windows.
+    pub windows: usize,
+    /// Positions that were scored.
+    pub scored: u64,
+    /// Tokens at the start of each window that see each other in both directions.
+    pub prefix: usize,
+    /// KV cache storage.
+    pub kv_type: String,
+    /// Loop steps that keep keys and values of their own.
+    pub kv_steps: usize,
+    /// Initial latent states: `zeros`, `noise` with `seed`, or a file's name.
+    pub init: String,
+    /// Seed of the initial states.
+    pub seed: u64,
+}
+
+/// One setting, run exactly.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// The exit rule, its `max` included.
+    pub rule: ExitRule,
+    /// Mean loop steps of the scored positions.
+    #[serde(deserialize_with = "number")]
+    pub mean_steps: f64,
+    /// Loop steps, and how many scored positions took so many.
+    pub steps: BTreeMap<usize, u64>,
+    /// Mean negative log-likelihood, in nats per token.
+    pub cross_entropy: Estimate,
+    /// exp of it.
+    pub perplexity: Estimate,
+    /// Mean KL(full depth ‖ this), in nats.
+    pub kl: Estimate,
+    /// Share of positions at which this and full depth find the same token most likely.
+    pub same_top: Estimate,
+    /// Share of scored positions that a rule ran to its cap; 0 for fixed depths.
+    #[serde(deserialize_with = "number")]
+    pub capped: f64,
+    /// Variance of a scored token's log-likelihood over seeds of the initial state, in nats², mean over positions; `None` where one
+    /// seed was run or the initial state is not random.
+    #[serde(default)]
+    pub seed_variance: Option<Estimate>,
+    /// What it costs in generation, measured by running it.
+    #[serde(default)]
+    pub timing: Option<Timing>,
+}
+
+/// What generating a token cost at a setting: forward passes of single tokens behind a context, with the text's own tokens in place
+/// of drawn ones.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Median over repetitions of the mean milliseconds per token.
+    #[serde(deserialize_with = "number")]
+    pub ms_per_token: f64,
+    /// Mean loop steps of the tokens that were timed.
+    #[serde(deserialize_with = "number")]
+    pub mean_steps: f64,
+    /// Joules per token, where the machine tells.
+    #[serde(default)]
+    pub joules_per_token: Option<f64>,
+}
+
+/// Time per token as base + steps × step, by least squares over the timed fixed depths.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Milliseconds per token outside the loop.
+    #[serde(deserialize_with = "number")]
+    pub base_ms: f64,
+    /// Milliseconds per loop step.
+    #[serde(deserialize_with = "number")]
+    pub step_ms: f64,
+    /// Threads, and the speed with so many as a share of that with [`MachineId::threads`].
+    pub threads: BTreeMap<usize, f64>,
+}
+
+impl Profile {
+    /// Perplexity at the model's published number of steps, which losses are counted from; NaN if it was not measured.
+    pub fn reference(&self) -> f64 {
+        let published = self.depths.iter().find(|p| p.rule.max_steps() == Some(self.published_steps));
+        published.map_or(f64::NAN, |p| p.perplexity.value)
+    }
+
+    /// What a point loses: its perplexity over the [reference](Self::reference), less 1. Negative where it is better.
+    pub fn loss(&self, point: &Point) -> f64 {
+        point.perplexity.value / self.reference() - 1.0
+    }
+
+    /// What a point's token costs: milliseconds where it was timed, else what [`Cost`] makes of its steps, else its steps.
+    pub fn price(&self, point: &Point) -> f64 {
+        match (&point.timing, &self.cost) {
+            (Some(timing), _) => timing.ms_per_token,
+            (None, Some(cost)) => cost.base_ms + cost.step_ms * point.mean_steps,
+            (None, None) => point.mean_steps,
+        }
+    }
+
+    /// All points.
+    pub fn points(&self) -> impl Iterator<Item = &Point> {
+        self.depths.iter().chain(&self.rules)
+    }
+
+    /// The Pareto front: points of which no other costs as little or less ([`price`](Self::price)) and has a lower perplexity;
+    /// ascending in cost, so that each is better than those before it.
+    pub fn front(&self) -> Vec<&Point> {
+        let finite = |p: &&Point| p.perplexity.value.is_finite() && self.price(p).is_finite();
+        let mut points: Vec<_> = self.points().filter(finite).collect();
+        let key = |p: &Point| (self.price(p), p.perplexity.value);
+        points.sort_by(|a, b| {
+            let (a, b) = (key(a), key(b));
+            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+        });
+        let mut best = f64::INFINITY;
+        points.retain(|p| {
+            let better = p.perplexity.value < best;
+            best = best.min(p.perplexity.value);
+            better
+        });
+        points
+    }
+
+    /// The cheapest point that loses at most `max_loss` (0.01 is one per cent); where none does, the one that loses least.
+    pub fn cheapest(&self, max_loss: f64) -> Option<&Point> {
+        let front = self.front();
+        front.iter().find(|p| self.loss(p) <= max_loss).or(front.last()).copied()
+    }
+
+    /// A point along the front: 0 is the cheapest, 100 the best. Between, the nearest in the share of the way from the one's loss to
+    /// the other's, in logarithms of perplexity.
+    pub fn quality(&self, percent: f64) -> Option<&Point> {
+        let front = self.front();
+        let level = |p: &Point| libm::log(p.perplexity.value);
+        let (worst, best) = (level(front.first()?), level(front.last()?));
+        let wanted = worst + (best - worst) * percent.clamp(0.0, 100.0) / 100.0;
+        let distance = |p: &&Point| (level(p) - wanted).abs();
+        front.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))
+    }
+
+    /// A profile from JSON.
+    ///
+    /// # Errors
+    /// [`Error::Profile`]: it is none, or of a newer format, or says what cannot be.
+    pub fn parse(json: &str) -> Result<Self, Error> {
+        let profile: Self = serde_json::from_str(json).map_err(|e| Error::Profile(e.to_string()))?;
+        profile.check()?;
+        Ok(profile)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |what: String| Err(Error::Profile(what));
+        if self.format > FORMAT {
+            return wrong(format!("format {} is newer than {FORMAT}, the newest that this program reads", self.format));
+        }
+        if self.published_steps == 0 || self.full_depth == 0 || self.depths.is_empty() {
+            return wrong("it has no depths".into());
+        }
+        for p in self.points() {
+            let sound = p.mean_steps.is_finite() && p.mean_steps > 0.0 && p.perplexity.value > 0.0;
+            if !sound || p.timing.is_some_and(|t| t.ms_per_token.is_nan() || t.ms_per_token <= 0.0) {
+                return wrong(format!("the numbers of {} make no sense", p.rule));
+            }
+        }
+        match &self.cost {
+            Some(c) if !(c.base_ms >= 0.0 && c.step_ms >= 0.0 && c.base_ms + c.step_ms > 0.0) => {
+                wrong("its costs make no sense".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// As JSON, one key a line.
+    ///
+    /// # Errors
+    /// [`Error::Profile`], which only numbers that JSON cannot write give.
+    pub fn to_json(&self) -> Result<String, Error> {
+        serde_json::to_string_pretty(self).map_err(|e| Error::Profile(e.to_string()))
+    }
+
+    /// Reads a profile file.
+    ///
+    /// # Errors
+    /// The file cannot be read; as [`Profile::parse`]; each with the path.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let read = || {
+            let size = std::fs::metadata(path)?.len();
+            if size > LONGEST {
+                return Err(Error::Profile(format!("{size} bytes are no profile")));
+            }
+            Self::parse(&std::fs::read_to_string(path)?)
+        };
+        read().map_err(|source| Error::InFile { path: path.to_owned(), source: Box::new(source) })
+    }
+
+    /// Writes a profile file: whole or not at all.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), Error> {
+        let mut file = AtomicFile::create(path)?;
+        file.write_all(self.to_json()?.as_bytes())?;
+        file.write_all(b"\n")?;
+        Ok(file.commit()?)
+    }
+
+    /// The profile inside a model file, if it has one.
+    ///
+    /// # Errors
+    /// As [`Profile::parse`].
+    pub fn embedded(metadata: &Metadata) -> Result<Option<Self>, Error> {
+        let text = metadata.str(KEY).map_err(|e| Error::Profile(e.to_string()))?;
+        text.map(Self::parse).transpose()
+    }
+
+    /// Where a model's profile lies if it lies beside it: `model.gguf` → `model.calibration.json`.
+    pub fn beside(model: &Path) -> PathBuf {
+        model.with_extension("calibration.json")
+    }
+}
