@@ -1,7 +1,7 @@
 //! A run against a base run, token by token.
 
 use super::score::{Estimate, Moments, exp};
-use crate::exit::{divergence, log_sum_exp};
+use crate::exit::{divergence, log_sum_exp, top};
 use serde::Serialize;
 
 /// llama.cpp's `--kl-divergence` leaves out tokens that a stored base run gives a log-probability of no more than this: among
@@ -114,17 +114,6 @@ fn mean(values: impl Iterator<Item = f64>) -> Estimate {
     let mut moments = Moments::default();
     values.for_each(|x| moments.add(x));
     moments.mean()
-}
-
-/// The first of the largest entries.
-fn top(x: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, value) in x.iter().enumerate() {
-        if *value > x[best] {
-            best = i;
-        }
-    }
-    best
 }
 
 /// How two runs differ, as llama.cpp reports it; p is the probability of the token that follows in the text.

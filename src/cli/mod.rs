@@ -167,8 +167,9 @@ pub struct DepthFlags {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Depth")]
 pub struct ExitFlags {
-    /// When a token leaves the loop: NAME[:THRESHOLD][,hits=N][,min=N][,max=N] with NAME one of
-    /// acceleration, acceleration-raw, step-norm, kl, gate (of models that have learnt one), fixed
+    /// When a token leaves the loop: NAME[:THRESHOLD][,hits=N][,min=N][,every=N][,max=N] with NAME one of
+    /// acceleration, acceleration-step, acceleration-raw, step-norm, cosine, kl, min-p-kl, entropy, argmax,
+    /// gate (of models that have learnt one), fixed
     #[arg(long, value_name = "RULE")]
     pub exit_rule: Option<ExitRule>,
     /// Initial latent state: zeros, noise (see --seed), or a safetensors file with a tensor 'init_state' [T,D], D the

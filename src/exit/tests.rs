@@ -85,6 +85,12 @@ fn hits_are_consecutive_checked_steps_strictly_below_the_threshold() {
         ("step-norm:0.5,hits=2,min=2", &[hit, hit, hit, hit], Some(4)),
         ("acceleration:0.5,min=1", &[nan, hit, hit], Some(3)),
         ("acceleration:0.5,min=4", &[nan, hit, hit, hit, hit, hit], Some(6)),
+        // With an interval, the steps between count for nothing.
+        ("step-norm:0.5,every=2", &[miss, hit, hit], Some(3)),
+        ("step-norm:0.5,every=3", &[miss, hit, hit, hit], Some(4)),
+        ("step-norm:0.5,hits=2,every=2", &[hit, miss, hit], Some(3)),
+        ("step-norm:0.5,min=1,every=2", &[hit, miss, hit, hit], Some(4)),
+        ("step-norm:0.5,every=9,max=5", &[miss, hit, hit, hit, hit], Some(5)),
         // `max` is the last step, whatever the statistic, even before the rule could have fired.
         ("step-norm:0.5,max=2", &[miss, miss, miss], Some(2)),
         ("step-norm:0.5,max=2", &[nan, nan], Some(2)),
@@ -199,6 +205,8 @@ fn checks_stand_between_min_and_the_cap() {
     assert_eq!(checked("kl,min=2,max=6"), [3, 4, 5]);
     assert_eq!(checked("acceleration,max=3"), [1, 2]);
     assert_eq!(checked("kl,min=7"), [8]);
+    assert_eq!(checked("entropy,every=3"), [1, 4, 7]);
+    assert_eq!(checked("argmax,min=1,every=2,max=7"), [2, 4, 6]);
     assert!(checked("fixed").is_empty());
     assert!(checked("fixed:4").is_empty());
 }
