@@ -30,6 +30,7 @@ fn recorded_statistics_lead_to_the_recorded_exits() {
                     step,
                     state_norm: 1.0,
                     step_norm: statistic,
+                    previous_step_norm: f32::NAN,
                     acceleration: statistic,
                     step_cosine: f32::NAN,
                     state_cosine: f32::NAN,

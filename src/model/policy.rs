@@ -16,6 +16,8 @@ pub struct LatentStats {
     pub state_norm: f32,
     /// ‖Δ_k‖.
     pub step_norm: f32,
+    /// ‖Δ_{k−1}‖.
+    pub previous_step_norm: f32,
     /// ‖Δ_k − Δ_{k−1}‖: the second-order quantity of "Two-Scale Latent Dynamics for Recurrent-Depth Transformers".
     pub acceleration: f32,
     /// cos(Δ_k, Δ_{k−1}).
@@ -35,6 +37,7 @@ impl LatentStats {
             step,
             state_norm: sums.state.sqrt(),
             step_norm: sums.step.sqrt(),
+            previous_step_norm: second(sums.previous_step.sqrt()),
             acceleration: second(sums.change.sqrt()),
             step_cosine: second(cosine(sums.step_dot, sums.step, sums.previous_step)),
             state_cosine: cosine(sums.state_dot, sums.state, sums.previous_state),
@@ -128,10 +131,12 @@ mod tests {
             same(stats.state_cosine, cosine(&s, &before), "state cosine");
             if k == 1 {
                 assert!(stats.acceleration.is_nan() && stats.step_cosine.is_nan());
+                assert!(stats.previous_step_norm.is_nan());
                 assert!(stats.state_cosine.is_nan(), "the initial state was zero");
             } else {
                 let earlier = minus(&before, &wide(states[k - 2]));
                 let change = minus(&d, &earlier);
+                same(stats.previous_step_norm, dot(&earlier, &earlier).sqrt(), "previous step norm");
                 same(stats.acceleration, dot(&change, &change).sqrt(), "acceleration");
                 // Step 3 does not move: it and the one after have no angle.
                 same(stats.step_cosine, cosine(&d, &earlier), "step cosine");
