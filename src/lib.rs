@@ -65,6 +65,7 @@ pub mod files;
 mod float16;
 pub mod generate;
 pub mod gguf;
+mod hash;
 mod isa;
 pub mod kernels;
 pub mod model;

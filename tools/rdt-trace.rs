@@ -87,7 +87,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     if prefix > tokens.len() {
         bail!("--prefix-len {prefix}: there are {} tokens", tokens.len());
     }
-    let rule = flags.depth.rule(ExitRule::default());
+    let rule = flags.depth.rule(&model, Some(&flags.model.model), ExitRule::default())?;
     let steps = flags.depth.depth_limit(&rule, &model);
     if let Some(note) = cli::too_deep("--", &rule, flags.depth.steps, &config) {
         eprintln!("rdt-trace: {note}");
@@ -145,7 +145,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     if let (true, Some(last)) = (flags.all_logits, recorder.loops.last()) {
         logits.reserve_exact(last.steps * t * v);
         for latents in last.latents.chunks_exact(t * config.state_width) {
-            logits.extend_from_slice(session.read_out(0, 0, latents)?);
+            logits.extend_from_slice(session.read_out(0, 0, latents, Logits::All)?);
         }
         logits_shape.insert(0, last.steps);
     }

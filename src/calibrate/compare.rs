@@ -61,6 +61,16 @@ impl Comparison {
         self.same_top += u64::from(top(base) == top(logits));
     }
 
+    /// KL(base ‖ run) at one position, in nats, and whether both find the same token most likely; from logits `[V]`.
+    ///
+    /// # Panics
+    /// If the two have not the same length.
+    pub fn position(base: &[f32], logits: &[f32]) -> (f64, bool) {
+        assert_eq!(base.len(), logits.len(), "the two runs have vocabularies of different sizes");
+        let kl = divergence((base, log_sum_exp(base)), (logits, log_sum_exp(logits)), f64::NEG_INFINITY);
+        (kl, top(base) == top(logits))
+    }
+
     /// Positions compared.
     pub fn count(&self) -> u64 {
         self.kl.len() as u64

@@ -45,10 +45,12 @@ mod dynamics;
 mod error;
 mod evaluate;
 mod findings;
+mod identity;
 mod importance;
 mod profile;
 mod score;
 mod sensitivity;
+pub mod sweep;
 mod trajectory;
 mod windows;
 

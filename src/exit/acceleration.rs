@@ -19,18 +19,18 @@ use crate::model::LatentStats;
 const THRESHOLD: f32 = 0.05;
 const HITS: usize = 2;
 
-pub(super) static NORMALISED: Rule =
-    Rule { name: "acceleration", statistic: Statistic::Latent(normalised), threshold: Threshold::Usual(THRESHOLD), hits: HITS };
+pub(super) static NORMALISED: Rule = Rule {
+    name: "acceleration",
+    statistic: Statistic::Latent(normalised),
+    threshold: Threshold::Usual(THRESHOLD),
+    hits: HITS,
+};
 
 pub(super) static RAW: Rule =
     Rule { name: "acceleration-raw", statistic: Statistic::Latent(raw), threshold: Threshold::Needed, hits: 2 };
 
-pub(super) static BY_STEP: Rule = Rule {
-    name: "acceleration-step",
-    statistic: Statistic::Latent(by_step),
-    threshold: Threshold::Needed,
-    hits: HITS,
-};
+pub(super) static BY_STEP: Rule =
+    Rule { name: "acceleration-step", statistic: Statistic::Latent(by_step), threshold: Threshold::Needed, hits: HITS };
 
 /// Plain `acceleration`.
 pub(super) const fn settled() -> ExitRule {

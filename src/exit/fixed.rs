@@ -2,7 +2,8 @@
 
 use super::{ExitRule, Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule = Rule { name: "fixed", statistic: Statistic::Nothing, threshold: Threshold::None(0.0), hits: 1 };
+pub(super) static RULE: Rule =
+    Rule { name: "fixed", statistic: Statistic::Nothing, threshold: Threshold::None(0.0), hits: 1 };
 
 /// Plain `fixed`.
 pub(super) const fn full_depth() -> ExitRule {

@@ -16,8 +16,12 @@
 
 use super::{Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule =
-    Rule { name: "gate", statistic: Statistic::Gate(|memory, logit| memory.step(logit)), threshold: Threshold::Needed, hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "gate",
+    statistic: Statistic::Gate(|memory, logit| memory.step(logit)),
+    threshold: Threshold::Needed,
+    hits: 1,
+};
 
 /// At this threshold and above, the rule never leaves.
 pub(super) const OFF: f32 = 1.0;

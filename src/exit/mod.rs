@@ -75,8 +75,8 @@ use crate::model::{Config, LatentStats};
 use readout::Previous;
 
 pub use grammar::Error;
-pub(crate) use readout::{divergence, log_sum_exp, top};
 pub use policy::{NoGate, RulePolicy};
+pub(crate) use readout::{divergence, log_sum_exp, top};
 
 /// The rules there are, in the order in which messages list them. A new rule is a file and a line here.
 static RULES: [&Rule; 11] = [
@@ -227,6 +227,33 @@ impl ExitRule {
     pub fn with_max(self, max: usize) -> Self {
         let max = max.max(1);
         Self { max: Some(max), min: self.min.min(max - 1), ..self }
+    }
+
+    /// The same rule with this many hits, at least 1; unchanged if it has no statistic.
+    pub fn with_hits(self, hits: usize) -> Self {
+        if self.signal() == Signal::None { self } else { Self { hits: hits.max(1), ..self } }
+    }
+
+    /// One rule of every kind that a model can follow, but `fixed`; thresholds that need to be written are 1.
+    pub fn kinds(config: &Config) -> Vec<Self> {
+        let rule = |&rule: &&'static Rule| {
+            let threshold = match rule.threshold {
+                Threshold::Usual(x) | Threshold::None(x) => x,
+                Threshold::Needed => 1.0,
+            };
+            Self { rule, threshold, hits: rule.hits, min: 0, every: 1, max: None }
+        };
+        let follows = |rule: &Self| match rule.signal() {
+            Signal::None => false,
+            Signal::Gate => config.exit_gate,
+            Signal::Latent | Signal::Readout => true,
+        };
+        RULES.iter().map(rule).filter(follows).collect()
+    }
+
+    /// Has the rule a threshold that is used if none is written?
+    pub fn has_usual_threshold(&self) -> bool {
+        matches!(self.rule.threshold, Threshold::Usual(_))
     }
 
     /// `fixed:N`, of at least 1 step.

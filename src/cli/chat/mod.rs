@@ -48,7 +48,8 @@ At a terminal rdt-chat talks, turn by turn; /help there lists the commands. With
 pipe on stdin it answers once: the answer goes to stdout, everything else to stderr.
 Exit codes: 0 answered, 1 failed, 2 wrong usage.
 
-Depth: the default exit rule is 'acceleration' with up to twice the model's mean number of loop
+Depth: the exit rule is what the model's calibration profile recommends, if it has one (rdt-calibrate;
+--max-loss, --quality), else 'acceleration' with up to twice the model's mean number of loop
 steps, or 'fixed' for a model that was trained at one depth only (Ouro, Nanbeige, HRM-Text).
 --show-steps tints each token by the steps it took, from blue (1) over green and yellow to red (the
 most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number stands
@@ -239,10 +240,12 @@ fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, S
 }
 
 fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Chat> {
+    let usual = ExitRule::for_model(model.config());
+    let (rule, _) = flags.depth.exits.recommended(&model, flags.model.as_deref(), usual)?;
     let settings = Settings {
-        rule: flags.depth.rule(ExitRule::for_model(model.config())),
+        rule,
         steps: flags.depth.steps,
-        sampler: flags.sampler.config(flags.depth.exits.seed)?,
+        sampler: flags.sampler.config(flags.depth.exits.init.seed)?,
         predict: (flags.predict != usize::MAX).then_some(flags.predict),
         ignore_end: flags.ignore_eos,
         reasoning: flags.reasoning.switch(),
