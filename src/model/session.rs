@@ -4,7 +4,7 @@ use super::forward::{Control, Pass, Task};
 use super::kv::{KvCache, KvRequest, KvShape};
 use super::policy::DepthPolicy;
 use super::scratch::Scratch;
-use super::{Error, InitialState, InputSquares, Model};
+use super::{Error, InitialState, InputSquares, Model, WaypointOptions, Waypoints};
 use crate::cores;
 use crate::kernels::KvType;
 use crate::team::{Buffer, Team};
@@ -148,6 +148,7 @@ pub struct Session {
     left: Vec<(usize, usize)>,
     cancel: Arc<AtomicBool>,
     inputs: Option<InputSquares>,
+    waypoints: Option<Waypoints>,
 }
 
 impl Session {
@@ -212,6 +213,7 @@ impl Session {
             left: Vec::with_capacity(chunk_rows),
             cancel: Arc::default(),
             inputs: None,
+            waypoints: None,
             model,
         })
     }
@@ -293,6 +295,17 @@ impl Session {
     /// Ends what [`record_inputs`](Self::record_inputs) began; `None` if nothing was.
     pub fn take_inputs(&mut self) -> Option<InputSquares> {
         self.inputs.take()
+    }
+
+    /// Begins, from nothing, to note where the residual streams of some positions are as they enter and leave every block, in all
+    /// loop steps. It takes memory and some time, and changes no bit of any result.
+    pub fn record_waypoints(&mut self, options: WaypointOptions) {
+        self.waypoints = Some(Waypoints::new(options));
+    }
+
+    /// Ends what [`record_waypoints`](Self::record_waypoints) began; `None` if nothing was.
+    pub fn take_waypoints(&mut self) -> Option<Waypoints> {
+        self.waypoints.take()
     }
 
     /// Runs tokens at the next positions of a sequence.
@@ -410,6 +423,12 @@ impl Session {
             let range = self.both_ways[row.sequence].iter().find(|r| r.contains(&row.position));
             range.map_or(row.position + 1, |r| r.end)
         }));
+        // A caller's states read out are no part of any position's way.
+        let waypoints = self.waypoints.as_mut().filter(|_| task == Task::Full);
+        let waypoints = waypoints.map(|points| {
+            points.expect(&self.rows);
+            &*points
+        });
         let active = std::mem::take(&mut self.active);
         let mut control = Buffer::from(vec![Control {
             policy,
@@ -434,6 +453,7 @@ impl Session {
             readout_exits,
             cancel: &self.cancel,
             inputs: self.inputs.as_ref(),
+            waypoints,
             control: &control,
         };
         self.team.run(&|w| pass.run(w));

@@ -15,6 +15,7 @@ mod plans;
 mod retrofit;
 #[cfg(feature = "cli")]
 mod trace;
+mod waypoints;
 
 use common::{Golden, Run, Seen, Setup, model, relative_error};
 use rdt::kernels::KvType;
