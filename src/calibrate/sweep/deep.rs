@@ -4,7 +4,7 @@ use super::super::score::negative_log_likelihood;
 use super::super::trajectory::Recorder;
 use super::super::{Error, Window};
 use crate::exit::{ExitRule, Signal};
-use crate::model::{Batch, DepthPolicy, LatentStats, Logits, Row, Segment, Session, Verdict};
+use crate::model::{DepthPolicy, LatentStats, Logits, Row, Segment, Session, Verdict};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
@@ -56,17 +56,9 @@ impl<'a> DeepRun<'a> {
         prefix: usize,
         steps: usize,
     ) -> Result<Self, Error> {
-        session.truncate(0, 0);
-        let end = scored.end;
-        let mut recorder = Recorder::new(StatLog::new(steps, end), session.model().config());
-        recorder.expect(0..end);
-        for (part, both_ways) in [(0..prefix, true), (prefix..end, false)] {
-            if !part.is_empty() {
-                let tokens = &window.tokens[part];
-                let batch = Batch { sequence: 0, tokens, logits: Logits::None, readout_exits: false, both_ways };
-                session.run(batch, &mut recorder)?;
-            }
-        }
+        let mut recorder = Recorder::new(StatLog::new(steps, scored.end), session.model().config());
+        recorder.expect(0..scored.end);
+        super::run_window(session, window, &scored, prefix, &mut recorder)?;
         let coda = session.model().plan().coda().iter().any(|segment| matches!(segment, Segment::Once(_)));
         Ok(Self { session, recorder, scored, coda })
     }

@@ -12,15 +12,19 @@ mod screen;
 mod timing;
 
 use super::score::Moments;
-use super::{Dynamics, DynamicsRecorder, Error, Point, Sample, SampleToken, Screened, Timing, Window, Windows};
+use super::{
+    Dynamics, DynamicsOptions, DynamicsRecorder, Error, Point, Sample, SampleToken, Screened, Timing, Window, Windows,
+};
 use crate::exit::ExitRule;
-use crate::model::{Batch, FixedDepth, InitialState, Logits, Session};
+use crate::model::{Batch, DepthPolicy, FixedDepth, InitialState, Logits, Session, WaypointOptions};
 use crate::sensors::{EnergyMeter, Machine};
 use deep::{DeepRun, DeepWindow};
 use memo::Memo;
 use rows::{Rows, point, spread};
 use serde::Serialize;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 use timing::{ROUNDS, Run};
 
 /// Depths up to this are all measured; beyond, some ([`depths`]).
@@ -29,6 +33,8 @@ const EVERY_DEPTH: usize = 16;
 const FULL: f64 = 0.001;
 /// Positions whose trajectories are drawn.
 const PATHS: usize = 6;
+/// Windows whose trajectories are looked at.
+const WINDOWS_WATCHED: usize = 4;
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -390,25 +396,23 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    /// How states move, over the first window.
+    /// How states move, over the first windows; blocks and paths, over the first.
     fn dynamics(&mut self) -> Result<Dynamics, Error> {
         self.stage("trajectories");
         let Self { session, windows, plan, memo, .. } = self;
         memo.get("dynamics", || {
-            let (window, scored) = (windows.get(0), windows.scored());
-            session.truncate(0, 0);
-            let mut recorder =
-                DynamicsRecorder::new(FixedDepth(plan.steps), session.model().config(), scored.clone(), PATHS);
-            session.record_waypoints(scored.clone());
-            for (part, both_ways) in [(0..plan.prefix, true), (plan.prefix..scored.end, false)] {
-                if !part.is_empty() {
-                    let tokens = &window.tokens[part];
-                    let batch = Batch { sequence: 0, tokens, logits: Logits::None, readout_exits: false, both_ways };
-                    session.run(batch, &mut recorder)?;
-                }
+            let scored = windows.scored();
+            let paths = (0..PATHS).map(|i| scored.start + i * scored.len() / PATHS).collect();
+            let options = DynamicsOptions { positions: scored.clone(), paths, ..DynamicsOptions::default() };
+            let model = Arc::clone(session.model());
+            let mut recorder = DynamicsRecorder::new(FixedDepth(plan.steps), model.config(), options);
+            session.record_waypoints(WaypointOptions { positions: scored.clone(), ..WaypointOptions::default() });
+            let mut waypoints = None;
+            for window in windows.iter().take(WINDOWS_WATCHED) {
+                run_window(session, &window, &scored, plan.prefix, &mut recorder)?;
+                waypoints = waypoints.or_else(|| session.take_waypoints());
             }
-            let waypoints = session.take_waypoints();
-            Ok(recorder.finish(waypoints.as_ref()))
+            Ok(recorder.finish(&model, waypoints.as_mut(), |_| String::new()))
         })
     }
 
@@ -423,6 +427,25 @@ impl<'a> Sweep<'a> {
         let tokens = rows.first().map(|rows| rows.steps.iter().zip(&rows.nll).map(token).collect());
         Sample { rule: point.rule, tokens: tokens.unwrap_or_default() }
     }
+}
+
+/// Runs a window up to its last scored position, for what a policy sees; the first `prefix` tokens see each other in both directions.
+fn run_window(
+    session: &mut Session,
+    window: &Window,
+    scored: &Range<usize>,
+    prefix: usize,
+    policy: &mut dyn DepthPolicy,
+) -> Result<(), Error> {
+    session.truncate(0, 0);
+    for (part, both_ways) in [(0..prefix, true), (prefix..scored.end, false)] {
+        if !part.is_empty() {
+            let tokens = &window.tokens[part];
+            let batch = Batch { sequence: 0, tokens, logits: Logits::None, readout_exits: false, both_ways };
+            session.run(batch, policy)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a token costs under a rule: one setting of those that a sweep times.

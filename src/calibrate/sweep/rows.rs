@@ -2,7 +2,7 @@
 
 use super::super::compare::Comparison;
 use super::super::score::{Estimate, Moments, Perplexity, negative_log_likelihood};
-use super::super::{Error, Point, Reading, Windows, evaluate};
+use super::super::{Error, Point, Reading, SeedSpread, Windows, evaluate};
 use crate::exit::{ExitRule, RulePolicy, Signal};
 use crate::model::Session;
 use serde::{Deserialize, Serialize};
@@ -89,9 +89,7 @@ pub(super) fn spread(seeds: &[Vec<f64>]) -> Option<Estimate> {
     if seeds.len() < 2 {
         return None;
     }
-    let mut spread = super::super::SeedSpread::new();
-    for seed in seeds {
-        spread.add_seed(seed);
-    }
+    let mut spread = SeedSpread::new();
+    seeds.iter().for_each(|seed| spread.add(seed.iter().copied()));
     Some(spread.variance())
 }
