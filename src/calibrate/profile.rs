@@ -227,7 +227,8 @@ impl Profile {
         let (worst, best) = (level(front.first()?), level(front.last()?));
         let wanted = worst + (best - worst) * percent.clamp(0.0, 100.0) / 100.0;
         let distance = |p: &&Point| (level(p) - wanted).abs();
-        front.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        // Of equals the last is the best.
+        front.into_iter().rev().min_by(|a, b| distance(a).total_cmp(&distance(b)))
     }
 
     /// A profile from JSON.
