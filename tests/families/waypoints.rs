@@ -1,10 +1,11 @@
 //! Where the stream is between blocks, against what the references say of it, in every family; and that looking changes nothing.
 
 use crate::common::{self, Recorder, Run, Setup, Tensors, bits, data, model, relative_error};
+use rdt::calibrate::{Dynamics, DynamicsOptions, DynamicsRecorder, Evaluation, Reading, Windows};
 use rdt::kernels::KvType;
 use rdt::model::{
-    Batch, DepthPolicy, InitialState, Injection, LatentStats, Logits, Model, Norm, Row, Segment, Verdict, Visited,
-    WaypointOptions,
+    Batch, DepthPolicy, FixedDepth, InitialState, Injection, LatentStats, Logits, Model, Norm, Row, Segment, Verdict,
+    Visited, WaypointOptions,
 };
 use rdt::quant::Recipe;
 use std::sync::Arc;
@@ -330,4 +331,67 @@ fn texts_through_one_sequence_add_up() {
     let found: Vec<_> = points.visited().iter().map(|v| (v.row.position, v.row.token)).collect();
     let token = |i: usize| case.tokens[i];
     assert_eq!(found, [(0, token(0)), (1, token(1)), (2, token(2)), (0, token(3)), (1, token(4))]);
+}
+
+/// What a calibration collects of a model in one run over windows: every step of every loop, every block in order, paths; the same
+/// whatever the threads and chunks, and after a round through JSON.
+#[test]
+fn dynamics_of_windows() {
+    for folder in ["huginn", "looped-gpt2", "hrm_text-shapes/split", "parcae"] {
+        let case = Case::new(folder, Recipe::F32);
+        let windows = Windows::new(case.tokens.clone(), case.tokens.len() / 2, None).unwrap();
+        assert_eq!(windows.len(), 2);
+        let collect = |chunk: usize, threads: usize| {
+            let mut session = Setup { chunk, threads, ..case.setup.clone() }.session(&case.model);
+            session.record_waypoints(WaypointOptions::default());
+            let options = DynamicsOptions { positions: windows.scored(), most: 6, paths: vec![1, 3] };
+            let policy = FixedDepth(case.setup.steps);
+            let recorder = DynamicsRecorder::new(policy, case.model.config(), options);
+            let mut run = Evaluation::new(&mut session, recorder, &windows, Reading::default()).unwrap();
+            while run.advance().unwrap() {}
+            let recorder = run.policy().clone();
+            assert_eq!(recorder.positions() as usize, 2 * windows.scored().len());
+            let mut points = session.take_waypoints();
+            recorder.finish(&case.model, points.as_mut(), |token| token.to_string())
+        };
+        let found = collect(64, 1);
+        let json = serde_json::to_string(&found).unwrap();
+        for (chunk, threads) in [(1, 1), (2, 7), (3, 2)] {
+            assert_eq!(serde_json::to_string(&collect(chunk, threads)).unwrap(), json, "{folder}");
+        }
+        let back: Dynamics = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&back).unwrap(), json);
+
+        let config = case.model.config();
+        let depths: Vec<usize> = config.loops.iter().map(|l| case.setup.steps.min(l.max_steps.unwrap_or(99))).collect();
+        for (l, &steps) in found.loops.iter().zip(&depths) {
+            for bands in [&l.state_norm, &l.step_norm, &l.angle, &l.acceleration, &l.curvature] {
+                assert_eq!(bands.len(), steps);
+            }
+            assert!(l.angle[0].median.is_nan() && l.step_norm[0].median > 0.0);
+            assert!(l.angle[1..].iter().all(|b| (0.0..=180.0).contains(&b.p10) && b.p10 <= b.p90));
+        }
+        // Every block of the way, once per step.
+        let mut expected: Vec<_> = way(&case.model, &depths).iter().map(|&(_, step, _, block)| (step, block)).collect();
+        let mut seen = std::collections::HashSet::new();
+        let plan = &case.model.plan().segments;
+        let parts = plan.iter().map(|s| matches!(s, Segment::Looped(_))).collect::<Vec<_>>();
+        // Blocks are physical: no block is in two segments of these plans, so a step and a block say which run it is.
+        expected.retain(|run| seen.insert(*run));
+        let runs: Vec<_> = found.drift.iter().map(|d| (d.step.unwrap_or(0), d.block)).collect();
+        assert_eq!(runs, expected, "{folder}");
+        for d in &found.drift {
+            assert!(
+                d.moved.median > 0.0 && d.cosine.median.is_nan() | (d.cosine.median.abs() <= 1.0),
+                "{folder}: {d:?}"
+            );
+            assert_eq!(d.step.is_some(), d.part == "core");
+        }
+        assert_eq!(found.drift[0].part == "core", parts[0]);
+
+        assert!(found.paths.explained[0] >= found.paths.explained[1] && found.paths.explained[0] <= 1.0);
+        let paths: Vec<_> = found.paths.tokens.iter().map(|p| (p.position, p.text.clone(), p.points.len())).collect();
+        let last = depths.last().unwrap() + 1;
+        assert_eq!(paths, [1, 3].map(|p| (p, case.tokens[p].to_string(), last)), "{folder}: of the first window");
+    }
 }
