@@ -47,6 +47,8 @@ mod evaluate;
 mod findings;
 mod importance;
 mod profile;
+#[cfg(feature = "cli")]
+pub mod report;
 mod score;
 mod sensitivity;
 mod trajectory;
