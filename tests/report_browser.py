@@ -20,6 +20,7 @@ import tempfile
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = {"wide": 1280, "phone": 360}
+SLICE = 1600
 
 
 class Browser:
@@ -123,9 +124,11 @@ def look(browser, page, scheme, width, shot):
             wrong.append(f"request: {params['request']['url'][:120]}")
     if shot:
         height = ask("document.documentElement.scrollHeight")
-        clip = {"x": 0, "y": 0, "width": width, "height": min(height, 16000), "scale": 1}
-        picture = browser("Page.captureScreenshot", session, clip=clip, captureBeyondViewport=True)
-        shot.write_bytes(base64.b64decode(picture["data"]))
+        # In slices, as one picture of a long page is too small to see anything on.
+        for i, top in enumerate(range(0, height, SLICE)):
+            clip = {"x": 0, "y": top, "width": width, "height": min(SLICE, height - top), "scale": 1}
+            picture = browser("Page.captureScreenshot", session, clip=clip, captureBeyondViewport=True)
+            shot.with_name(f"{shot.name}-{i:02}.png").write_bytes(base64.b64decode(picture["data"]))
     browser("Target.closeTarget", targetId=target)
     return wrong
 
@@ -168,7 +171,7 @@ def main():
         for page in args.pages:
             for scheme in ("light", "dark"):
                 for name, width in WIDTHS.items():
-                    shot = args.shots and args.shots / f"{page.stem}-{scheme}-{name}.png"
+                    shot = args.shots and args.shots / f"{page.stem}-{scheme}-{name}"
                     wrong = look(browser, page, scheme, width, shot)
                     failures += len(wrong)
                     print(f"{page.name}, {scheme}, {name}: {'ok' if not wrong else ''}")

@@ -59,7 +59,7 @@ impl Scale {
     }
 
     /// Whether the axis can show a number at all.
-    fn shows(&self, value: f64) -> bool {
+    pub(super) fn shows(&self, value: f64) -> bool {
         value.abs() <= LARGEST && (!self.log || value >= 1.0 / LARGEST)
     }
 
@@ -75,11 +75,22 @@ impl Scale {
             return None;
         }
         let place = if self.log && value <= 0.0 { self.from } else { self.place(value).clamp(self.from, self.to) };
-        Some(if self.log { libm::pow(10.0, place) } else { place })
+        Some(self.value(place))
     }
 
-    fn place(&self, value: f64) -> f64 {
+    /// Where a number lies on paper, without a unit.
+    pub(super) fn place(&self, value: f64) -> f64 {
         if self.log { libm::log10(value) } else { value }
+    }
+
+    /// The number at a place on paper.
+    pub(super) fn value(&self, place: f64) -> f64 {
+        if self.log { libm::pow(10.0, place) } else { place }
+    }
+
+    /// Both ends of the axis, as places on paper.
+    pub(super) fn edges(&self) -> (f64, f64) {
+        (self.from, self.to)
     }
 
     fn mark(&mut self, marks: usize) {

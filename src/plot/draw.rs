@@ -1,6 +1,7 @@
 //! Drawing a chart with plotters.
 
 use super::axis::Scale;
+use super::clip::clip;
 use super::legend::{self, Entry, ROW, SWATCH};
 use super::style::{FONT, Ink, classes, escape, wrap};
 use super::{Chart, Marks, Series};
@@ -202,9 +203,9 @@ fn draw_series<'b>(plane: &mut Plane<'_, 'b>, series: &Series, (x, y): (&Scale, 
                 Marks::Thin(_) => Ink::Dashed(series.style).colour().mix(0.6).stroke_width(5),
                 _ => line(8),
             };
-            for part in points.split(|p| !on(p)).filter(|part| !part.is_empty()) {
+            for part in clip(points, x, y) {
                 drawn = true;
-                plane.plotting_area().draw(&PathElement::new(part.to_vec(), style))?;
+                plane.plotting_area().draw(&PathElement::new(part, style))?;
             }
             if matches!(series.marks, Marks::LinePoints(_)) {
                 points.iter().filter(|p| on(p)).try_for_each(|p| marker(plane.plotting_area(), *p, series.style))?;
@@ -267,10 +268,6 @@ fn draw_series<'b>(plane: &mut Plane<'_, 'b>, series: &Series, (x, y): (&Scale, 
             if y.has(at) {
                 let range = x.range();
                 plane.plotting_area().draw(&PathElement::new(vec![(range.start, at), (range.end, at)], line(5)))?;
-                let end = style(SMALL, Ink::Series(series.style), (HPos::Right, VPos::Bottom), false);
-                let name = legend::shorten(&series.name, 400, SMALL);
-                let above = EmptyElement::at((range.end, at)) + Text::new(name, (-4 * FINE, -2 * FINE), end);
-                plane.plotting_area().draw(&above)?;
             }
         }
     }
@@ -339,7 +336,7 @@ fn draw_entry<'b>(root: &Area<'b>, entry: &Entry<'_>, (x, y): (i32, i32)) -> Res
         let center = (i32::midpoint(x, end), middle);
         match series.marks {
             Marks::Line(_) => root.draw(&line(8))?,
-            Marks::Thin(_) => root.draw(&line(5))?,
+            Marks::Thin(_) | Marks::Horizontal(_) => root.draw(&line(5))?,
             Marks::Points(_) => marker(root, center, series.style)?,
             Marks::LinePoints(_) => {
                 root.draw(&line(8))?;
@@ -354,7 +351,7 @@ fn draw_entry<'b>(root: &Area<'b>, entry: &Entry<'_>, (x, y): (i32, i32)) -> Res
                 let path = vec![(center.0, middle - 7 * FINE), (center.0, middle + 7 * FINE)];
                 root.draw(&PathElement::new(path, solid.stroke_width(5)))?;
             }
-            Marks::Vertical(_) | Marks::Horizontal(_) => {}
+            Marks::Vertical(_) => {}
         }
     }
     let at = (x / FINE + SWATCH, middle / FINE);

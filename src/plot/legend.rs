@@ -22,7 +22,7 @@ pub(super) struct Entry<'a> {
 pub(super) fn layout(series: &[Series], width: i32, size: f64) -> Vec<Entry<'_>> {
     let mut entries: Vec<(&str, Vec<&Series>)> = Vec::new();
     for s in series.iter().filter(|s| !s.name.trim().is_empty()) {
-        if matches!(s.marks, Marks::Vertical(_) | Marks::Horizontal(_)) {
+        if matches!(s.marks, Marks::Vertical(_)) {
             continue;
         }
         match entries.iter_mut().find(|e| e.0 == s.name) {

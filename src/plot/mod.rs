@@ -27,6 +27,7 @@
 //! ```
 
 mod axis;
+mod clip;
 mod draw;
 mod legend;
 mod style;
@@ -93,7 +94,8 @@ impl Axis {
 /// Something to draw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
-    /// Name in the legend, which shows series of the same name as one; none if empty. Marker lines carry it beside them.
+    /// Name in the legend, which shows series of the same name as one; none if empty. Vertical marker lines carry it above them
+    /// instead.
     pub name: String,
     /// 0 is the colour of text, 1 and on are the palette's, each with a dash and a shape of its own; they come again after
     /// [`PALETTE`].

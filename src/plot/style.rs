@@ -13,7 +13,7 @@ pub(super) const PAPER: &str = "#ffffff";
 /// on the light page and all lightened on the dark one.
 pub const STYLE: &str = "
 .plot{--paper:#ffffff;--ink:#1f2328;--soft:#57606a;--grid:#d8dee4;--s1:#0072b2;--s2:#d55e00;--s3:#008a64;--s4:#b3548a;--s5:#a87400;--s6:#5b5bd6;\
-color-scheme:light dark;height:auto}
+color-scheme:light dark;height:auto;font-family:system-ui,-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif}
 @media (prefers-color-scheme:dark){.plot{--paper:#161b22;--ink:#e6edf3;--soft:#a5adb8;--grid:#343b45;--s1:#56b4e9;--s2:#ff8a4c;--s3:#2cc79a;\
 --s4:#e89bc8;--s5:#f0b93a;--s6:#a9a9ff}}
 @media print{.plot{--paper:#ffffff;--ink:#1f2328;--soft:#57606a;--grid:#d8dee4;--s1:#0072b2;--s2:#d55e00;--s3:#008a64;--s4:#b3548a;--s5:#a87400;\
@@ -27,7 +27,7 @@ color-scheme:light dark;height:auto}
 .plot text{paint-order:stroke;stroke:var(--paper);stroke-width:12;stroke-linejoin:round}
 ";
 
-/// A family that every system has; without quotes, which an attribute would escape.
+/// Families of which every system has one; without quotes, which an attribute would escape.
 pub(super) const FONT: &str = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif";
 
 /// What a colour stands for.
@@ -110,7 +110,8 @@ pub(super) fn classes(svg: &str) -> String {
         }
         rest = &found[code + 8..];
     }
-    out + rest
+    // Opaque is what everything is anyway.
+    (out + rest).replace(" opacity=\"1\"", "")
 }
 
 /// The next attribute with a marked colour, and where it starts.

@@ -176,3 +176,21 @@ fn gallery() {
     let page = format!("<meta charset=utf-8><style>:root{{color-scheme:light dark}}{STYLE}</style>{files}");
     std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/target/plots.html"), page).unwrap();
 }
+
+#[test]
+fn lines_end_at_the_edge() {
+    let chart = Chart {
+        x: Axis::linear("x").with_range(0.0, 10.0),
+        y: Axis::linear("y").with_range(0.0, 1.0),
+        series: vec![Series::new(
+            "",
+            1,
+            Marks::Line(vec![(-5.0, 0.5), (5.0, 0.5), (6.0, 10.0), (7.0, 0.25), (7.5, -3.0)]),
+        )],
+        ..Chart::default()
+    };
+    // In from the left and out at the top, in again and out at the bottom; nothing in between.
+    assert_eq!(sound(&chart).matches("class=\"k1\"").count(), 2);
+    let outside = vec![Series::new("", 1, Marks::Line(vec![(-5.0, 2.0), (-1.0, 3.0), (20.0, 4.0)]))];
+    assert!(sound(&Chart { series: outside, ..chart }).contains("no data"));
+}

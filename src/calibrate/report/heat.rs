@@ -1,7 +1,7 @@
 //! Depth token by token, as a text whose background is the darker the deeper a token went.
 
-use super::page::section;
-use super::words::{fixed, short};
+use super::page::{Section, section};
+use super::words::fixed;
 use crate::calibrate::{Findings, Sample, SampleToken};
 use crate::plot::escape;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use std::fmt::Write;
 const SHADES: usize = 7;
 
 /// A sample with its tokens' depths.
-pub(super) fn heat(findings: &Findings) -> String {
+pub(super) fn heat(findings: &Findings) -> Section {
     let sample = &findings.sample;
     let predicted: Vec<_> = sample.tokens.iter().filter(|t| t.steps > 0).collect();
     let (Some(least), Some(most)) = (predicted.iter().map(|t| t.steps).min(), predicted.iter().map(|t| t.steps).max())
@@ -116,7 +116,7 @@ fn surprise(sample: &Sample) -> String {
         r if r < -0.1 => "it goes less deep where it is surprised",
         _ => "depth has little to do with surprise",
     };
-    format!("Depth and surprise (nats) of a token correlate with {}: {word}.", short(r))
+    format!("Depth and surprise (nats) of a token correlate with {}: {word}.", fixed(r, 2))
 }
 
 #[cfg(test)]

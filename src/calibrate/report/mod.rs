@@ -18,6 +18,7 @@ pub use table::table;
 
 use super::{Findings, Profile};
 use crate::plot::escape;
+use page::Section;
 use std::fmt::Write;
 
 /// The report as a page of HTML.
@@ -25,19 +26,19 @@ pub fn html(findings: &Findings) -> String {
     let profile = &findings.profile;
     let advice = recommendation(profile, Some(&findings.dynamics));
     let sections = [
-        quality::depths(findings),
-        settings(profile),
-        quality::rules(findings),
-        heat::heat(findings),
-        motion::steps_of_loops(findings),
+        Some(quality::depths(findings)),
+        Some(settings(profile)),
+        Some(quality::rules(findings)),
+        Some(heat::heat(findings)),
+        Some(motion::steps_of_loops(findings)),
         motion::scales(findings),
         motion::paths(&findings.dynamics.paths),
-        seeds(profile),
+        Some(seeds(profile)),
     ];
-    page::page(findings, &advice, &sections.concat())
+    page::page(findings, &advice, &sections.into_iter().flatten().collect::<Vec<_>>())
 }
 
-fn settings(profile: &Profile) -> String {
+fn settings(profile: &Profile) -> Section {
     let key = "<p class=\"key\"><span class=\"chosen\">the cheapest that loses at most 1 %</span> <span class=\"front\">nothing \
                cheaper is as good</span></p>";
     page::section(
@@ -50,7 +51,7 @@ fn settings(profile: &Profile) -> String {
 }
 
 /// How much chance there is in the initial states.
-fn seeds(profile: &Profile) -> String {
+fn seeds(profile: &Profile) -> Section {
     let rows: Vec<_> =
         profile.points().filter_map(|p| Some((p, p.seed_variance.filter(|v| v.value.is_finite())?))).collect();
     let mut body = String::from("<p>One initial state was run, or initial states are not random.</p>");

@@ -1,6 +1,6 @@
 //! How latent states move: step by step, block by block, and as paths.
 
-use super::page::{figure, section};
+use super::page::{Section, figure, section};
 use super::words::{percent, short, steps};
 use crate::calibrate::{Band, Drift, Findings, LoopDynamics, Paths};
 use crate::plot::{Axis, Chart, Marks, PALETTE, Series};
@@ -34,7 +34,7 @@ fn wants_log(values: &[Band]) -> bool {
 }
 
 /// Step by step, for every loop.
-pub(super) fn steps_of_loops(findings: &Findings) -> String {
+pub(super) fn steps_of_loops(findings: &Findings) -> Section {
     let loops = &findings.dynamics.loops;
     let mut drawn = String::new();
     for (i, l) in loops.iter().enumerate() {
@@ -120,11 +120,11 @@ fn looked_at(drift: &[Drift]) -> Vec<usize> {
 }
 
 /// The two scales: drift from block to block, refinement inside the loop.
-pub(super) fn scales(findings: &Findings) -> String {
+pub(super) fn scales(findings: &Findings) -> Option<Section> {
     let (drift, loops) = (&findings.dynamics.drift, &findings.dynamics.loops);
     let moved = drift.iter().filter(|d| known(&d.moved)).count();
     if moved == 0 {
-        return String::new();
+        return None;
     }
     let refined = loops.iter().flat_map(|l| &l.step_norm);
     let all: Vec<_> = drift.iter().map(|d| &d.moved).chain(refined).filter(|b| known(b)).collect();
@@ -176,14 +176,14 @@ pub(super) fn scales(findings: &Findings) -> String {
         };
         drawn += &figure(&chart, "1 is the same direction, 0 orthogonal, −1 back.");
     }
-    section(
+    Some(section(
         "scales",
         "Two scales of motion",
-        "Blocks push the state far; a whole pass through the loop, late in the loop, moves it little, since its blocks' pushes come to \
-         rest against each other. Where the second is far below the first, loop steps refine a state that blocks have placed, and an exit \
+        "Blocks push the state far; a whole pass through the loop, late in the loop, moves it little, since \
+         the pushes of its blocks nearly cancel. Where the second is far below the first, loop steps refine a state that blocks have placed, and an exit \
          loses little (Two-Scale Latent Dynamics for Recurrent-Depth Transformers, arXiv:2509.23314).",
         &format!("{}<div class=\"charts\">{drawn}</div>", ratio(drift, loops)),
-    )
+    ))
 }
 
 /// The two scales as one number.
@@ -206,8 +206,8 @@ fn ratio(drift: &[Drift], loops: &[LoopDynamics]) -> String {
 /// A number of every block: prelude, coda, and the core at a few of its steps.
 fn by_part(drift: &[Drift], of: impl Fn(&Drift) -> Band) -> Vec<Series> {
     let mut series = Vec::new();
-    let mut add = |name: String, style: usize, blocks: Vec<&Drift>| {
-        let at = |d: &Drift| d.block as f64;
+    let mut add = |name: String, style: usize, aside: f64, blocks: Vec<&Drift>| {
+        let at = |d: &Drift| d.block as f64 + aside;
         let points: Vec<_> = blocks.iter().map(|d| (at(d), of(d).median)).collect();
         if points.is_empty() {
             return;
@@ -219,25 +219,29 @@ fn by_part(drift: &[Drift], of: impl Fn(&Drift) -> Band) -> Vec<Series> {
         series.push(Series::new(name, style, Marks::LinePoints(points)).with_tips(tips));
     };
     let outside = |part: &str| drift.iter().filter(|d| d.step.is_none() && d.part == part).collect::<Vec<_>>();
-    add("prelude".into(), 0, outside("prelude"));
-    for (i, step) in looked_at(drift).into_iter().enumerate() {
-        add(format!("core, step {step}"), i + 1, drift.iter().filter(|d| d.step == Some(step)).collect());
+    add("prelude".into(), 0, 0.0, outside("prelude"));
+    let looked_at = looked_at(drift);
+    // Side by side, so that one step's bars do not hide another's.
+    let aside = |i: usize| 0.11 * (i as f64 - (looked_at.len() - 1) as f64 / 2.0);
+    for (i, &step) in looked_at.iter().enumerate() {
+        add(format!("core, step {step}"), i + 1, aside(i), drift.iter().filter(|d| d.step == Some(step)).collect());
     }
-    add("coda".into(), 6, outside("coda"));
+    add("coda".into(), 6, 0.0, outside("coda"));
     add(
         "other blocks".into(),
         0,
+        0.0,
         drift.iter().filter(|d| d.step.is_none() && d.part != "prelude" && d.part != "coda").collect(),
     );
     series
 }
 
 /// Paths of a few tokens.
-pub(super) fn paths(paths: &Paths) -> String {
+pub(super) fn paths(paths: &Paths) -> Option<Section> {
     let finite = |p: &&[f64; 2]| p.iter().all(|v| v.is_finite());
     let tokens: Vec<_> = paths.tokens.iter().filter(|t| t.points.iter().any(|p| finite(&p))).collect();
     if tokens.is_empty() {
-        return String::new();
+        return None;
     }
     let share = |i: usize| match paths.explained[i].is_finite() {
         true => format!(" ({} of the variance)", percent(paths.explained[i])),
@@ -270,11 +274,11 @@ pub(super) fn paths(paths: &Paths) -> String {
         ),
         false => String::new(),
     };
-    section(
+    Some(section(
         "paths",
         "Paths in the plane",
         "Latent states of a few tokens, projected onto the two directions in which they spread most (principal components), one marker \
          for each loop step. A path that curls into a point settles there; one that goes round, or between two places, never does.",
         &format!("<div class=\"charts wide\">{}</div>", figure(&chart, &seen)),
-    )
+    ))
 }

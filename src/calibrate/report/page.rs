@@ -6,10 +6,18 @@ use crate::plot::{self, Chart, escape};
 
 const CSS: &str = include_str!("page.css");
 
+/// A part of the page.
+#[derive(Debug)]
+pub(super) struct Section {
+    id: &'static str,
+    title: &'static str,
+    html: String,
+}
+
 /// A section: what it shows, how to read it, and the thing itself, as HTML.
-pub(super) fn section(id: &str, title: &str, how: &str, body: &str) -> String {
+pub(super) fn section(id: &'static str, title: &'static str, how: &str, body: &str) -> Section {
     let how = if how.is_empty() { String::new() } else { format!("<p class=\"how\">{how}</p>\n") };
-    format!("<section id=\"{id}\">\n<h2>{title}</h2>\n{how}{body}\n</section>\n")
+    Section { id, title, html: format!("<section id=\"{id}\">\n<h2>{title}</h2>\n{how}{body}\n</section>\n") }
 }
 
 /// A chart with a note below it.
@@ -19,19 +27,22 @@ pub(super) fn figure(chart: &Chart, note: &str) -> String {
 }
 
 /// The whole page. It may load nothing, which it also tells the browser.
-pub(super) fn page(findings: &Findings, advice: &[String], sections: &str) -> String {
+pub(super) fn page(findings: &Findings, advice: &[String], sections: &[Section]) -> String {
     let profile = &findings.profile;
     let name = match profile.model.name.trim() {
         "" => "a model without a name".into(),
         name => escape(name),
     };
-    let advice: String = advice.iter().map(|s| format!("<li>{}</li>\n", with_code(&escape(s)))).collect();
+    let advice: String =
+        advice.iter().map(|s| format!("<li>{}</li>\n", with_code(&escape(s)).replace(" %", "\u{a0}%"))).collect();
+    let links: String = sections.iter().map(|s| format!("<a href=\"#{}\">{}</a> ", s.id, s.title)).collect();
+    let sections: String = sections.iter().map(|s| s.html.as_str()).collect();
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>Calibration of {name}</title>\n\
-         <style>\n{}\n{CSS}</style>\n</head>\n<body>\n<header>\n<p class=\"kind\">Calibration</p>\n<h1>{name}</h1>\n{}</header>\n\
+         <style>\n{}\n{CSS}</style>\n</head>\n<body>\n<header>\n<p class=\"kind\">Calibration</p>\n<h1>{name}</h1>\n{}<nav>{links}</nav>\n</header>\n\
          <main>\n<section id=\"advice\">\n<h2>In short</h2>\n<ul class=\"advice\">\n{advice}</ul>\n</section>\n{sections}</main>\n\
          <footer>Made by rdt {}. Every exact point is a run at just that setting; the profile beside the model holds the same numbers.\
          </footer>\n</body>\n</html>\n",

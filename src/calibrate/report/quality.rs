@@ -2,7 +2,7 @@
 
 use super::advice::published;
 use super::family::{Family, families};
-use super::page::{figure, section};
+use super::page::{Section, figure, section};
 use super::words::{change, estimate, fixed, percent, short};
 use crate::calibrate::{Findings, Point, Profile};
 use crate::plot::{Axis, Chart, Marks, Series};
@@ -28,7 +28,7 @@ fn point_tip(profile: &Profile, point: &Point) -> String {
 }
 
 /// Cross-entropy and perplexity against depth.
-pub(super) fn depths(findings: &Findings) -> String {
+pub(super) fn depths(findings: &Findings) -> Section {
     let profile = &findings.profile;
     let at = |p: &Point| p.mean_steps;
     let tips: Vec<_> = profile.depths.iter().map(|p| point_tip(profile, p)).collect();
@@ -103,7 +103,7 @@ fn losses(profile: &Profile, markers: impl Fn(&mut Vec<Series>), tips: Vec<Strin
 }
 
 /// All rules against each other, in steps and in time, and where tokens leave.
-pub(super) fn rules(findings: &Findings) -> String {
+pub(super) fn rules(findings: &Findings) -> Section {
     let profile = &findings.profile;
     let families = families(findings);
     let mut drawn = String::new();
@@ -186,7 +186,8 @@ fn leaving(profile: &Profile, families: &[Family]) -> String {
     if typical.is_empty() {
         return String::new();
     }
-    let deepest = typical.iter().filter_map(|(_, p)| p.steps.keys().max()).max().copied().unwrap_or(1);
+    let deepest =
+        typical.iter().filter_map(|(_, p)| p.steps.iter().rfind(|s| *s.1 > 0)).map(|s| *s.0).max().unwrap_or(1);
     let chart = |&(style, point): &(usize, &Point)| {
         let all: u64 = point.steps.values().sum();
         let share = |n: u64| n as f64 / all as f64;

@@ -37,7 +37,7 @@ impl Shape {
 
     pub(super) fn point(self, rule: &str, mean_steps: f64, like: f64, spread: f64) -> Point {
         let ce = self.at(like);
-        let deepest = 32.min((mean_steps * 2.5) as usize).max(1);
+        let deepest = 16.min((mean_steps * 2.5) as usize).max(1);
         let bell = |k: usize| ((k as f64 - mean_steps) / spread).powi(2);
         let steps: BTreeMap<_, _> = match rule.starts_with("fixed") {
             true => [(mean_steps as usize, 12_288)].into(),
@@ -141,7 +141,7 @@ pub(super) fn motion(steps: usize, rate: f64) -> LoopDynamics {
 pub(super) fn dynamics(loops: usize) -> Dynamics {
     let mut drift = Vec::new();
     let mut push = |block: usize, part: &str, step: Option<usize>, moved: f64| {
-        let cosine = if block.is_multiple_of(4) {
+        let cosine = if matches!(block, 0 | 2 | 6) {
             NO_BAND
         } else {
             Band { p10: -0.2, p25: 0.0, median: 0.1 * moved, p75: 0.3, p90: 0.5 }
