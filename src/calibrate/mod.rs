@@ -49,6 +49,8 @@ mod identity;
 mod importance;
 mod plane;
 mod profile;
+#[cfg(feature = "cli")]
+pub mod report;
 mod score;
 mod sensitivity;
 pub mod sweep;

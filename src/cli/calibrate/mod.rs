@@ -144,7 +144,7 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         writeln!(out, "{}", findings.profile.to_json()?)?;
     } else {
         write!(out, "{}", report::table(&findings.profile))?;
-        for sentence in report::recommendation(&findings.profile) {
+        for sentence in report::recommendation(&findings.profile, Some(&findings.dynamics)) {
             writeln!(out, "{sentence}")?;
         }
     }
