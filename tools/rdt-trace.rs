@@ -205,7 +205,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     if let Some(spread) = &mut spread {
         spread.add(&logits[logits.len() - t * v..]);
         for seed in 1..flags.seeds.unwrap_or(1) {
-            let initial = InitialState::Noise { seed: flags.depth.exits.seed.wrapping_add(seed) };
+            let initial = InitialState::Noise { seed: flags.depth.exits.init.seed.wrapping_add(seed) };
             let mut session = flags.session.session(&model, steps, initial, KvType::F32)?;
             let mut policy = policy(&session)?;
             spread.add(&read(&mut session, &mut policy, Logits::All)?);
