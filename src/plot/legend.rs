@@ -22,7 +22,7 @@ pub(super) struct Entry<'a> {
 pub(super) fn layout(series: &[Series], width: i32, size: f64) -> Vec<Entry<'_>> {
     let mut entries: Vec<(&str, Vec<&Series>)> = Vec::new();
     for s in series.iter().filter(|s| !s.name.trim().is_empty()) {
-        if matches!(s.marks, Marks::Vertical(_)) {
+        if matches!(s.marks, Marks::Vertical(_)) || is_empty(&s.marks) {
             continue;
         }
         match entries.iter_mut().find(|e| e.0 == s.name) {
@@ -42,6 +42,17 @@ pub(super) fn layout(series: &[Series], width: i32, size: f64) -> Vec<Entry<'_>>
         entry
     };
     entries.into_iter().map(place).collect()
+}
+
+/// Whether there is nothing that could be drawn.
+fn is_empty(marks: &Marks) -> bool {
+    match marks {
+        Marks::Line(p) | Marks::Thin(p) | Marks::Points(p) | Marks::LinePoints(p) | Marks::Bars(p) => {
+            !p.iter().any(|p| p.0.is_finite() && p.1.is_finite())
+        }
+        Marks::Band(p) | Marks::Errors(p) => !p.iter().any(|p| p.0.is_finite() && p.1.is_finite() && p.2.is_finite()),
+        Marks::Vertical(at) | Marks::Horizontal(at) => !at.is_finite(),
+    }
 }
 
 /// About as wide as a text is in most fonts, in CSS pixels.

@@ -19,7 +19,7 @@ pub fn recommendation(profile: &Profile, dynamics: Option<&Dynamics>) -> Vec<Str
     let mut said = vec![choice(profile)];
     said.extend(depth(profile));
     said.extend(acceleration(profile));
-    said.extend(dynamics.map(|d| settling(d)).unwrap_or_default());
+    said.extend(dynamics.map(settling).unwrap_or_default());
     said
 }
 
@@ -247,16 +247,18 @@ fn acceleration(profile: &Profile) -> Vec<String> {
             share if share < -EQUAL_COST => losses += 1,
             _ => ties += 1,
         }
-        let mut part = format!("{} than {label}", compared(in_steps, "steps", "fewer"));
-        if in_steps.abs() <= EQUAL_COST {
-            part = format!("about as many steps as {label}");
-        }
+        let mut part = match in_steps.abs() <= EQUAL_COST {
+            true => "about as many steps".into(),
+            false => compared(in_steps, "steps", "fewer"),
+        };
         if let Some(time) = in_time {
             part += &match time.abs() <= EQUAL_COST {
-                true => " in about the same time".into(),
-                false => format!(" and {}", compared(time, "time", "less")),
+                true => " (and about as much time)".into(),
+                false => format!(" ({})", compared(time, "time", "less")),
             };
         }
+        part += if in_steps.abs() <= EQUAL_COST { " as " } else { " than " };
+        part += &label;
         parts.push(part);
     }
     let verdict = match (wins, losses, ties) {

@@ -61,17 +61,18 @@ pub(super) fn depths(findings: &Findings) -> Section {
         ..Chart::default()
     };
     let mut drawn = figure(&entropy, "");
+    let mut lacks = "";
     if published(profile).is_some() {
         drawn += &losses(profile, markers, tips, steps());
     } else {
-        drawn += "<p>The published depth was not measured, so that no losses can be counted from it.</p>";
+        lacks = "<p>The published depth was not measured, so that no losses can be counted from it.</p>";
     }
     section(
         "depth",
         "Quality against depth",
         "Every token takes the same number of loop steps here; lower is better, and where the curve is flat more steps buy nothing. \
          Error bars are those of the text, which all depths share: differences between depths are surer than the bars look.",
-        &format!("<div class=\"charts\">{drawn}</div>"),
+        &format!("<div class=\"charts\">{drawn}</div>{lacks}"),
     )
 }
 
@@ -106,14 +107,14 @@ fn losses(profile: &Profile, markers: impl Fn(&mut Vec<Series>), tips: Vec<Strin
 pub(super) fn rules(findings: &Findings) -> Section {
     let profile = &findings.profile;
     let families = families(findings);
-    let mut drawn = String::new();
+    let (mut drawn, mut lacks) = (String::new(), "");
     let in_steps = pareto(profile, &families, "mean loop steps per token", &|p| Some(p.mean_steps), true);
     drawn += &with_close_up(in_steps, "Cross-entropy against steps");
     if profile.points().any(|p| p.timing.is_some()) {
         let time = |p: &Point| p.timing.map(|t| t.ms_per_token);
         drawn += &with_close_up(pareto(profile, &families, "ms per token", &time, false), "Cross-entropy against time");
     } else {
-        drawn += "<p>Times per token were not measured.</p>";
+        lacks = "<p>Times per token were not measured.</p>";
     }
     section(
         "rules",
@@ -121,7 +122,7 @@ pub(super) fn rules(findings: &Findings) -> Section {
         "An exit rule lets easy tokens leave early; a rule is better than another where its points lie further to the left at the same \
          height, and worth having where they lie left of the fixed depths. Markers are exact runs; thin lines are estimates from \
          the deepest run, and tell only where to look.",
-        &format!("<div class=\"charts\">{drawn}</div>{}", leaving(profile, &families)),
+        &format!("<div class=\"charts\">{drawn}</div>{lacks}{}", leaving(profile, &families)),
     )
 }
 
@@ -158,7 +159,7 @@ fn with_close_up(chart: Chart, title: &str) -> String {
     let least = points.iter().map(|p| p.1).fold(f64::INFINITY, f64::min);
     let most = points.iter().map(|p| p.1).fold(f64::NEG_INFINITY, f64::max);
     let whole = Chart { title: title.into(), ..chart.clone() };
-    if !(most - least > 3.0 * CLOSE) {
+    if most - least <= 3.0 * CLOSE {
         return figure(&whole, "");
     }
     let near = || points.iter().filter(|p| p.1 <= least + CLOSE).map(|p| p.0);

@@ -172,7 +172,7 @@ fn advice_where_the_rule_wins() {
     assert!(said.starts_with("Use `--exit-rule acceleration:"), "{said}");
     assert!(said.contains("instead of the published 16 (") && said.contains("% fewer)") && said.contains("% less)"));
     assert!(said.contains("Depth matters up to 11 steps"));
-    assert!(said.contains("rule wins here") && said.contains("fewer steps than `kl`") && said.contains("less time, "));
+    assert!(said.contains("rule wins here") && said.contains("% fewer steps (33 % less time) than `kl`"));
     assert!(said.contains("latent states settle."));
 }
 
@@ -181,10 +181,10 @@ fn advice_where_the_rule_loses() {
     let said = said(Shape { acceleration: 1.2, ..GOOD }, None);
     println!("{said}");
     assert!(said.contains("rule does not win here") || said.contains("wins against some"), "{said}");
-    assert!(said.contains("more steps than `kl`") && said.contains("more steps than fixed depths"));
+    assert!(said.contains("% more steps (") && said.contains(") than fixed depths"));
     assert!(!said.starts_with("Use `--exit-rule acceleration"));
     let tie = self::said(Shape { acceleration: 0.85, ..GOOD }, None);
-    assert!(tie.contains("about as many steps as `step-norm`"), "{tie}");
+    assert!(tie.contains("about as many steps (and about as much time) as `step-norm`"), "{tie}");
 }
 
 #[test]

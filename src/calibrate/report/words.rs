@@ -58,7 +58,7 @@ pub(super) fn percent(share: f64) -> String {
     }
     let percent = share.abs() * 100.0;
     let decimals = match percent {
-        p if p >= 10.0 && p <= 99.0 => 0,
+        p if (10.0..=99.0).contains(&p) => 0,
         p if p > 99.9 && p < 100.0 => 2,
         p if p >= 0.1 || p == 0.0 => 1,
         _ => 3,
