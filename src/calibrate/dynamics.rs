@@ -309,21 +309,25 @@ impl<P: DepthPolicy> DepthPolicy for DynamicsRecorder<P> {
 /// How far blocks move the residual stream: an entry per block and step, in the order in which a token comes to them, over all positions
 /// that were looked at and came so far.
 pub fn drift(model: &Model, waypoints: &mut Waypoints) -> Vec<Drift> {
-    let mut places: HashMap<(usize, usize, usize), usize> = HashMap::new();
-    let mut all: Vec<((usize, usize, usize), [Vec<f64>; 2])> = Vec::new();
+    /// A block in a step of a segment, and moves and cosines of all positions there.
+    struct Place {
+        key: (usize, usize, usize),
+        moved: Vec<f64>,
+        cosine: Vec<f64>,
+    }
+    let (mut places, mut all) = (HashMap::new(), Vec::<Place>::new());
     for passage in waypoints.visited().iter().flat_map(|v| v.passages()) {
         let key = (passage.segment, passage.step, passage.block);
-        let place = *places.entry(key).or_insert_with(|| {
-            all.push((key, Default::default()));
+        let at = *places.entry(key).or_insert_with(|| {
+            all.push(Place { key, moved: Vec::new(), cosine: Vec::new() });
             all.len() - 1
         });
-        let [moved, cosine] = &mut all[place].1;
-        moved.push(passage.move_norm / passage.in_norm);
-        cosine.push(passage.cosine);
+        all[at].moved.push(passage.move_norm / passage.in_norm);
+        all[at].cosine.push(passage.cosine);
     }
     // Positions that left a loop early met later segments first. The order within a step is kept.
-    all.sort_by_key(|((segment, step, _), _)| (*segment, *step));
-    let entry = |((segment, step, block), [moved, cosine]): ((usize, usize, usize), [Vec<f64>; 2])| Drift {
+    all.sort_by_key(|place| (place.key.0, place.key.1));
+    let entry = |Place { key: (segment, step, block), moved, cosine }| Drift {
         block,
         part: part(model, segment).to_owned(),
         step: (step > 0).then_some(step),
@@ -510,8 +514,8 @@ mod tests {
         for (q, angle) in [(0.5f64, 0.0), (-0.5, 180.0)] {
             let states: Vec<State> = (0..6).map(|k| [4.0 + q.powi(k), q.powi(k), 0.0]).collect();
             let found = one(&states);
-            for k in 2..6 {
-                let norm = states[k].iter().map(|x| x * x).sum::<f64>().sqrt();
+            for (k, state) in states.iter().enumerate().skip(2) {
+                let norm = state.iter().map(|x| x * x).sum::<f64>().sqrt();
                 let step = 2f64.sqrt() * q.abs().powi(k as i32 - 1) * (q - 1.0).abs();
                 assert!((found.angle[k - 1].median - angle).abs() < 0.05, "{:?}", found.angle);
                 close(found.step_norm[k - 1].median, step / norm);

@@ -174,7 +174,7 @@ impl Pass<'_, '_> {
         }
         if let Some(points) = self.waypoints {
             let width = self.model.config().width;
-            for i in w.share(all.len()) {
+            for i in w.share(all.len()).filter(|&i| points.watches(all[i])) {
                 let stream = self.settled(w, source, i, all.len(), width);
                 // SAFETY: shares of the rows are disjoint; the latest to touch a row was this worker, or is behind a barrier.
                 unsafe { points.leave(all[i], stream) };

@@ -107,6 +107,9 @@ fn norm(norm: Option<&Norm>, x: &[f32]) -> Vec<f32> {
         .collect()
 }
 
+/// Segment, step and pass.
+type Place = (usize, usize, usize);
+
 /// A token's way by the plan: (segment, step, pass, block).
 fn way(model: &Model, depths: &[usize]) -> Vec<(usize, usize, usize, usize)> {
     let (mut way, mut depths) = (Vec::new(), depths.iter());
@@ -154,7 +157,7 @@ fn waypoints_are_the_streams_of_the_plan() {
 }
 
 fn numbers_are_those_of_the_streams(visited: &Visited, what: &str) {
-    let mut before: Option<((usize, usize, usize), Vec<f64>, Vec<f32>)> = None;
+    let mut before: Option<(Place, Vec<f64>, Vec<f32>)> = None;
     for (i, p) in visited.passages().iter().enumerate() {
         let (from, to) = visited.streams(i).unwrap();
         let moved: Vec<f64> = from.iter().zip(to).map(|(&a, &b)| f64::from(b) - f64::from(a)).collect();
