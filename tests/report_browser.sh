@@ -6,5 +6,5 @@ cd "$(dirname "$0")/.."
 
 reports=$(mktemp -d)
 trap 'rm -rf "$reports"' EXIT
-RDT_REPORTS=$reports cargo test --locked --quiet --lib -- --ignored --exact calibrate::report::tests::pages >/dev/null
+RDT_REPORTS=$reports cargo test --locked --quiet --lib -- --exact calibrate::report::tests::pages >/dev/null
 python3 tests/report_browser.py ${1:+--shots "$1"} "$reports"/*.html

@@ -187,6 +187,11 @@ impl ExitRule {
         }
     }
 
+    /// `acceleration` with its usual threshold and hits.
+    pub fn usual() -> Self {
+        acceleration::settled()
+    }
+
     /// Every token to the end of the loop.
     pub fn full_depth() -> Self {
         fixed::full_depth()

@@ -158,15 +158,21 @@ pub fn svg(chart: &Chart) -> String {
 
 /// The chart as an SVG file, for images in documents.
 pub fn standalone(chart: &Chart) -> String {
-    let (width, height) = draw::size(chart);
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"plot\" width=\"{width}\" height=\"{height}\" {}>\n<style>{STYLE}</style>\n\
-         <rect class=\"paper\" width=\"100%\" height=\"100%\" rx=\"{}\" fill=\"{}\"/>\n{}</svg>\n",
-        head(chart, width, height),
+    alone(&svg(chart))
+}
+
+/// What [`svg`] made as a file of its own.
+pub(crate) fn alone(fragment: &str) -> String {
+    let paper = format!(
+        "\n<style>{STYLE}</style>\n<rect class=\"paper\" width=\"100%\" height=\"100%\" rx=\"{}\" fill=\"{}\"/>",
         6 * draw::FINE,
-        style::PAPER,
-        draw::body(chart),
-    )
+        style::PAPER
+    );
+    // Inside a page the chart shrinks with it; a file has a size.
+    let (head, body) = fragment.split_once('>').unwrap_or((fragment, ""));
+    let head = head.replacen("<svg", "<svg xmlns=\"http://www.w3.org/2000/svg\"", 1);
+    let head = head.replacen("style=\"max-width:", "width=\"", 1).replacen("px\"", "\"", 1);
+    format!("{head}>{paper}{body}\n")
 }
 
 fn head(chart: &Chart, width: u32, height: u32) -> String {

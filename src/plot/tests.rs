@@ -149,34 +149,6 @@ fn given_ranges_hold() {
     }
 }
 
-/// Charts to look at: `cargo test plot::tests::gallery -- --ignored` and open `target/plots.html`.
-#[test]
-#[ignore = "for eyes"]
-fn gallery() {
-    let mut charts = vec![full(), Chart::default()];
-    let decay: Vec<_> = (1..=32).map(|k| (f64::from(k), 0.8f64.powi(k))).collect();
-    let band = decay.iter().map(|p| (p.0, p.1 * 0.5, p.1 * 1.8)).collect();
-    let series =
-        vec![Series::new("10–90 %", 1, Marks::Band(band)), Series::new("median", 1, Marks::Line(decay.clone()))];
-    charts.push(Chart {
-        title: "Logarithmic".into(),
-        x: Axis { whole: true, ..Axis::log("loop steps") },
-        y: Axis::log("‖Δ‖ / ‖s‖"),
-        series,
-        ..Chart::default()
-    });
-    charts.push(Chart {
-        title: "Bars".into(),
-        x: Axis::steps("loop steps"),
-        y: Axis::linear("share of tokens (%)"),
-        series: vec![Series::new("", 3, Marks::Bars((1..9).map(|k| (f64::from(k), f64::from(k * (9 - k)))).collect()))],
-        size: (360, 240),
-    });
-    let files: String = charts.iter().map(|c| standalone(c) + "<br>" + &svg(c)).collect();
-    let page = format!("<meta charset=utf-8><style>:root{{color-scheme:light dark}}{STYLE}</style>{files}");
-    std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/target/plots.html"), page).unwrap();
-}
-
 #[test]
 fn lines_end_at_the_edge() {
     let chart = Chart {

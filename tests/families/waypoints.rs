@@ -308,7 +308,7 @@ fn read_outs_inside_the_loop_are_not_on_the_way() {
     session.record_waypoints(all().unwrap());
     common::run_batch(&mut session, &mut policy_2, batch).assert_same(&expected, "looked at");
     // Reading out later is no way either.
-    session.read_out(0, 0, &expected.latents(1)).unwrap();
+    session.read_out(0, 0, &expected.latents(1), rdt::model::Logits::All).unwrap();
     let mut points = session.take_waypoints().unwrap();
     assert!(expected.steps.iter().any(|n| *n != 9), "{:?}", expected.steps);
     for (v, &steps) in points.visited().iter().zip(&expected.steps) {

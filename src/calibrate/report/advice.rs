@@ -3,7 +3,7 @@
 use super::words::{change, estimate, fixed, percent, short, steps};
 use crate::calibrate::{Dynamics, Point, Profile};
 
-/// A perplexity that is lost and not missed, as a share.
+/// A loss that is not missed, as a share ([`Profile::loss`]).
 const BEARABLE: f64 = 0.01;
 /// Perplexities that differ by less are the same for all that the reader needs to know.
 const SAME: f64 = 0.005;
@@ -41,10 +41,10 @@ fn choice(profile: &Profile) -> String {
             steps(n as f64)
         );
     };
-    let loss = profile.loss(point);
+    let loss = profile.text_loss(point);
     if point.rule == reference.rule {
         return format!(
-            "Use the published depth, `--exit-rule {}`: nothing cheaper stays within 1 % of its perplexity ({}).",
+            "Use the published depth, `--exit-rule {}`: nothing cheaper stays within a loss of 1 % (perplexity {}).",
             point.rule,
             estimate(point.perplexity)
         );
@@ -79,8 +79,9 @@ fn choice(profile: &Profile) -> String {
     if point.same_top.value.is_finite() {
         let full = steps(profile.full_depth as f64);
         text += &format!(
-            " At {} of positions it finds the same token most likely as {full} do.",
-            percent(point.same_top.value)
+            " At {} of positions it finds the same token most likely as {full} do, and text that these had written would lose {}.",
+            percent(point.same_top.value),
+            percent(libm::expm1(point.kl.value))
         );
         if profile.full_depth == 1 {
             text = text.replace("1 step do.", "1 step does.");

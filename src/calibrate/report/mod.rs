@@ -17,14 +17,31 @@ pub use advice::recommendation;
 pub use table::table;
 
 use super::{Findings, Profile};
-use crate::plot::escape;
+use crate::plot::{self, escape};
 use page::Section;
 use std::fmt::Write;
 
 /// The report as a page of HTML.
 pub fn html(findings: &Findings) -> String {
+    let advice = recommendation(&findings.profile, Some(&findings.dynamics));
+    page::page(findings, &advice, &sections(findings))
+}
+
+/// The charts of the report as files of their own ([`plot::standalone`]), each with a name made of its section and its number there,
+/// such as `depth-1`.
+pub fn charts(findings: &Findings) -> Vec<(String, String)> {
+    let of_section = |section: &Section| {
+        let charts = section.html.split("<svg").skip(1).filter_map(|rest| rest.split_once("</svg>"));
+        let named = |(i, (inside, _)): (usize, (&str, &str))| {
+            (format!("{}-{}", section.id, i + 1), plot::alone(&format!("<svg{inside}</svg>")))
+        };
+        charts.enumerate().map(named).collect::<Vec<_>>()
+    };
+    sections(findings).iter().flat_map(of_section).collect()
+}
+
+fn sections(findings: &Findings) -> Vec<Section> {
     let profile = &findings.profile;
-    let advice = recommendation(profile, Some(&findings.dynamics));
     let sections = [
         Some(quality::depths(findings)),
         Some(settings(profile)),
@@ -35,7 +52,7 @@ pub fn html(findings: &Findings) -> String {
         motion::paths(&findings.dynamics.paths),
         Some(seeds(profile)),
     ];
-    page::page(findings, &advice, &sections.into_iter().flatten().collect::<Vec<_>>())
+    sections.into_iter().flatten().collect()
 }
 
 fn settings(profile: &Profile) -> Section {
@@ -44,8 +61,10 @@ fn settings(profile: &Profile) -> Section {
     page::section(
         "settings",
         "All settings",
-        "Each row is a run of the whole text at just that setting, with losses counted from the published depth. KL and agreement \
-         compare with the full depth: how far the predictions differ, in nats, and how often the most likely token is the same.",
+        "Each row is a run of the whole text at just that setting. KL and agreement compare with the full depth: how far the \
+         predictions differ, in nats, and how often the most likely token is the same. Loss is the larger of two: the perplexity \
+         over the published depth's, and what KL says would be lost on text that full depth itself had written; a mean over text \
+         hides the few tokens that need depth, KL less so.",
         &format!("{key}{}", table::html(profile)),
     )
 }

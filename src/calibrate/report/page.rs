@@ -9,9 +9,9 @@ const CSS: &str = include_str!("page.css");
 /// A part of the page.
 #[derive(Debug)]
 pub(super) struct Section {
-    id: &'static str,
+    pub(super) id: &'static str,
     title: &'static str,
-    html: String,
+    pub(super) html: String,
 }
 
 /// A section: what it shows, how to read it, and the thing itself, as HTML.

@@ -23,7 +23,7 @@ fn columns(profile: &Profile) -> Vec<Column<'_>> {
     }
     let all = [
         column("steps", "mean steps", |p| fixed(p.mean_steps, 2)),
-        column("loss", "perplexity lost", |p| change(profile.loss(p))),
+        column("loss", "loss", |p| change(profile.loss(p))),
         column("perplexity", "perplexity", |p| estimate(p.perplexity)),
         column("KL", "KL, nats", |p| short(p.kl.value)),
         column("agree", "agreement", |p| percent(p.same_top.value)),

@@ -243,15 +243,28 @@ fn the_table_fits_a_terminal() {
     assert!(!poor.contains("NaN") && !poor.contains("ms") && !poor.contains("KL"), "{poor}");
 }
 
-/// Writes pages to look at, and for `tests/report_browser.sh`, into the folder that `RDT_REPORTS` names.
+/// Pages for `tests/report_browser.sh`, in the folder that `RDT_REPORTS` names; without it the pages are only made.
 #[test]
-#[ignore = "writes files"]
 fn pages() {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/target/reports");
-    let folder = std::path::PathBuf::from(std::env::var_os("RDT_REPORTS").unwrap_or(default.into()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let folder = std::env::var_os("RDT_REPORTS").map_or(other.path().to_owned(), std::path::PathBuf::from);
     let all = [("rich", rich(GOOD, 1)), ("two-loops", rich(GOOD, 2)), ("poor", poor()), ("hostile", hostile())];
     for (name, findings) in all {
         std::fs::write(folder.join(name).with_extension("html"), html(&findings)).unwrap();
+    }
+}
+
+/// Every chart of the page is a file of its own, too.
+#[test]
+fn charts_stand_alone() {
+    let findings = rich(GOOD, 2);
+    let charts = charts(&findings);
+    assert_eq!(charts.len(), html(&findings).matches("<svg").count());
+    let names: std::collections::BTreeSet<_> = charts.iter().map(|(name, _)| name).collect();
+    assert_eq!(names.len(), charts.len());
+    for (name, svg) in &charts {
+        assert!(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\""), "{name}");
+        assert!(svg.contains("<style>") && svg.contains(" width=\"") && !svg.contains("max-width"), "{name}");
+        assert_eq!((svg.matches("<svg").count(), svg.matches("</svg>").count()), (1, 1), "{name}");
     }
 }

@@ -1,5 +1,6 @@
 //! One window run to the deepest depth, and read out at every step on the way.
 
+use super::super::compare::Comparison;
 use super::super::score::negative_log_likelihood;
 use super::super::trajectory::Recorder;
 use super::super::{Error, Window};
@@ -90,6 +91,8 @@ pub(super) struct DeepWindow {
     pub(super) rows: usize,
     /// Negative log-likelihoods, in nats.
     pub(super) nll: Vec<f64>,
+    /// KL(deepest ‖ this depth), in nats.
+    pub(super) kl: Vec<f64>,
     /// Of every kind of rule, in the order that was asked for.
     pub(super) statistics: Vec<Vec<f32>>,
 }
@@ -104,8 +107,13 @@ impl DeepWindow {
     ) -> Result<Self, Error> {
         let (rows, vocab) = (targets.len(), run.session.model().config().vocab);
         let mut memories: Vec<Vec<_>> = kinds.iter().map(|rule| vec![rule.memory(vocab); rows]).collect();
-        let mut window =
-            Self { rows, nll: Vec::with_capacity(steps * rows), statistics: vec![Vec::new(); kinds.len()] };
+        let mut window = Self {
+            rows,
+            nll: Vec::with_capacity(steps * rows),
+            kl: Vec::with_capacity(steps * rows),
+            statistics: vec![Vec::new(); kinds.len()],
+        };
+        let deepest = run.read_out(steps)?.to_vec();
         for step in 1..=steps {
             for ((rule, memories), out) in kinds.iter().zip(&mut memories).zip(&mut window.statistics) {
                 if rule.signal() != Signal::Readout {
@@ -115,8 +123,10 @@ impl DeepWindow {
                 }
             }
             let logits = run.read_out(step)?;
-            for ((row, logits), &target) in logits.chunks_exact(vocab).enumerate().zip(targets) {
+            let both = deepest.chunks_exact(vocab).zip(logits.chunks_exact(vocab));
+            for (row, ((deepest, logits), &target)) in both.zip(targets).enumerate() {
                 window.nll.push(negative_log_likelihood(logits, target));
+                window.kl.push(Comparison::position(deepest, logits).0);
                 for ((rule, memories), out) in kinds.iter().zip(&mut memories).zip(&mut window.statistics) {
                     if rule.signal() == Signal::Readout {
                         out.push(rule.measure_readout(&mut memories[row], logits));

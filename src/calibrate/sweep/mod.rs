@@ -81,7 +81,7 @@ pub struct Swept {
     pub screened: Vec<Screened>,
     /// How latent states move.
     pub dynamics: Dynamics,
-    /// The first window under the cheapest setting that loses at most 1 %; texts are empty.
+    /// The first window under the usual rule; texts are empty.
     pub sample: Sample,
     /// Results that an earlier run had left.
     pub found: usize,
@@ -416,13 +416,14 @@ impl<'a> Sweep<'a> {
         })
     }
 
-    /// The first window under the cheapest setting that loses at most 1 %.
+    /// The first window under the usual rule.
     fn sample(&self, depths: &[Point], rules: &[Point], rule_rows: &[Vec<Rows>], depth_rows: &[Vec<Rows>]) -> Sample {
-        let reference = reference(depths, self.plan.published);
-        let all = rules.iter().zip(rule_rows).chain(depths.iter().zip(depth_rows));
-        let within = all.filter(|(p, _)| p.perplexity.value <= 1.01 * reference);
-        let cheapest = within.min_by(|(a, _), (b, _)| a.mean_steps.total_cmp(&b.mean_steps));
-        let Some((point, rows)) = cheapest else { return Sample::default() };
+        // The usual acceleration rule if there is one, since that is the one that is looked at; else the first there is.
+        let mut all = rules.iter().zip(rule_rows).chain(depths.iter().zip(depth_rows));
+        let usual = ExitRule::usual().with_max(self.plan.steps);
+        let Some((point, rows)) = all.clone().find(|(p, _)| p.rule == usual).or_else(|| all.next()) else {
+            return Sample::default();
+        };
         let token = |(&steps, &nll): (&u32, &f64)| SampleToken { text: String::new(), steps: steps as usize, nll };
         let tokens = rows.first().map(|rows| rows.steps.iter().zip(&rows.nll).map(token).collect());
         Sample { rule: point.rule, tokens: tokens.unwrap_or_default() }
@@ -466,10 +467,10 @@ fn reference(depths: &[Point], steps: usize) -> f64 {
 fn best_of_kinds(rules: &[Point], reference: f64) -> Vec<usize> {
     let mut best: Vec<usize> = Vec::new();
     for (i, point) in rules.iter().enumerate() {
-        let good = |p: &Point| p.perplexity.value <= 1.01 * reference;
+        let good = |p: &Point| p.perplexity.value <= 1.01 * reference && libm::expm1(p.kl.value) <= 0.01;
         let better = |a: &Point, b: &Point| match (good(a), good(b)) {
             (true, true) => a.mean_steps < b.mean_steps,
-            (false, false) => a.perplexity.value < b.perplexity.value,
+            (false, false) => a.kl.value < b.kl.value,
             (a, _) => a,
         };
         match best.iter_mut().find(|b| rules[**b].rule.name() == point.rule.name()) {

@@ -51,7 +51,7 @@ fn two_digits(x: f64) -> f32 {
 
 /// What a rule would do on trajectories of the deepest run.
 pub(super) fn screen(rule: ExitRule, deep: &[DeepWindow], number: usize) -> Screened {
-    let (mut nll, mut depth) = (Moments::default(), Moments::default());
+    let [mut nll, mut kl, mut depth] = [Moments::default(); 3];
     let mut memory = rule.memory(0);
     for window in deep {
         let steps = window.nll.len() / window.rows;
@@ -61,19 +61,20 @@ pub(super) fn screen(rule: ExitRule, deep: &[DeepWindow], number: usize) -> Scre
             let leaves = (1..).zip(values).find(|&(step, &value)| rule.check_value(&mut memory, step, value));
             let step = leaves.map_or(steps, |(step, _)| step);
             nll.add(window.nll[(step - 1) * window.rows + row]);
+            kl.add(window.kl[(step - 1) * window.rows + row]);
             depth.add(step as f64);
         }
     }
-    Screened { rule, mean_steps: depth.mean().value, cross_entropy: nll.mean().value }
+    Screened { rule, mean_steps: depth.mean().value, cross_entropy: nll.mean().value, kl: kl.mean().value }
 }
 
-/// Up to `most` settings that are worth running: of each kind of rule the cheapest that loses no more than this and that, by the
-/// cross-entropy `reference` of the published depth.
+/// Up to `most` settings that are worth running: of each kind of rule the cheapest that loses no more than this and that, in the sense of
+/// [`Profile::loss`](super::super::Profile::loss), by the cross-entropy `reference` of the published depth.
 pub(super) fn choose(screened: &[Screened], reference: f64, most: usize) -> Vec<ExitRule> {
     let mut chosen: Vec<ExitRule> = Vec::new();
     for loss in WANTED.iter().take(most) {
         let limit = reference + libm::log1p(*loss);
-        let within = screened.iter().filter(|s| s.cross_entropy <= limit);
+        let within = screened.iter().filter(|s| s.cross_entropy <= limit && libm::expm1(s.kl) <= *loss);
         let cheapest = within
             .min_by(|a, b| a.mean_steps.total_cmp(&b.mean_steps).then(a.cross_entropy.total_cmp(&b.cross_entropy)));
         if let Some(s) = cheapest
@@ -94,6 +95,7 @@ mod tests {
         DeepWindow {
             rows: 2,
             nll: vec![1.0, 4.0, 1.0, 3.0, 1.0, 2.0],
+            kl: vec![0.0, 0.6, 0.0, 0.4, 0.0, 0.0],
             statistics: vec![vec![0.01, 0.9, 0.01, 0.5, 0.01, 0.2]],
         }
     }
@@ -107,7 +109,7 @@ mod tests {
         let found = of("step-norm:0.6,max=3");
         assert_eq!((found.mean_steps, found.cross_entropy), (1.5, 2.0));
         let found = of("step-norm:1,max=3");
-        assert_eq!((found.mean_steps, found.cross_entropy), (1.0, 2.5));
+        assert_eq!((found.mean_steps, found.cross_entropy, found.kl), (1.0, 2.5, 0.3));
         let found = of("step-norm:0.1,hits=2,max=3");
         assert_eq!((found.mean_steps, found.cross_entropy), (2.5, 1.5));
     }
@@ -129,13 +131,16 @@ mod tests {
             rule: format!("step-norm:{threshold}").parse().unwrap(),
             mean_steps,
             cross_entropy,
+            kl: if cross_entropy < 2.0 { 0.5 } else { 0.0 },
         };
+        // The last has the lowest cross-entropy, and says something else than the deepest.
         let all = [
             of("0.1", 9.0, 2.0),
             of("0.2", 4.0, 2.009),
             of("0.3", 5.0, 2.008),
             of("0.4", 2.0, 2.04),
             of("0.5", 1.0, 3.0),
+            of("0.6", 1.0, 1.9),
         ];
         let names = |most| choose(&all, 2.0, most).iter().map(|r| r.threshold().unwrap()).collect::<Vec<_>>();
         assert_eq!(names(1), [0.2], "the cheapest within 1 %");

@@ -8,9 +8,10 @@ use std::time::Instant;
 
 /// Rounds over all settings; the median of them counts, so that what else the machine does hits all settings alike.
 pub(super) const ROUNDS: usize = 5;
-/// Tokens per setting and round, unless they take longer than [`LONGEST`].
-const TOKENS: usize = 48;
-const FEWEST: usize = 4;
+/// Seconds per setting and round, at least.
+const LEAST: f64 = 0.1;
+/// Tokens that are timed however long they take, and seconds after which there are no more than these.
+const FEWEST: u32 = 4;
 const LONGEST: f64 = 2.0;
 
 /// One run of a setting.
@@ -33,19 +34,23 @@ pub(super) fn run(session: &mut Session, rule: ExitRule, window: &Window, meter:
         &mut policy,
     )?;
     let readout_exits = rule.signal() == Signal::Readout;
-    let (mut count, mut steps) = (0, 0);
+    let (mut count, mut steps) = (0u32, 0);
     let (energy, begin) = (meter.sample(), Instant::now());
-    for token in drawn.iter().take(TOKENS) {
-        let batch = Batch { sequence: 0, tokens: &[*token], logits: Logits::Last, readout_exits, both_ways: false };
-        steps += session.run(batch, &mut policy)?.steps.iter().sum::<usize>();
-        count += 1;
-        if count >= FEWEST && begin.elapsed().as_secs_f64() > LONGEST {
-            break;
+    // A small model is through in a moment, and short times are uncertain: it goes again.
+    'enough: while begin.elapsed().as_secs_f64() < LEAST {
+        session.truncate(0, context.len());
+        for token in drawn {
+            let batch = Batch { sequence: 0, tokens: &[*token], logits: Logits::Last, readout_exits, both_ways: false };
+            steps += session.run(batch, &mut policy)?.steps.iter().sum::<usize>();
+            count += 1;
+            if count >= FEWEST && begin.elapsed().as_secs_f64() > LONGEST {
+                break 'enough;
+            }
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
     let joules = energy.zip(meter.sample()).and_then(|(from, to)| meter.joules(&from, &to));
-    let n = f64::from(u32::try_from(count.max(1)).unwrap_or(u32::MAX));
+    let n = f64::from(count);
     Ok(Run { ms: seconds * 1000.0 / n, steps: steps as f64 / n, joules: joules.map(|j| j / n) })
 }
 

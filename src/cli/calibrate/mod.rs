@@ -41,8 +41,9 @@ Written are the profile (MODEL.calibration.json, which rdt-chat and the others f
 with plots (MODEL.calibration.html, one file, no network). --embed puts the profile into the GGUF
 instead. A calibration that was interrupted goes on where it was when it is started again.
 
-Losses are in perplexity over that of the model's published number of steps. Full depth, which KL and
-agreement are against, is the smallest depth within 0.1 % cross-entropy of the deepest.
+A setting's loss is the larger of two: its perplexity over that of the model's published number of steps,
+and exp(KL) - 1, what it would lose on text written by full depth: the smallest depth within 0.1 %
+cross-entropy of the deepest.
 
 Examples:
   rdt-calibrate -m model.gguf -f book.txt
@@ -86,6 +87,9 @@ struct Flags {
     /// Write no report
     #[arg(long, help_heading = "Results")]
     no_report: bool,
+    /// Write the report's charts into this folder too, as SVG files that follow light and dark
+    #[arg(long, value_name = "FOLDER", help_heading = "Results")]
+    charts: Option<PathBuf>,
     /// Compare a saved profile (default: the model's) with this model and this machine, and measure nothing else
     #[arg(long, value_name = "FILE", num_args = 0..=1, help_heading = "Results")]
     #[allow(clippy::option_option)]
@@ -198,6 +202,16 @@ impl Outputs {
             file.write_all(report::html(findings).as_bytes())?;
             file.commit()?;
             note(&format!("wrote {}", path.display()));
+        }
+        if let Some(folder) = &flags.charts {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+            let charts = report::charts(findings);
+            for (name, svg) in &charts {
+                let mut file = AtomicFile::create(&folder.join(name).with_extension("svg"))?;
+                file.write_all(svg.as_bytes())?;
+                file.commit()?;
+            }
+            note(&format!("wrote {} charts into {}", charts.len(), folder.display()));
         }
         match &self.profile {
             Some(path) => {

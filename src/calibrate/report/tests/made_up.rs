@@ -207,6 +207,7 @@ pub(super) fn rich(shape: Shape, loops: usize) -> Findings {
                 rule: rule.parse().unwrap(),
                 mean_steps: like * share,
                 cross_entropy: shape.at(like) * 0.999,
+                kl: 0.01 / like,
             });
         };
         add(&format!("acceleration:{:.4},max=16", 0.5 / like / like), shape.acceleration);
