@@ -124,14 +124,28 @@ fn depth(profile: &Profile) -> Vec<String> {
     let ppl = |p: &Point| short(p.perplexity.value);
     let ratio = |a: &Point, b: &Point| a.perplexity.value / b.perplexity.value - 1.0;
     if ratio(first, best) < SAME {
-        return vec![format!(
-            "Depth buys nothing on this text: {} reach{} a perplexity of {}, the best of all depths up to {} is {}. More steps only cost time.",
-            steps(first.mean_steps),
-            if first.mean_steps == 1.0 { "es" } else { "" },
-            ppl(first),
-            last.mean_steps,
-            ppl(best),
-        )];
+        let apart = |p: &Point| libm::expm1(p.kl.value);
+        let near = depths.iter().find(|p| apart(p) <= BEARABLE);
+        return vec![match near {
+            Some(near) if apart(first) > BEARABLE => format!(
+                "Perplexity hardly depends on depth on this text ({} at {}, {} at best), but what the model says does: text \
+                 that full depth had written would lose {} at {}, and no more than 1 % from {} on.",
+                ppl(first),
+                steps(first.mean_steps),
+                ppl(best),
+                percent(apart(first)),
+                steps(first.mean_steps),
+                steps(near.mean_steps),
+            ),
+            _ => format!(
+                "Depth buys nothing on this text: {} reach{} a perplexity of {}, the best of all depths up to {} is {}. More steps only cost time.",
+                steps(first.mean_steps),
+                if first.mean_steps == 1.0 { "es" } else { "" },
+                ppl(first),
+                last.mean_steps,
+                ppl(best),
+            ),
+        }];
     }
     let full = profile.full_depth as f64;
     let at_full = depths.iter().find(|p| p.mean_steps == full).copied().unwrap_or(last);
@@ -183,9 +197,9 @@ fn depth(profile: &Profile) -> Vec<String> {
 }
 
 /// A rule's exact points, as (cost, cross-entropy), those that a cheaper one beats left out; ascending in cost.
-fn front<'a>(points: impl Iterator<Item = &'a Point>, cost: impl Fn(&Point) -> f64) -> Vec<(f64, f64)> {
+fn front(points: &[&Point], cost: fn(&Point) -> f64, value: fn(&Point) -> f64) -> Vec<(f64, f64)> {
     let mut all: Vec<_> =
-        points.map(|p| (cost(p), p.cross_entropy.value)).filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
+        points.iter().map(|p| (cost(p), value(p))).filter(|p| p.0.is_finite() && p.1.is_finite()).collect();
     all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
     let mut best = f64::INFINITY;
     all.retain(|p| {
@@ -196,16 +210,16 @@ fn front<'a>(points: impl Iterator<Item = &'a Point>, cost: impl Fn(&Point) -> f
     all
 }
 
-/// Cost at a cross-entropy along a front, straight between points; `None` where the front does not reach.
-fn cost_at(front: &[(f64, f64)], cross_entropy: f64) -> Option<f64> {
-    if let Some(p) = front.iter().find(|p| p.1 == cross_entropy) {
+/// Cost at a value along a front, straight between points; `None` where the front does not reach.
+fn cost_at(front: &[(f64, f64)], value: f64) -> Option<f64> {
+    if let Some(p) = front.iter().find(|p| p.1 == value) {
         return Some(p.0);
     }
-    let (a, b) = front.windows(2).map(|w| (w[0], w[1])).find(|(a, b)| a.1 >= cross_entropy && cross_entropy >= b.1)?;
-    Some(a.0 + (b.0 - a.0) * (a.1 - cross_entropy) / (a.1 - b.1))
+    let (a, b) = front.windows(2).map(|w| (w[0], w[1])).find(|(a, b)| a.1 >= value && value >= b.1)?;
+    Some(a.0 + (b.0 - a.0) * (a.1 - value) / (a.1 - b.1))
 }
 
-/// What one front costs less than another at equal cross-entropy, as a share, mean over the points of both that both reach.
+/// What one front costs less than another at equal value, as a share, mean over the points of both that both reach.
 fn advantage(ours: &[(f64, f64)], theirs: &[(f64, f64)]) -> Option<f64> {
     let shares: Vec<_> = (ours.iter().chain(theirs))
         .filter_map(|p| Some(1.0 - cost_at(ours, p.1)? / cost_at(theirs, p.1)?))
@@ -226,61 +240,70 @@ fn acceleration(profile: &Profile) -> Vec<String> {
         let any = profile.rules.is_empty();
         return if any { vec!["No exit rule was measured.".into()] } else { Vec::new() };
     }
-    let (mut wins, mut losses, mut ties, mut parts, mut apart) = (0, 0, 0, Vec::new(), Vec::new());
-    for name in ["kl", "step-norm", "fixed"] {
-        let theirs = points(name);
-        if theirs.is_empty() {
-            continue;
-        }
-        let label = if name == "fixed" { "fixed depths".into() } else { format!("`{name}`") };
-        let by = |cost: fn(&Point) -> f64| {
-            advantage(&front(ours.iter().copied(), cost), &front(theirs.iter().copied(), cost))
-        };
-        let Some(in_steps) = by(|p| p.mean_steps) else {
-            apart.push(label);
-            continue;
-        };
-        // Time decides where it is known: some rules pay for what they look at.
-        let timed = ours.iter().chain(&theirs).all(|p| p.timing.is_some());
-        let in_time = timed.then(|| by(|p| p.timing.map_or(f64::NAN, |t| t.ms_per_token))).flatten();
-        match in_time.unwrap_or(in_steps) {
-            share if share > EQUAL_COST => wins += 1,
-            share if share < -EQUAL_COST => losses += 1,
-            _ => ties += 1,
-        }
-        let mut part = match in_steps.abs() <= EQUAL_COST {
-            true => "about as many steps".into(),
-            false => compared(in_steps, "steps", "fewer"),
-        };
-        if let Some(time) = in_time {
-            part += &match time.abs() <= EQUAL_COST {
-                true => " (and about as much time)".into(),
-                false => format!(" ({})", compared(time, "time", "less")),
-            };
-        }
-        part += if in_steps.abs() <= EQUAL_COST { " as " } else { " than " };
-        part += &label;
-        parts.push(part);
-    }
-    let verdict = match (wins, losses, ties) {
-        (0, 0, 0) => {
-            return vec![format!("The `{OURS}` rule cannot be compared with others here.{}", nothing_in_common(&apart))];
-        }
+    let others: Vec<(String, Vec<&Point>)> = ["kl", "step-norm", "fixed"]
+        .into_iter()
+        .map(|name| (if name == "fixed" { "fixed depths".into() } else { format!("`{name}`") }, points(name)))
+        .filter(|(_, points)| !points.is_empty())
+        .collect();
+    let entropy = Against::of(&ours, &others, |p| p.cross_entropy.value);
+    // Where the shallowest depth has as low a cross-entropy as any, only KL can tell settings apart.
+    let kl = Against::of(&ours, &others, |p| p.kl.value);
+    let first = if entropy.parts.is_empty() { &kl } else { &entropy };
+    let verdict = match (first.wins, first.losses, first.ties) {
+        (0, 0, 0) => return vec![format!("The `{OURS}` rule cannot be compared with others here.")],
         (_, 0, 0) => "wins here",
-        (0, _, _) if losses > 0 => "does not win here",
+        (0, _, _) if first.losses > 0 => "does not win here",
         (0, ..) => "neither wins nor loses here",
-        _ if losses > 0 => "wins against some and not against others",
+        _ if first.losses > 0 => "wins against some and not against others",
         _ => "wins here, though not against everything",
     };
-    let common = nothing_in_common(&apart);
-    vec![format!("The `{OURS}` rule {verdict}. At equal cross-entropy it takes {}.{common}", list(&parts))]
+    let said = |against: &Against, what: &str| match against.parts.as_slice() {
+        [] => String::new(),
+        parts => format!(" At equal {what} it takes {}.", list(parts)),
+    };
+    let (entropy, kl) = (said(&entropy, "cross-entropy"), said(&kl, "KL from full depth"));
+    vec![format!("The `{OURS}` rule {verdict}.{entropy}{kl}")]
 }
 
-/// What it could not be compared with.
-fn nothing_in_common(others: &[String]) -> String {
-    match others {
-        [] => String::new(),
-        _ => format!(" It reaches no cross-entropy in common with {}.", list(others)),
+/// How a rule stands against others at equal values of something.
+#[derive(Default)]
+struct Against {
+    wins: usize,
+    losses: usize,
+    ties: usize,
+    /// What it takes, in words; others that reach no value in common are left out.
+    parts: Vec<String>,
+}
+
+impl Against {
+    fn of(ours: &[&Point], others: &[(String, Vec<&Point>)], value: fn(&Point) -> f64) -> Self {
+        let mut against = Self::default();
+        for (label, theirs) in others {
+            let by = |cost: fn(&Point) -> f64| advantage(&front(ours, cost, value), &front(theirs, cost, value));
+            let Some(in_steps) = by(|p| p.mean_steps) else { continue };
+            // Time decides where it is known: some rules pay for what they look at.
+            let timed = ours.iter().chain(theirs).all(|p| p.timing.is_some());
+            let in_time = timed.then(|| by(|p| p.timing.map_or(f64::NAN, |t| t.ms_per_token))).flatten();
+            match in_time.unwrap_or(in_steps) {
+                share if share > EQUAL_COST => against.wins += 1,
+                share if share < -EQUAL_COST => against.losses += 1,
+                _ => against.ties += 1,
+            }
+            let mut part = match in_steps.abs() <= EQUAL_COST {
+                true => "about as many steps".into(),
+                false => compared(in_steps, "steps", "fewer"),
+            };
+            if let Some(time) = in_time {
+                part += &match time.abs() <= EQUAL_COST {
+                    true => " (and about as much time)".into(),
+                    false => format!(" ({})", compared(time, "time", "less")),
+                };
+            }
+            part += if in_steps.abs() <= EQUAL_COST { " as " } else { " than " };
+            part += label;
+            against.parts.push(part);
+        }
+        against
     }
 }
 

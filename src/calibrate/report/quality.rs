@@ -79,10 +79,6 @@ pub(super) fn depths(findings: &Findings) -> Section {
 fn losses(profile: &Profile, markers: impl Fn(&mut Vec<Series>), tips: Vec<String>, x: Axis) -> String {
     let lost: Vec<_> = profile.depths.iter().map(|p| (p.mean_steps, 100.0 * profile.text_loss(p))).collect();
     let apart: Vec<_> = profile.depths.iter().map(|p| (p.mean_steps, 100.0 * libm::expm1(p.kl.value))).collect();
-    let spread = profile.depths.iter().zip(&lost).map(|(p, &(at, loss))| {
-        let error = 100.0 * p.perplexity.error / profile.reference();
-        (at, loss - error, loss + error)
-    });
     let finite = || lost.iter().chain(&apart).map(|p| p.1).filter(|l| l.is_finite());
     let (least, most) = (finite().fold(0.0, f64::min), finite().fold(0.0, f64::max));
     let mut y = Axis::linear("loss (%)");
@@ -93,7 +89,6 @@ fn losses(profile: &Profile, markers: impl Fn(&mut Vec<Series>), tips: Vec<Strin
         note = format!("Depths that lose more than {LOSS} % are not in the picture: {hidden} of {}.", lost.len());
     }
     let mut series = vec![
-        Series::new("± one standard error", 2, Marks::Band(spread.collect())),
         Series::new("perplexity over the published depth's", 2, Marks::LinePoints(lost)).with_tips(tips),
         Series::new("by KL from full depth", 3, Marks::LinePoints(apart)),
         Series::new("1 %", 0, Marks::Horizontal(1.0)),

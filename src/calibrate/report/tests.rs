@@ -55,7 +55,7 @@ fn everything_is_there() {
     sound(&page);
     for title in [
         "Cross-entropy against depth",
-        "Perplexity lost against the published depth",
+        "What fewer steps lose",
         "Cross-entropy against steps",
         "Cross-entropy against time",
         "Where tokens leave",
