@@ -29,8 +29,10 @@ use timing::{ROUNDS, Run};
 
 /// Depths up to this are all measured; beyond, some ([`depths`]).
 const EVERY_DEPTH: usize = 16;
-/// Full depth is the smallest whose cross-entropy is within this share of the deepest's.
+/// Full depth is the smallest from which on cross-entropy stays within this share of the deepest's,
 const FULL: f64 = 0.001;
+/// and KL from the deepest below this, in nats.
+const FULL_KL: f64 = 0.002;
 /// Positions whose trajectories are drawn.
 const PATHS: usize = 6;
 /// Windows whose trajectories are looked at.
@@ -69,7 +71,7 @@ pub struct Progress {
 /// What was measured.
 #[derive(Debug, Clone)]
 pub struct Swept {
-    /// The smallest depth within 0.1 % cross-entropy of the deepest.
+    /// The smallest depth from which on cross-entropy stays within 0.1 % of the deepest's and KL from it below 0.002 nats.
     pub full_depth: usize,
     /// Fixed depths, ascending.
     pub depths: Vec<Point>,
@@ -229,20 +231,28 @@ impl<'a> Sweep<'a> {
 
     /// Cross-entropy at each depth, from 1.
     fn cross_entropies(&self, deep: &[DeepWindow]) -> Vec<f64> {
+        self.means(deep, |window| &window.nll)
+    }
+
+    /// The mean of something at each depth, from 1.
+    fn means(&self, deep: &[DeepWindow], what: fn(&DeepWindow) -> &[f64]) -> Vec<f64> {
         let mut means = vec![Moments::default(); self.plan.steps];
         for window in deep {
-            for (mean, nll) in means.iter_mut().zip(window.nll.chunks_exact(window.rows)) {
-                nll.iter().for_each(|&x| mean.add(x));
+            for (mean, values) in means.iter_mut().zip(what(window).chunks_exact(window.rows)) {
+                values.iter().for_each(|&x| mean.add(x));
             }
         }
         means.iter().map(|mean| mean.mean().value).collect()
     }
 
+    /// The smallest depth from which on nothing changes any more. Cross-entropy alone would take a depth where it happens to cross the
+    /// deepest's on its way.
     fn full_depth(&self, deep: &[DeepWindow]) -> usize {
-        let all = self.cross_entropies(deep);
-        let deepest = all.last().copied().unwrap_or(f64::NAN);
-        let within = |x: &f64| (x - deepest).abs() <= FULL * deepest.abs();
-        all.iter().position(within).map_or(self.plan.steps, |i| i + 1)
+        let (entropy, kl) = (self.cross_entropies(deep), self.means(deep, |window| &window.kl));
+        let deepest = entropy.last().copied().unwrap_or(f64::NAN);
+        let same = |(x, kl): (&f64, &f64)| (x - deepest).abs() <= FULL * deepest.abs() && *kl <= FULL_KL;
+        let settled = entropy.iter().zip(&kl).rev().take_while(|&pair| same(pair)).count();
+        self.plan.steps + 1 - settled.max(1)
     }
 
     fn screen(&self, deep: &[DeepWindow]) -> Vec<Vec<Screened>> {

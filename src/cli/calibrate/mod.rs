@@ -42,8 +42,8 @@ with plots (MODEL.calibration.html, one file, no network). --embed puts the prof
 instead. A calibration that was interrupted goes on where it was when it is started again.
 
 A setting's loss is the larger of two: its perplexity over that of the model's published number of steps,
-and exp(KL) - 1, what it would lose on text written by full depth: the smallest depth within 0.1 %
-cross-entropy of the deepest.
+and exp(KL) - 1, what it would lose on text written by full depth: the smallest from which on
+cross-entropy stays within 0.1 % of the deepest's, and KL from it below 0.002.
 
 Examples:
   rdt-calibrate -m model.gguf -f book.txt
