@@ -42,6 +42,8 @@ pub struct State {
     pub profile: Option<String>,
     /// How often the processor has throttled since the machine started, summed over its cores.
     pub throttle_count: Option<u64>,
+    /// Share of the last ten seconds in which some program waited for a processor, by Linux's pressure stall information.
+    pub cpu_pressure: Option<f64>,
     /// What the system says of thermal pressure, where it says it in words (macOS).
     pub thermal_pressure: Option<String>,
     /// Batteries and mains.
@@ -79,6 +81,7 @@ impl Machine {
             governors: power::governors(self),
             profile: power::profile(self),
             throttle_count: power::throttle_count(self),
+            cpu_pressure: power::cpu_pressure(self),
             thermal_pressure: power::thermal_pressure(self),
             supplies: power::supplies(self),
         }

@@ -88,6 +88,17 @@ pub(super) fn throttle_count(machine: &Machine) -> Option<u64> {
     (!counts.is_empty()).then(|| counts.iter().fold(0u64, |a, &b| a.saturating_add(b)))
 }
 
+pub(super) fn cpu_pressure(machine: &Machine) -> Option<f64> {
+    stalled(&machine.text("proc/pressure/cpu")?)
+}
+
+/// The share in `some avg10=1.53 avg60=…`, of which the kernel writes per cents.
+fn stalled(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|l| l.strip_prefix("some "))?;
+    let percent = some.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?;
+    percent.parse::<f64>().ok().filter(|p| (0.0..=100.0).contains(p)).map(|p| p / 100.0)
+}
+
 pub(super) fn thermal_pressure(_: &Machine) -> Option<String> {
     command::output("/usr/bin/pmset", &["-g", "therm"]).map(|text| one_sentence(&text))
 }
@@ -229,6 +240,16 @@ mod tests {
             [("AC", None, Some(false)), ("BAT0", Some(9.5), None), ("battery", Some(6.0), None), ("odd", None, None)];
         assert_eq!(found, expected);
         assert_eq!((supplies[1].percent, supplies[1].status.as_deref()), (Some(83.0), Some("Discharging")));
+    }
+
+    #[test]
+    fn pressure_is_a_share() {
+        let psi = "some avg10=1.50 avg60=0.90 avg300=0.40 total=7\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        let fake = Fake::new(&[("proc/pressure/cpu", psi)]);
+        assert_eq!(fake.machine().state().cpu_pressure, Some(0.015));
+        for wrong in ["", "some", "some avg10=", "some avg10=-1", "some avg10=nan", "some avg10=1e9", "full avg10=1"] {
+            assert_eq!(stalled(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
