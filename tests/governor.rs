@@ -58,14 +58,14 @@ fn target_rates_are_held_within_five_per_cent() {
     }
 }
 
-/// Tokens from `from` on until the latest 16 came at `target`, give or take 5 %, and stayed so for another 64.
+/// Tokens from `from` on until the next 32 come at `target`, give or take 5 %, and stay so for another 64.
 fn tokens_to_settle(trace: &Trace, from: f64, target: f64) -> usize {
     let ends: Vec<f64> = trace.tokens.iter().map(|t| t.at).filter(|&at| at >= from).collect();
     let good = |i: usize| {
-        let rate = 16.0 / (ends[i + 16] - ends[i]);
+        let rate = 32.0 / (ends[i + 32] - ends[i]);
         (rate / target - 1.0).abs() < 0.05
     };
-    (0..ends.len() - 80).find(|&i| (i..i + 64).all(good)).unwrap_or(usize::MAX)
+    (0..ends.len() - 96).find(|&i| (i..i + 64).all(good)).unwrap_or(usize::MAX)
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_temperature_cap_is_held_on_a_phone_that_throttles_without() {
     let free = run(&mut Device::new(Spec::phone()), &mut ungoverned(4), &profile, 1200.0);
     let clock = free.tokens.iter().map(|t| t.clock).fold(1.0, f64::min);
     println!("without: {:.1} °C, clock down to {clock}, {:.2} tokens/s at the end", free.hottest(), free.rate(900.0, 1200.0));
-    assert!(free.hottest() > 70.0 && clock < 0.9);
+    assert!(free.hottest() > 70.0 && clock <= 0.9);
     for mode in [Mode::Quality, Mode::Balanced, Mode::Saver] {
         for cap in [45.0, 50.0, 55.0, 60.0, 65.0] {
             for target in [None, Some(2.0), Some(4.0)] {
@@ -170,7 +170,7 @@ fn a_temperature_cap_is_held_on_a_phone_that_throttles_without() {
                 );
                 assert!(trace.hottest() <= cap + 2.0, "{mode} {cap}: {}\n{}", trace.hottest(), told(&trace));
                 assert!(trace.tokens.iter().all(|t| t.clock == 1.0));
-                assert!(trace.decided(600.0, 1200.0) <= 12, "{}", told(&trace));
+                assert!(trace.decided(600.0, 1200.0) <= 6, "{}", told(&trace));
             }
         }
     }

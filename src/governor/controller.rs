@@ -19,11 +19,15 @@ const STAY_TOKENS: u32 = 12;
 const CHEAPER: f64 = 0.98;
 /// and for a dearer one only if that takes at most this share.
 const DEARER: f64 = 0.92;
+/// Threads that were taken away for heat or energy come back when a token takes at most this share of what is allowed.
+const THREADS_BACK: f64 = 0.7;
 /// Seconds, and tokens, between a change and one to a dearer setting or to fewer threads.
 const DWELL: f64 = 2.0;
 const DWELL_TOKENS: u32 = 8;
 /// The longest time that doubling makes of [`DWELL`].
-const LONGEST_DWELL: f64 = 120.0;
+const LONGEST_DWELL: f64 = 240.0;
+/// Seconds for which a dearer setting must hold, at least, to have been right; devices take a minute to warm up.
+const HELD: f64 = 90.0;
 /// Seconds between two changes of the mode.
 const MODE_DWELL: f64 = 5.0;
 /// A battery is nearly empty below the first, and no longer so from the second, in per cent.
@@ -77,6 +81,8 @@ pub struct Controller {
     now: f64,
     /// When the next token should begin.
     next: f64,
+    /// Seconds of the latest token.
+    latest: f64,
     depth_change: Change,
     thread_change: Change,
     /// Tokens in a row that took longer than allowed by [`STAY`].
@@ -113,11 +119,11 @@ impl Change {
     }
 
     fn note(&mut self, now: f64, dearer: bool) {
-        let held = now - self.at;
-        if !dearer && self.dearer && held < 8.0 * self.dwell {
+        let (held, long) = (now - self.at, (8.0 * self.dwell).max(HELD));
+        if !dearer && self.dearer && held < long {
             // What was tried did not hold: wait longer before the next try.
             self.dwell = (2.0 * self.dwell).min(LONGEST_DWELL);
-        } else if held > 8.0 * self.dwell {
+        } else if held > long {
             self.dwell = (self.dwell / 2.0).max(DWELL);
         }
         (self.at, self.tokens, self.dearer) = (now, 0, dearer);
@@ -166,6 +172,7 @@ impl Controller {
             read: 0,
             now,
             next: now,
+            latest: 0.0,
             depth_change: Change::new(),
             thread_change: Change::new(),
             over: 0,
@@ -259,6 +266,7 @@ impl Controller {
             return 0.0;
         }
         if seen.seconds > 0.0 && seen.seconds < 3600.0 && seen.steps > 0 {
+            self.latest = seen.seconds;
             let steps = seen.steps as f64;
             let speed = self.ladder.speed(self.threads, self.most);
             self.scale.add(seen.seconds * speed / self.ladder.seconds(self.rung, steps));
@@ -397,7 +405,8 @@ impl Controller {
             (_, Some(rate)) => 1.0 / rate,
         };
         let cool = if duty < 0.999 && seconds.is_finite() { seconds * share / duty } else { 0.0 };
-        let short = rung == 0 && self.seconds(0, self.most) > limit * if self.short { CHEAPER } else { 1.05 };
+        // That the rate falls when it is hot goes without saying.
+        let short = rung == 0 && cause != Cause::Heat && self.seconds(0, self.most) > limit * if self.short { CHEAPER } else { 1.05 };
         Plan { rung, threads, period: pace.max(cool), cooling: cool > pace, limit, cause, short }
     }
 
@@ -427,7 +436,9 @@ impl Controller {
         if seconds(self.most).is_nan() {
             return self.threads;
         }
-        let strained = rung == 0 && seconds(self.most) > limit * CHEAPER;
+        // Fewer threads spend less, and so make room for more of them: back only when there is much.
+        let share = if self.threads < self.most && cause != Cause::Rate { THREADS_BACK } else { CHEAPER };
+        let strained = rung == 0 && seconds(self.most) > limit * share;
         match cause {
             // All of them are needed, and may not be enough.
             Cause::Rate if strained => self.most,
@@ -461,10 +472,13 @@ impl Controller {
         if cheaper || (plan.rung > self.rung && self.depth_change.ripe(self.now)) {
             self.depth_change.note(self.now, plan.rung > self.rung);
             (self.rung, self.over) = (plan.rung, 0);
+            // What came late before the change is not made up for: the rate is to be right from here on.
+            self.next = self.now - self.latest;
         }
-        // Threads back are needed at once; threads less can wait.
-        if plan.threads > self.threads || (plan.threads < self.threads && self.thread_change.ripe(self.now)) {
-            self.thread_change.note(self.now, plan.threads < self.threads);
+        // Threads that a rate needs are needed at once; all else can wait.
+        let needed = plan.threads > self.threads && plan.cause == Cause::Rate;
+        if needed || (plan.threads != self.threads && self.thread_change.ripe(self.now)) {
+            self.thread_change.note(self.now, !needed);
             self.threads = plan.threads;
         }
         let ms = |seconds: f64| if seconds.is_finite() { format!("{:.1} ms", 1e3 * seconds) } else { "?".into() };
@@ -489,7 +503,7 @@ impl Controller {
                 ),
                 false => format!("{} can be held again, at {} per token", self.bound(&plan), ms(seconds)),
             };
-            self.tell(if plan.cause == Cause::Heat { Cause::Heat } else { Cause::Short }, reason);
+            self.tell(Cause::Short, reason);
         }
         self.tell_duty();
     }
