@@ -387,10 +387,13 @@ impl Controller {
             bound(usual * duty, Cause::Heat);
         }
 
+        // Depth comes back after the threads.
+        let held_back = self.threads < self.most && matches!(cause, Cause::Heat | Cause::Energy);
         let allowed = |rung: usize| {
             let share = match rung.cmp(&self.rung) {
                 std::cmp::Ordering::Less => CHEAPER,
                 std::cmp::Ordering::Equal => STAY,
+                std::cmp::Ordering::Greater if held_back => DEARER * THREADS_BACK,
                 std::cmp::Ordering::Greater => DEARER,
             };
             // Where nothing is known yet (NaN), nothing is forbidden.
@@ -475,10 +478,10 @@ impl Controller {
             // What came late before the change is not made up for: the rate is to be right from here on.
             self.next = self.now - self.latest;
         }
-        // Threads that a rate needs are needed at once; all else can wait.
-        let needed = plan.threads > self.threads && plan.cause == Cause::Rate;
-        if needed || (plan.threads != self.threads && self.thread_change.ripe(self.now)) {
-            self.thread_change.note(self.now, !needed);
+        // Fewer threads are a trial where a rate must be held, more are one where it is hot; what corrects a trial does not wait.
+        let trial = (plan.threads > self.threads) != (plan.cause == Cause::Rate);
+        if plan.threads != self.threads && (!trial || self.thread_change.ripe(self.now)) {
+            self.thread_change.note(self.now, trial);
             self.threads = plan.threads;
         }
         let ms = |seconds: f64| if seconds.is_finite() { format!("{:.1} ms", 1e3 * seconds) } else { "?".into() };
