@@ -76,6 +76,9 @@ pub struct Controller {
     ratio: Ratio,
     power: Power,
     duty: Option<Duty>,
+    /// Seconds at full power since the latest reading, and when that was.
+    used: f64,
+    used_since: f64,
     readings: Readings,
     read: u32,
     now: f64,
@@ -91,6 +94,7 @@ pub struct Controller {
     /// Duty of the latest decision about heat.
     told_duty: f64,
     told_at: f64,
+    told_cooling: bool,
     joules_missing: bool,
     celsius_missing: bool,
     battery_missing: bool,
@@ -168,6 +172,8 @@ impl Controller {
             scale: Scale::default(),
             ratio: Ratio::default(),
             power: Power::default(),
+            used: 0.0,
+            used_since: now,
             readings: Readings::default(),
             read: 0,
             now,
@@ -179,6 +185,7 @@ impl Controller {
             short: false,
             told_duty: 1.0,
             told_at: f64::NEG_INFINITY,
+            told_cooling: false,
             joules_missing: false,
             celsius_missing: false,
             battery_missing: false,
@@ -248,7 +255,10 @@ impl Controller {
             return;
         }
         if let Some(duty) = &mut self.duty {
-            duty.read(self.now, &self.readings);
+            let passed = self.now - self.used_since;
+            let used = if passed > 0.0 { (self.used / passed).clamp(0.0, 1.0) } else { 0.0 };
+            duty.read(self.now, used, &self.readings);
+            (self.used, self.used_since) = (0.0, self.now);
         }
         self.complain();
         self.choose_mode();
@@ -273,6 +283,7 @@ impl Controller {
             if self.adaptive(self.rung) {
                 self.ratio.add(steps / self.ladder.rungs()[self.rung].steps);
             }
+            self.used += seen.seconds * power_share(self.threads, self.most);
             self.power.add(seen.seconds, power_share(self.threads, self.most), seen.joules);
         }
         self.depth_change.tokens = self.depth_change.tokens.saturating_add(1);
@@ -399,7 +410,9 @@ impl Controller {
             // Where nothing is known yet (NaN), nothing is forbidden.
             !(self.seconds(rung, self.most) > limit * share)
         };
-        let rung = (0..=ceiling).rev().find(|&r| allowed(r)).unwrap_or(0);
+        // Warmth comes late: where there is a cap, up one at a time.
+        let highest = if self.duty.is_some() && !self.history.is_empty() { ceiling.min(self.rung + 1) } else { ceiling };
+        let rung = (0..=highest).rev().find(|&r| allowed(r)).unwrap_or(0);
         let threads = self.plan_threads(rung, limit, cause, duty);
         let seconds = self.seconds(rung, threads);
         let share = power_share(threads, self.most);
@@ -515,10 +528,12 @@ impl Controller {
     fn tell_duty(&mut self) {
         let Some(duty) = self.duty.as_ref().map(Duty::value) else { return };
         let much = duty < 0.8 * self.told_duty || duty > 1.25 * self.told_duty || (duty > 0.999) != (self.told_duty > 0.999);
-        if !(much && self.now - self.told_at >= 15.0) {
+        // Where the pace is the user's, the duty is no news.
+        let news = self.cooling || self.told_cooling;
+        if !(much && news && self.now - self.told_at >= 15.0) {
             return;
         }
-        (self.told_duty, self.told_at) = (duty, self.now);
+        (self.told_duty, self.told_at, self.told_cooling) = (duty, self.now, self.cooling);
         let shown = self.readings.celsius.map_or(String::new(), |c| format!("{c:.1} °C, "));
         let cap = self.budget.max_temp.unwrap_or(f64::NAN);
         let rate = if self.period > 0.0 { format!("at most {:.2} tokens/s", 1.0 / self.period) } else { "no pauses".into() };
@@ -593,7 +608,7 @@ impl Controller {
         // Heat is not caught up.
         let credit = if self.cooling { 0.0 } else { (CREDIT.0 * self.period).min(CREDIT.1) };
         self.next = (self.next + self.period).clamp(self.now - credit, self.now + LONGEST_PAUSE);
-        let pause = self.next - self.now;
+        let pause = (self.next - self.now).min(LONGEST_PAUSE);
         if pause < SHORTEST_PAUSE {
             return 0.0;
         }

@@ -110,6 +110,10 @@ impl History {
         self.fresh.pop_front()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     pub(super) fn latest(&self) -> Vec<Decision> {
         self.latest.iter().rev().take(KEPT).rev().cloned().collect()
     }

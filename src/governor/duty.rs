@@ -15,6 +15,9 @@ const GAIN: f64 = 0.005;
 const FAST: f64 = 1.5;
 /// Share of the duty that is taken away per second and degree above the cap.
 const CUT: f64 = 0.15;
+/// Degrees from the aim within which the duty rises to this many times what is used, plus this, and no further.
+const NEAR: f64 = 6.0;
+const USED: (f64, f64) = (1.6, 0.1);
 /// Fastest rise of the duty per second.
 const RISE: f64 = 0.05;
 /// Least duty: the text goes on, if slowly.
@@ -54,14 +57,14 @@ impl Duty {
         self.seen
     }
 
-    /// Takes readings at time `now`, in seconds.
-    pub(super) fn read(&mut self, now: f64, readings: &Readings) {
+    /// Takes readings at time `now`, in seconds; `used` is the share of full power that was drawn since the last ones.
+    pub(super) fn read(&mut self, now: f64, used: f64, readings: &Readings) {
         let passed = self.at.map_or(0.0, |at| (now - at).clamp(0.0, GAP));
         self.at = Some(now);
         match readings.celsius {
             Some(celsius) => {
                 self.seen = true;
-                self.temperature(now, passed, celsius);
+                self.temperature(now, passed, used, celsius);
             }
             // A sensor that has gone silent may be a hot one: the duty stays as it is.
             None if self.seen => {}
@@ -69,14 +72,17 @@ impl Duty {
         }
     }
 
-    fn temperature(&mut self, now: f64, passed: f64, celsius: f64) {
+    fn temperature(&mut self, now: f64, passed: f64, used: f64, celsius: f64) {
         self.readings.retain(|&(at, _)| at < now && now - at <= LOOK_BACK);
         self.readings.push_back((now, celsius));
         let rate = self.rate();
         let error = self.cap - BELOW - (celsius + LOOK_AHEAD * rate);
         self.fastest = self.fastest.max(rate.abs());
         let gain = GAIN * (FAST / self.fastest.max(FAST));
-        self.sum = (self.sum + (gain * error).min(RISE) * passed).clamp(LEAST, 1.0);
+        let sum = self.sum + (gain * error).min(RISE) * passed;
+        // What is not drawn does not warm: near the aim, a duty far beyond what is used says nothing.
+        let useful = if error < NEAR { (USED.0 * used + USED.1).max(self.sum) } else { 1.0 };
+        self.sum = sum.min(useful).clamp(LEAST, 1.0);
         // Above the cap itself there is no time to sum up.
         let above = (celsius + 2.0 * rate.max(0.0) - self.cap).clamp(0.0, 2.0);
         self.sum = (self.sum * (1.0 - CUT * above * passed.min(1.0))).max(LEAST);
@@ -120,7 +126,7 @@ mod tests {
             let celsius = mass + chip * duty.value();
             hottest = hottest.max(celsius);
             let shown = (celsius / step).round() * step;
-            duty.read(f64::from(second), &Readings { celsius: Some(shown), ..Readings::default() });
+            duty.read(f64::from(second), duty.value(), &Readings { celsius: Some(shown), ..Readings::default() });
             if second >= 1500 {
                 lowest = lowest.min(duty.value());
                 highest = highest.max(duty.value());
@@ -157,21 +163,21 @@ mod tests {
     fn a_silent_sensor_changes_nothing_and_signs_do_without_one() {
         let of = |celsius| Readings { celsius, ..Readings::default() };
         let mut duty = Duty::new(60.0);
-        (0..40).for_each(|t| duty.read(f64::from(t), &of(Some(70.0))));
+        (0..40).for_each(|t| duty.read(f64::from(t), 1.0, &of(Some(70.0))));
         let low = duty.value();
         assert!(low < 0.1);
-        (40..80).for_each(|t| duty.read(f64::from(t), &of(None)));
+        (40..80).for_each(|t| duty.read(f64::from(t), 1.0, &of(None)));
         assert_eq!(duty.value(), low);
         let mut duty = Duty::new(60.0);
         for t in 0..20 {
-            duty.read(f64::from(t), &Readings { clock_share: Some(0.8), ..Readings::default() });
+            duty.read(f64::from(t), 1.0, &Readings { clock_share: Some(0.8), ..Readings::default() });
         }
         assert!(!duty.seen() && duty.value() < 0.2);
-        (20..120).for_each(|t| duty.read(f64::from(t), &of(None)));
+        (20..120).for_each(|t| duty.read(f64::from(t), 1.0, &of(None)));
         assert_eq!(duty.value(), 1.0);
         let mut duty = Duty::new(60.0);
         for t in 0..20u32 {
-            duty.read(f64::from(t), &Readings { throttle_count: Some(u64::from(t)), ..Readings::default() });
+            duty.read(f64::from(t), 1.0, &Readings { throttle_count: Some(u64::from(t)), ..Readings::default() });
         }
         assert!(duty.value() < 0.2);
     }
