@@ -26,6 +26,8 @@ const DWELL: f64 = 2.0;
 const DWELL_TOKENS: u32 = 8;
 /// The longest time that doubling makes of [`DWELL`].
 const LONGEST_DWELL: f64 = 240.0;
+/// Within so many degrees of a cap, changes to dearer settings are so many seconds apart.
+const WARM: (f64, f64) = (8.0, 30.0);
 /// Seconds for which a dearer setting must hold, at least, to have been right; devices take a minute to warm up.
 const HELD: f64 = 90.0;
 /// Seconds between two changes of the mode.
@@ -118,15 +120,15 @@ impl Change {
     }
 
     /// May it become dearer?
-    fn ripe(&self, now: f64) -> bool {
-        self.tokens >= DWELL_TOKENS && now - self.at >= self.dwell
+    fn ripe(&self, now: f64, least: f64) -> bool {
+        self.tokens >= DWELL_TOKENS && now - self.at >= self.dwell.max(least)
     }
 
     fn note(&mut self, now: f64, dearer: bool) {
         let (held, long) = (now - self.at, (8.0 * self.dwell).max(HELD));
         if !dearer && self.dearer && held < long {
             // What was tried did not hold: wait longer before the next try.
-            self.dwell = (2.0 * self.dwell).min(LONGEST_DWELL);
+            self.dwell = (2.0 * self.dwell).max(held).min(LONGEST_DWELL);
         } else if held > long {
             self.dwell = (self.dwell / 2.0).max(DWELL);
         }
@@ -481,11 +483,13 @@ impl Controller {
         let plan = self.plan();
         (self.period, self.cooling) = (plan.period, plan.cooling);
         let (old_rung, old_threads) = (self.rung, self.threads);
+        let warm = self.budget.max_temp.zip(self.readings.celsius).is_some_and(|(cap, celsius)| celsius > cap - WARM.0);
+        let dwell = if warm { WARM.1 } else { 0.0 };
         let before = (self.setting(), self.seconds(self.rung, self.threads));
         let urgent = self.over >= STAY_TOKENS || self.seconds(self.rung, self.most) > URGENT * plan.limit;
         // A mode that wants less is obeyed; a bound must really be overstepped.
         let cheaper = plan.rung < self.rung && (urgent || self.rung > self.ceiling());
-        if cheaper || (plan.rung > self.rung && self.depth_change.ripe(self.now)) {
+        if cheaper || (plan.rung > self.rung && self.depth_change.ripe(self.now, dwell)) {
             self.depth_change.note(self.now, plan.rung > self.rung);
             (self.rung, self.over) = (plan.rung, 0);
             // What came late before the change is not made up for: the rate is to be right from here on.
@@ -493,7 +497,7 @@ impl Controller {
         }
         // Fewer threads are a trial where a rate must be held, more are one where it is hot; what corrects a trial does not wait.
         let trial = (plan.threads > self.threads) != (plan.cause == Cause::Rate);
-        if plan.threads != self.threads && (!trial || self.thread_change.ripe(self.now)) {
+        if plan.threads != self.threads && (!trial || self.thread_change.ripe(self.now, dwell)) {
             self.thread_change.note(self.now, trial);
             self.threads = plan.threads;
         }
