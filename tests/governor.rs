@@ -136,7 +136,7 @@ fn a_time_per_token_is_a_bound_and_no_pace_in_quality_mode() {
         assert!(trace.tokens.iter().all(|t| t.pause == 0.0));
     }
     let free = run(&mut Device::new(Spec::laptop()), &mut governor(&profile, Budget::of_mode(Mode::Quality), 4), &profile, 60.0);
-    assert!(free.tokens.iter().all(|t| t.steps == 32 && t.pause == 0.0 && t.threads == 4));
+    assert!(free.tokens.iter().all(|t| t.loss < 2e-4 && t.pause == 0.0 && t.threads == 4));
     let free = run(&mut Device::new(Spec::laptop()), &mut governor(&profile, Budget::of_mode(Mode::Balanced), 4), &profile, 60.0);
     assert!(free.mean_loss() < 0.005 && free.mean_loss() > 0.0, "half of the floor: {}", free.mean_loss());
 }

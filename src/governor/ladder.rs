@@ -20,6 +20,9 @@ pub struct Rung {
     pub joules: Option<f64>,
 }
 
+/// What a rung must gain over the one below, as a share of the loss that is allowed.
+const WORTH: f64 = 0.01;
+
 /// Settings ascending in price and quality, all within the quality floor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ladder {
@@ -83,6 +86,16 @@ impl Ladder {
             });
             points.push(best);
         }
+        // A rung must be worth climbing: the front of a good measurement has many that differ by nothing that anyone could notice.
+        let worth = WORTH * max_loss.max(0.0);
+        let mut reached = f64::INFINITY;
+        points.retain(|p| {
+            let better = !(profile.loss(p) > reached - worth);
+            if better {
+                reached = profile.loss(p);
+            }
+            better
+        });
         let known = |x: f64| x.is_finite() && x >= 0.0;
         let cost = profile.cost.as_ref().filter(|c| known(c.base_ms) && known(c.step_ms) && c.base_ms + c.step_ms > 0.0);
         let timed = cost.is_some() || points.iter().all(|p| p.timing.is_some());
