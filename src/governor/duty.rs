@@ -16,8 +16,8 @@ const FAST: f64 = 1.5;
 /// Share of the duty that is taken away per second and degree above the cap.
 const CUT: f64 = 0.15;
 /// Degrees from the aim within which the duty rises to this many times what is used, plus this, and no further.
-const NEAR: f64 = 6.0;
-const USED: (f64, f64) = (1.6, 0.1);
+const NEAR: f64 = 3.0;
+const USED: (f64, f64) = (1.15, 0.03);
 /// Fastest rise of the duty per second.
 const RISE: f64 = 0.05;
 /// Least duty: the text goes on, if slowly.
