@@ -19,6 +19,7 @@
 //! | [`generate`], [`text`] | sampling and decoding; tokenizer and chat templates |
 //! | [`calibrate`] | quality measured on text: perplexity, and what another file, depth or rule changes |
 //! | [`sensors`] | what the machine tells of itself: caches, temperatures, clocks, power, energy |
+//! | [`governor`] | a budget of time, energy and heat, turned into depth, threads and pace |
 //!
 //! A room uses only rooms above it in this table ([`random`] serves all).
 //!
@@ -65,6 +66,7 @@ pub mod files;
 mod float16;
 pub mod generate;
 pub mod gguf;
+pub mod governor;
 mod isa;
 pub mod kernels;
 pub mod model;

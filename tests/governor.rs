@@ -43,7 +43,8 @@ fn target_rates_are_held_within_five_per_cent() {
         let mut device = Device::new(Spec::laptop());
         let trace = run(&mut device, &mut governor(&profile, budget, 4), &profile, 300.0);
         floor_holds(&trace, LOSS);
-        let steps = trace.between(20.0, 300.0).map(|t| t.steps as f64).sum::<f64>() / trace.between(20.0, 300.0).count() as f64;
+        let steps =
+            trace.between(20.0, 300.0).map(|t| t.steps as f64).sum::<f64>() / trace.between(20.0, 300.0).count() as f64;
         println!(
             "target {target}: {:.3} tokens/s, {steps:.1} steps, {} decisions, {} of them after 20 s",
             trace.rate(20.0, 300.0),
@@ -131,13 +132,24 @@ fn a_time_per_token_is_a_bound_and_no_pace_in_quality_mode() {
     ];
     for budget in bounds {
         let trace = run(&mut Device::new(Spec::laptop()), &mut governor(&profile, budget, 4), &profile, 120.0);
-        let mean = trace.between(20.0, 120.0).map(|t| t.seconds).sum::<f64>() / trace.between(20.0, 120.0).count() as f64;
+        let mean =
+            trace.between(20.0, 120.0).map(|t| t.seconds).sum::<f64>() / trace.between(20.0, 120.0).count() as f64;
         assert!(mean < 0.155 && mean > 0.120, "{mean}");
         assert!(trace.tokens.iter().all(|t| t.pause == 0.0));
     }
-    let free = run(&mut Device::new(Spec::laptop()), &mut governor(&profile, Budget::of_mode(Mode::Quality), 4), &profile, 60.0);
+    let free = run(
+        &mut Device::new(Spec::laptop()),
+        &mut governor(&profile, Budget::of_mode(Mode::Quality), 4),
+        &profile,
+        60.0,
+    );
     assert!(free.tokens.iter().all(|t| t.loss < 2e-4 && t.pause == 0.0 && t.threads == 4));
-    let free = run(&mut Device::new(Spec::laptop()), &mut governor(&profile, Budget::of_mode(Mode::Balanced), 4), &profile, 60.0);
+    let free = run(
+        &mut Device::new(Spec::laptop()),
+        &mut governor(&profile, Budget::of_mode(Mode::Balanced), 4),
+        &profile,
+        60.0,
+    );
     assert!(free.mean_loss() < 0.005 && free.mean_loss() > 0.0, "half of the floor: {}", free.mean_loss());
 }
 
@@ -146,7 +158,11 @@ fn a_temperature_cap_is_held_on_a_phone_that_throttles_without() {
     let profile = phone();
     let free = run(&mut Device::new(Spec::phone()), &mut ungoverned(4), &profile, 1200.0);
     let clock = free.tokens.iter().map(|t| t.clock).fold(1.0, f64::min);
-    println!("without: {:.1} °C, clock down to {clock}, {:.2} tokens/s at the end", free.hottest(), free.rate(900.0, 1200.0));
+    println!(
+        "without: {:.1} °C, clock down to {clock}, {:.2} tokens/s at the end",
+        free.hottest(),
+        free.rate(900.0, 1200.0)
+    );
     assert!(free.hottest() > 70.0 && clock <= 0.9);
     for mode in [Mode::Quality, Mode::Balanced, Mode::Saver] {
         for cap in [45.0, 50.0, 55.0, 60.0, 65.0] {
@@ -156,7 +172,8 @@ fn a_temperature_cap_is_held_on_a_phone_that_throttles_without() {
                 let trace = run(&mut device, &mut governor(&profile, budget, 4), &profile, 1200.0);
                 floor_holds(&trace, LOSS);
                 let late: Vec<_> = trace.between(600.0, 1200.0).collect();
-                let mean = |f: &dyn Fn(&simulate::Sample) -> f64| late.iter().map(|t| f(t)).sum::<f64>() / late.len() as f64;
+                let mean =
+                    |f: &dyn Fn(&simulate::Sample) -> f64| late.iter().map(|t| f(t)).sum::<f64>() / late.len() as f64;
                 println!(
                     "{mode}, {cap} °C, target {target:?}: {:.2} °C at most, {:.2} tokens/s at first, {:.2} at the end, {:.1} steps, {:.1} threads, mean {:.1} °C, {} decisions, {} in the second half",
                     trace.hottest(),
@@ -331,10 +348,13 @@ fn missing_and_hostile_readings_change_nothing() {
 fn throttling_is_a_sign_of_heat() {
     let (profile, budget) = (phone(), Budget { max_temp: Some(60.0), ..Budget::of_mode(Mode::Balanced) });
     let blind = |_: f64, readings: Readings| Readings { celsius: None, ..readings };
-    let trace = run_with(&mut Device::new(Spec::phone()), &mut governor(&profile, budget, 4), &profile, 1200.0, &mut { blind });
+    let trace =
+        run_with(&mut Device::new(Spec::phone()), &mut governor(&profile, budget, 4), &profile, 1200.0, &mut { blind });
     assert!(trace.decisions.iter().any(|d| d.reason.contains("no temperature can be read")), "{}", told(&trace));
     let free = run(&mut Device::new(Spec::phone()), &mut ungoverned(4), &profile, 1200.0);
-    let throttled = |t: &Trace| t.between(600.0, 1200.0).filter(|t| t.clock < 1.0).count() as f64 / t.between(600.0, 1200.0).count() as f64;
+    let throttled = |t: &Trace| {
+        t.between(600.0, 1200.0).filter(|t| t.clock < 1.0).count() as f64 / t.between(600.0, 1200.0).count() as f64
+    };
     println!("throttled for {:.2} of the tokens instead of {:.2}", throttled(&trace), throttled(&free));
     assert!(throttled(&trace) < 0.5 * throttled(&free), "{}", told(&trace));
 }
@@ -392,8 +412,8 @@ mod any {
     fn readings() -> impl Strategy<Value = Readings> {
         let some = || proptest::option::of(number());
         let rest = (proptest::option::of(any::<bool>()), proptest::option::of(any::<u64>()));
-        (some(), some(), some(), some(), some(), rest).prop_map(|(percent, watts, celsius, clock, pressure, (on, count))| {
-            Readings {
+        (some(), some(), some(), some(), some(), rest).prop_map(
+            |(percent, watts, celsius, clock, pressure, (on, count))| Readings {
                 on_battery: on,
                 battery_percent: percent,
                 watts,
@@ -402,8 +422,8 @@ mod any {
                 throttle_count: count,
                 cpu_pressure: pressure,
                 thermal_pressure: None,
-            }
-        })
+            },
+        )
     }
 
     fn budget() -> impl Strategy<Value = Budget> {

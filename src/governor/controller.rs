@@ -396,7 +396,8 @@ impl Controller {
         if duty < 0.999 {
             // The rate is kept at first: less depth is less heat at the same rate.
             let full = self.seconds(ceiling, self.most);
-            let usual = target.map_or(full, |rate| if self.mode == Mode::Quality { full.min(1.0 / rate) } else { 1.0 / rate });
+            let usual =
+                target.map_or(full, |rate| if self.mode == Mode::Quality { full.min(1.0 / rate) } else { 1.0 / rate });
             bound(usual * duty, Cause::Heat);
         }
 
@@ -413,7 +414,8 @@ impl Controller {
             !(self.seconds(rung, self.most) > limit * share)
         };
         // Warmth comes late: where there is a cap, up one at a time.
-        let highest = if self.duty.is_some() && !self.history.is_empty() { ceiling.min(self.rung + 1) } else { ceiling };
+        let highest =
+            if self.duty.is_some() && !self.history.is_empty() { ceiling.min(self.rung + 1) } else { ceiling };
         let rung = (0..=highest).rev().find(|&r| allowed(r)).unwrap_or(0);
         let threads = self.plan_threads(rung, limit, cause, duty);
         let seconds = self.seconds(rung, threads);
@@ -424,7 +426,9 @@ impl Controller {
         };
         let cool = if duty < 0.999 && seconds.is_finite() { seconds * share / duty } else { 0.0 };
         // That the rate falls when it is hot goes without saying.
-        let short = rung == 0 && cause != Cause::Heat && self.seconds(0, self.most) > limit * if self.short { CHEAPER } else { 1.05 };
+        let short = rung == 0
+            && cause != Cause::Heat
+            && self.seconds(0, self.most) > limit * if self.short { CHEAPER } else { 1.05 };
         Plan { rung, threads, period: pace.max(cool), cooling: cool > pace, limit, cause, short }
     }
 
@@ -531,7 +535,8 @@ impl Controller {
     /// A line when the temperature changes the pace by much; now and then, not at each token.
     fn tell_duty(&mut self) {
         let Some(duty) = self.duty.as_ref().map(Duty::value) else { return };
-        let much = duty < 0.8 * self.told_duty || duty > 1.25 * self.told_duty || (duty > 0.999) != (self.told_duty > 0.999);
+        let much =
+            duty < 0.8 * self.told_duty || duty > 1.25 * self.told_duty || (duty > 0.999) != (self.told_duty > 0.999);
         // Where the pace is the user's, the duty is no news.
         let news = self.cooling || self.told_cooling;
         if !(much && news && self.now - self.told_at >= 15.0) {
@@ -540,7 +545,8 @@ impl Controller {
         (self.told_duty, self.told_at, self.told_cooling) = (duty, self.now, self.cooling);
         let shown = self.readings.celsius.map_or(String::new(), |c| format!("{c:.1} °C, "));
         let cap = self.budget.max_temp.unwrap_or(f64::NAN);
-        let rate = if self.period > 0.0 { format!("at most {:.2} tokens/s", 1.0 / self.period) } else { "no pauses".into() };
+        let rate =
+            if self.period > 0.0 { format!("at most {:.2} tokens/s", 1.0 / self.period) } else { "no pauses".into() };
         self.tell(Cause::Heat, format!("{shown}cap {cap} °C: {:.0} % of full power, {rate}", 100.0 * duty));
     }
 
@@ -623,7 +629,11 @@ impl Controller {
     /// Rule and threads in words.
     fn setting(&self) -> String {
         let rung = &self.ladder.rungs()[self.rung];
-        let threads = if self.threads == self.most { String::new() } else { format!(", {} of {} threads", self.threads, self.most) };
+        let threads = if self.threads == self.most {
+            String::new()
+        } else {
+            format!(", {} of {} threads", self.threads, self.most)
+        };
         let loss = finite(rung.loss).map_or(String::new(), |l| format!(" ({:.2} % loss)", 100.0 * l));
         format!("{}{loss}{threads}", rung.rule)
     }

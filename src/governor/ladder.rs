@@ -82,7 +82,9 @@ impl Ladder {
                     100.0 * max_loss,
                     best.rule
                 ),
-                false => format!("the profile lacks the published depth, so that losses are unknown; {} is kept", best.rule),
+                false => {
+                    format!("the profile lacks the published depth, so that losses are unknown; {} is kept", best.rule)
+                }
             });
             points.push(best);
         }
@@ -97,7 +99,8 @@ impl Ladder {
             better
         });
         let known = |x: f64| x.is_finite() && x >= 0.0;
-        let cost = profile.cost.as_ref().filter(|c| known(c.base_ms) && known(c.step_ms) && c.base_ms + c.step_ms > 0.0);
+        let cost =
+            profile.cost.as_ref().filter(|c| known(c.base_ms) && known(c.step_ms) && c.base_ms + c.step_ms > 0.0);
         let timed = cost.is_some() || points.iter().all(|p| p.timing.is_some());
         let (base_ms, step_ms) = match cost {
             Some(c) => (c.base_ms, c.step_ms),

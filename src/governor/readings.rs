@@ -30,7 +30,8 @@ impl Readings {
     pub fn of(state: &State) -> Self {
         let batteries = || state.supplies.iter().filter(|s| s.kind == "Battery");
         let is = |status: &str| batteries().any(|b| b.status.as_deref() == Some(status));
-        let online: Vec<bool> = state.supplies.iter().filter(|s| s.kind != "Battery").filter_map(|s| s.online).collect();
+        let online: Vec<bool> =
+            state.supplies.iter().filter(|s| s.kind != "Battery").filter_map(|s| s.online).collect();
         let on_battery = match () {
             () if is("Discharging") => Some(true),
             () if online.contains(&true) => Some(false),

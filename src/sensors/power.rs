@@ -1,6 +1,6 @@
 //! Clocks, governors, throttling, batteries and mains.
 
-use super::{Machine, command};
+use super::{Machine, command, windows};
 use serde::Serialize;
 
 /// Clocks of the processor, in MHz.
@@ -36,8 +36,11 @@ pub struct Supply {
 /// What a system with a processor of this kind can draw; a number outside comes from a driver that means another unit.
 const SENSIBLE_WATTS: std::ops::RangeInclusive<f64> = 0.05..=1000.0;
 
+/// What a processor can run at, in kHz.
+const SENSIBLE_KHZ: std::ops::RangeInclusive<f64> = 1e3..=1e8;
+
 /// Folders of the clock domains.
-fn domains(machine: &Machine) -> Vec<String> {
+pub(super) fn domains(machine: &Machine) -> Vec<String> {
     let policies = machine.numbered("sys/devices/system/cpu/cpufreq", "policy");
     if !policies.is_empty() {
         return policies;
@@ -50,7 +53,7 @@ pub(super) fn clock(machine: &Machine) -> Clock {
     let domains = domains(machine);
     let all = |name: &str| -> Vec<f64> {
         let khz = domains.iter().filter_map(|d| machine.number::<f64>(&format!("{d}/{name}")));
-        khz.filter(|&khz| khz > 0.0).map(|khz| khz / 1000.0).collect()
+        khz.filter(|khz| SENSIBLE_KHZ.contains(khz)).map(|khz| khz / 1000.0).collect()
     };
     let most = |mhz: &[f64]| mhz.iter().copied().max_by(f64::total_cmp);
     let now = all("scaling_cur_freq");
@@ -121,12 +124,16 @@ pub(super) fn supplies(machine: &Machine) -> Vec<Supply> {
             kind: text("type")?,
             status: text("status"),
             online: text("online").map(|s| s != "0"),
-            percent: text("capacity").and_then(|s| s.parse().ok()),
+            percent: text("capacity").and_then(|s| s.parse().ok()).filter(|p| (0.0..=100.0).contains(p)),
             watts: watts(machine, &format!("{CLASS}/{name}")),
             name,
         })
     });
     let found: Vec<_> = all.collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let found = windows::supplies();
     if !found.is_empty() {
         return found;
     }
