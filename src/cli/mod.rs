@@ -9,10 +9,12 @@
 mod auto;
 pub mod bench;
 pub mod chat;
+mod governor;
 mod process;
 mod reading;
 
 pub use auto::{AutoFlags, Decided};
+pub use governor::{Governor, GovernorFlags, Prepared, Usual, profile_of};
 pub use process::{Interrupted, exit, one_line, parse, run};
 pub use reading::{CONTEXT, Stop, TextFlags, bos};
 

@@ -41,6 +41,12 @@ pub fn can_exit(config: &Config) -> bool {
     config.exit_gate || config.loops.iter().any(|l| l.max_steps != Some(l.mean_steps))
 }
 
+/// What to say of a model whose tokens [cannot exit](can_exit).
+pub fn whole_loop(config: &Config) -> String {
+    let family = &config.architecture;
+    format!("{family} models always run their whole loop, so that budgets are held by threads and pace only")
+}
+
 impl Ladder {
     /// The points of a profile's front that lose at most `max_loss` and that a session for up to `most_steps` loop steps can run.
     /// `force` is the only rung for a family whose tokens never leave early.
@@ -52,7 +58,7 @@ impl Ladder {
         force: ExitRule,
     ) -> Self {
         if !can_exit(config) {
-            return Self::whole_loop(config, force);
+            return Self::single(config, force, whole_loop(config));
         }
         let runs = |p: &Point| {
             let deep = RulePolicy::depth_limit(&p.rule, None, config);
@@ -129,15 +135,6 @@ impl Ladder {
         let rung = Rung { rule, steps: steps.max(1.0), loss: f64::NAN, ms: f64::NAN, joules: None };
         let note = Some(why.into());
         Self { rungs: vec![rung], base_ms: 0.0, step_ms: 1.0, threads: BTreeMap::new(), timed: false, note }
-    }
-
-    /// The ladder of a family that always runs its whole loop.
-    fn whole_loop(config: &Config, rule: ExitRule) -> Self {
-        let why = format!(
-            "{} models always run their whole loop, so that budgets are held by threads and pace only",
-            config.architecture
-        );
-        Self::single(config, rule, why)
     }
 
     /// The rungs, at least one, ascending in price.
