@@ -298,6 +298,14 @@ impl Governor {
 }
 
 #[cfg(test)]
+impl Prepared {
+    /// With a ladder of one's own.
+    pub(super) fn of(ladder: Ladder, budget: Budget) -> Self {
+        Self { ladder, budget, log: None }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;

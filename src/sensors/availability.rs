@@ -289,7 +289,9 @@ mod tests {
             for name in ["temperature", "clock limit", "battery charge", "processor pressure"] {
                 assert_eq!(of(&sensors, name).why, Some(Unavailable::Unreadable), "{i}: {name}");
             }
-            assert_eq!(fake.machine().state(), State::default(), "{i}");
+            let State { temperatures, clock, cpu_pressure, supplies, .. } = fake.machine().state();
+            assert_eq!((temperatures, clock, cpu_pressure), Default::default(), "{i}");
+            assert!(supplies.iter().all(|s| s.kind != "Battery" && s.percent.is_none()), "{i}");
         }
     }
 
