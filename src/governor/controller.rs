@@ -489,7 +489,7 @@ impl Controller {
         let (old_rung, old_threads) = (self.rung, self.threads);
         let warm = self.budget.max_temp.zip(self.readings.celsius).is_some_and(|(cap, celsius)| celsius > cap - WARM.0);
         let dwell = if warm { WARM.1 } else { 0.0 };
-        let before = (self.setting(), self.seconds(self.rung, self.threads));
+        let before = self.seconds(old_rung, old_threads);
         let urgent = self.over >= STAY_TOKENS || self.seconds(self.rung, self.most) > URGENT * plan.limit;
         // A mode that wants less is obeyed; a bound must really be overstepped.
         let cheaper = plan.rung < self.rung && (urgent || self.rung > self.ceiling());
@@ -510,8 +510,8 @@ impl Controller {
             let cheaper = self.rung < old_rung || (self.rung == old_rung && plan.cause != Cause::Rate);
             let after = self.seconds(self.rung, self.threads);
             let bound = self.bound(&plan);
-            let (old, setting, new) = (&before.0, self.setting(), ms(after));
-            let reason = format!("{bound}: from {old} at {} per token to {setting} at {new}", ms(before.1));
+            let (old, setting) = (self.setting_of(old_rung, old_threads), self.setting());
+            let reason = format!("{bound}: from {old} at {} per token to {setting} at {}", ms(before), ms(after));
             self.tell(if cheaper { plan.cause } else { Cause::Room }, reason);
         }
         if plan.short != self.short {
@@ -626,15 +626,17 @@ impl Controller {
         pause
     }
 
-    /// Rule and threads in words.
+    /// What is in force, in words.
     fn setting(&self) -> String {
-        let rung = &self.ladder.rungs()[self.rung];
-        let threads = if self.threads == self.most {
-            String::new()
-        } else {
-            format!(", {} of {} threads", self.threads, self.most)
-        };
+        self.setting_of(self.rung, self.threads)
+    }
+
+    /// Rule and threads in words.
+    fn setting_of(&self, rung: usize, threads: usize) -> String {
+        let rung = &self.ladder.rungs()[rung];
         let loss = finite(rung.loss).map_or(String::new(), |l| format!(" ({:.2} % loss)", 100.0 * l));
+        let threads =
+            if threads == self.most { String::new() } else { format!(", {threads} of {} threads", self.most) };
         format!("{}{loss}{threads}", rung.rule)
     }
 

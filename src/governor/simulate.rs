@@ -24,7 +24,7 @@ use crate::random;
 use std::collections::BTreeMap;
 
 /// Seconds of a slice in which temperature and clock count as constant.
-const SLICE: f64 = 0.02;
+const SLICE: f64 = 0.05;
 /// Seconds between two readings of the sensors.
 const POLL: f64 = 1.0;
 /// Degrees below its threshold at which a throttled clock comes back.
