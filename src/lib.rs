@@ -17,6 +17,7 @@
 //! | [`arch`] | one file per model family |
 //! | [`exit`] | when a token leaves the loop |
 //! | [`generate`], [`text`] | sampling and decoding; tokenizer and chat templates |
+//! | `plot` | charts as SVG (with the feature `cli`) |
 //! | [`calibrate`] | quality measured on text: perplexity, and what another file, depth or rule changes |
 //! | [`sensors`] | what the machine tells of itself: caches, temperatures, clocks, power, energy |
 //! | [`governor`] | a budget of time, energy and heat, turned into depth, threads and pace |
@@ -67,9 +68,12 @@ mod float16;
 pub mod generate;
 pub mod gguf;
 pub mod governor;
+mod hash;
 mod isa;
 pub mod kernels;
 pub mod model;
+#[cfg(feature = "cli")]
+pub mod plot;
 pub mod quant;
 pub mod random;
 pub mod sensors;

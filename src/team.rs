@@ -424,6 +424,13 @@ impl<T> Buffer<T> {
         self.cells.is_empty()
     }
 
+    /// The elements.
+    pub fn into_vec(self) -> Vec<T> {
+        let cells = Box::into_raw(self.cells);
+        // SAFETY: the pointer comes from a box, and `UnsafeCell<T>` has the layout of `T`.
+        unsafe { Box::from_raw(cells as *mut [T]) }.into_vec()
+    }
+
     /// All elements, to the only holder.
     pub fn get_mut(&mut self) -> &mut [T] {
         let (p, n) = (self.cells.as_mut_ptr(), self.cells.len());

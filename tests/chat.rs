@@ -337,7 +337,8 @@ fn a_governor_holds_a_rate_and_says_what_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let [model, log] = ["model.gguf", "log.jsonl"].map(|name| dir.path().join(name));
     fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0.gguf"), &model).unwrap();
-    let profile = rdt::governor::simulate::profile(0.5, 0.2);
+    let mut profile = rdt::governor::simulate::profile(0.5, 0.2);
+    profile.model = rdt::calibrate::ModelId::of(&rdt::arch::open(&model, rdt::arch::Load::Map).unwrap());
     let args = |more: &[&str]| -> Vec<String> {
         let first = ["-m", path(&model), "-p", "Tell me a story.", "-n", "24", "--ignore-eos", "--json"];
         first.iter().chain(more).map(|s| (*s).to_owned()).collect()

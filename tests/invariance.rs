@@ -354,13 +354,13 @@ fn stored_latents_read_out_as_they_were() {
             let whole = run(&mut session, &mut recorder, 0, &golden.tokens);
             for k in (1..=9).rev() {
                 let ended = Setup { steps: k, ..setup.clone() }.run(&model, &golden.tokens);
-                let found = session.read_out(0, 0, &whole.latents(k)).unwrap();
+                let found = session.read_out(0, 0, &whole.latents(k), Logits::All).unwrap();
                 assert!(bits(found) == bits(&ended.logits), "{recipe}, {rule}, depth {k}");
             }
             // Each position on its own, from the first on, restores the session.
             let last = whole.latents(9);
             for (t, row) in last.chunks(128).enumerate() {
-                let found = bits(session.read_out(0, t, row).unwrap());
+                let found = bits(session.read_out(0, t, row, Logits::All).unwrap());
                 assert!(found == bits(&whole.logits[t * 1024..(t + 1) * 1024]), "position {t}");
             }
             let next = run(&mut session, &mut recorder, 0, &[5, 6]);
@@ -369,10 +369,10 @@ fn stored_latents_read_out_as_they_were() {
             next.assert_same(&setup.run(&model, &longer).behind(20), "continued after reading out");
         }
         let mut session = Setup::fixed(2, &golden.initial).session(&model);
-        assert!(matches!(session.read_out(0, 0, &[0.0; 128]), Err(Error::Option(_))), "nothing was run");
+        assert!(matches!(session.read_out(0, 0, &[0.0; 128], Logits::All), Err(Error::Option(_))), "nothing was run");
         run(&mut session, &mut Setup::fixed(2, &golden.initial).recorder(model.config()), 0, &[1, 2]);
         for (first, values) in [(0, 0), (0, 127), (0, 3 * 128), (2, 128), (usize::MAX, 128)] {
-            let result = session.read_out(0, first, &vec![0.0; values]).map(<[f32]>::len);
+            let result = session.read_out(0, first, &vec![0.0; values], Logits::All).map(<[f32]>::len);
             assert!(matches!(result, Err(Error::Option(_))), "{first}, {values}: {result:?}");
         }
     }

@@ -124,7 +124,7 @@ fn exits_are_those_of_the_reference() {
             runs += 1;
         }
     }
-    assert_eq!(runs, 24);
+    assert_eq!(runs, 54);
 }
 
 /// The statistics that rules see are those that the reference computed at the same steps.
@@ -148,6 +148,8 @@ fn statistics_are_those_of_the_reference() {
                     "step-norm" => stats.step_norm / stats.state_norm,
                     "acceleration" => stats.acceleration / stats.state_norm,
                     "acceleration-raw" => stats.acceleration,
+                    "acceleration-step" => stats.acceleration / (stats.step_norm + stats.previous_step_norm),
+                    "cosine" => 1.0 - stats.state_cosine,
                     other => panic!("{other}"),
                 };
                 // Written with six digits.

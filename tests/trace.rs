@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Golden, HUGINN, RULE, Tensors, bits, gguf, model};
+use rdt::calibrate::principal_plane;
 use rdt::model::InitialState;
 use rdt::quant::Recipe;
 use safetensors::Dtype;
@@ -102,6 +103,9 @@ fn a_trace_has_the_tensors_of_the_golden() {
         ("step_norm", Dtype::F32, vec![r, t]),
         ("acceleration", Dtype::F32, vec![r, t]),
         ("step_cosine", Dtype::F32, vec![r, t]),
+        ("state_norm", Dtype::F32, vec![r, t]),
+        ("angle", Dtype::F32, vec![r, t]),
+        ("curvature", Dtype::F32, vec![r, t]),
         ("exit_step", Dtype::I32, vec![t]),
     ];
     assert_eq!(trace.shapes.len(), expected.len());
@@ -145,14 +149,22 @@ fn a_trace_has_the_tensors_of_the_golden() {
             };
             let now = delta(k, i);
             close("step_norm", dot(&now, &now).sqrt());
+            let norm = state(k, i).iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+            close("state_norm", norm);
             if k == 1 {
-                assert!(trace.f32("acceleration")[at].is_nan() && trace.f32("step_cosine")[at].is_nan());
+                for name in ["acceleration", "step_cosine", "angle", "curvature"] {
+                    assert!(trace.f32(name)[at].is_nan(), "{name}");
+                }
                 continue;
             }
             let before = delta(k - 1, i);
             let change: Vec<f64> = now.iter().zip(&before).map(|(a, b)| a - b).collect();
             close("acceleration", dot(&change, &change).sqrt());
-            close("step_cosine", dot(&now, &before) / (dot(&now, &now) * dot(&before, &before)).sqrt());
+            let lengths = [dot(&now, &now).sqrt(), dot(&before, &before).sqrt()];
+            let cosine = dot(&now, &before) / (lengths[0] * lengths[1]);
+            close("step_cosine", cosine);
+            close("angle", cosine.acos().to_degrees());
+            close("curvature", cosine.acos() / (0.5 * (lengths[0] + lengths[1])) * norm);
         }
     }
 }
@@ -166,6 +178,7 @@ fn chunks_and_threads_do_not_change_the_file() {
         let place = Place::new(recipe);
         for kv in ["f32", "f16", "q8_0"] {
             let flags = ["--tokens", &tokens, "--init", &init, "--exit-rule", RULE, "--kv-type", kv, "--all-logits"];
+            let flags = [&flags[..], &["--blocks", "--pca"]].concat();
             let with = |more: &[&str]| place.bytes(&[&flags[..], more].concat());
             let one = with(&["-t", "1"]);
             for more in [&["-b", "1", "-t", "1"][..], &["-b", "3", "-t", "7"], &["-b", "20", "-t", "2", "--no-mmap"]] {
@@ -223,6 +236,128 @@ fn all_logits_are_those_of_shallower_runs() {
     }
 }
 
+/// `--blocks`, `--pca` and `--seeds` add what they say, and change nothing else. Moves start and end where prelude and latents are;
+/// paths are distances between states, flattened; spread is that of runs with these seeds.
+#[test]
+fn more_is_traced_when_asked() {
+    let (place, golden) = (Place::new(Recipe::F32), Golden::read(HUGINN));
+    let tokens = tokens(&golden);
+    let flags = ["--tokens", &tokens, "--exit-rule", RULE, "--steps", "12", "-s", "5"];
+    let plain = place.trace(&flags);
+    let bytes = place.bytes(&[&flags[..], &["--blocks", "--pca", "--seeds", "3"]].concat());
+    let path = place.path("more.safetensors");
+    std::fs::write(&path, &bytes).unwrap();
+    let more = Tensors::read(&path);
+    for (name, shape) in &plain.shapes {
+        assert_eq!(more.shapes[name], *shape, "{name}");
+        match shape.0 {
+            Dtype::I32 => assert_eq!(more.i32(name), plain.i32(name), "{name}"),
+            _ => assert!(bits(more.f32(name)) == bits(plain.f32(name)), "{name}"),
+        }
+    }
+    let (t, r, d) = (20, 12, 128);
+    let exits = more.i32("exit_step").to_vec();
+    assert!(exits.iter().any(|&n| n != exits[0]));
+
+    let (_, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["blocks"]).unwrap();
+    let list = list.as_array().unwrap();
+    assert_eq!(more.shapes["block_move_norm"].1, [list.len(), t]);
+    let anatomy = model(HUGINN, Recipe::F32);
+    let [before, core, after] = [0, 1, 2].map(|i| match &anatomy.plan().segments[i] {
+        rdt::model::Segment::Once(blocks) => blocks.len(),
+        rdt::model::Segment::Looped(l) => l.blocks().count(),
+    });
+    assert_eq!(list.len(), before + r * core + after);
+    for (i, row) in list.iter().enumerate() {
+        let (step, part) = (row["step"].as_u64().unwrap() as i32, row["part"].as_str().unwrap());
+        let expected = match i {
+            i if i < before => ("prelude", i),
+            i if i < before + r * core => ("core", before + (i - before) % core),
+            i => ("coda", i - (r - 1) * core),
+        };
+        assert_eq!((part, row["block"].as_u64().unwrap() as usize), expected);
+        assert_eq!(step > 0, part == "core");
+        for (token, &exit) in exits.iter().enumerate() {
+            let at = |name: &str| more.f32(name)[i * t + token];
+            assert_eq!(at("block_move_norm").is_nan(), step > exit, "row {i}, token {token}");
+            assert_eq!(at("block_in_norm").is_nan(), step > exit);
+            let first =
+                [0, before, before + r * core].contains(&i) || part == "core" && (i - before).is_multiple_of(core);
+            assert_eq!(at("block_move_cosine").is_nan(), first || step > exit, "row {i}, token {token}");
+            assert!(at("block_move_cosine").is_nan() || at("block_move_cosine").abs() <= 1.0);
+        }
+    }
+
+    assert_eq!(more.shapes["pca"].1, [r + 1, t, 2]);
+    let explained = more.f32("pca_explained");
+    assert!(explained[0] >= explained[1] && explained[1] > 0.0 && explained[0] + explained[1] <= 1.0 + 1e-6);
+    let point = |k: usize, t: usize| &more.f32("pca")[(k * 20 + t) * 2..][..2];
+    for (token, &exit) in exits.iter().enumerate() {
+        assert!((exit as usize..=r).all(|k| point(k, token) == point(exit as usize, token)));
+        for k in 1..=exit as usize {
+            // A projection does not lengthen a step.
+            let moved =
+                point(k, token).iter().zip(point(k - 1, token)).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+            assert!(moved <= 1.001 * more.f32("step_norm")[(k - 1) * t + token]);
+        }
+    }
+    let same = principal_plane(&states(&more, &exits, t, d), d);
+    let first: Vec<f64> = (0..=exits[0] as usize).flat_map(|k| point(k, 0).iter().map(|&x| f64::from(x))).collect();
+    for (found, expected) in first.iter().zip(same.points.as_flattened()) {
+        assert!((found - expected).abs() < 1e-4 * expected.abs().max(1.0), "{found}, {expected}");
+    }
+
+    // The three runs one by one.
+    let v = 1024;
+    let log_probs: Vec<Vec<f64>> = (5..8)
+        .map(|seed| {
+            let seed = seed.to_string();
+            let trace = place.trace(&[&flags[..6], &["-s", &seed]].concat());
+            let rows = trace.f32("logits").chunks(v).flat_map(|row| {
+                let sum: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+                row.iter().map(move |&x| f64::from(x) - sum.ln()).collect::<Vec<_>>()
+            });
+            rows.collect()
+        })
+        .collect();
+    let variance = |i: usize| {
+        let mean = log_probs.iter().map(|x| x[i]).sum::<f64>() / 3.0;
+        log_probs.iter().map(|x| (x[i] - mean).powi(2)).sum::<f64>() / 2.0
+    };
+    let close = |found: f32, expected: f64| (f64::from(found) - expected).abs() < 1e-4 * expected;
+    assert_eq!((more.f32("seed_logit_variance").len(), more.f32("seed_nll_variance").len()), (t, t - 1));
+    for i in 0..t {
+        let mean = (0..v).map(|j| variance(i * v + j)).sum::<f64>() / v as f64;
+        assert!(mean > 0.0 && close(more.f32("seed_logit_variance")[i], mean), "token {i}");
+        if i + 1 < t {
+            let next = variance(i * v + golden.tokens[i + 1] as usize);
+            assert!(close(more.f32("seed_nll_variance")[i], next), "token {i}");
+        }
+    }
+    // One token has none that follows.
+    let one = place.trace(&["--tokens", "3", "--seeds", "2", "--pca", "--blocks", "--all-logits"]);
+    assert_eq!(one.shapes["seed_nll_variance"].1, [0]);
+
+    // And it is said.
+    let result = place.command(&path, &[&flags[..], &["--blocks", "--seeds", "2"]].concat()).output().unwrap();
+    for words in ["step: |step|/|state|, angle", "°", "(prelude)", "(core)", "over 2 seeds", "rdt-trace: wrote"] {
+        assert!(said(&result).contains(words), "{words}: {}", said(&result));
+    }
+}
+
+/// Initial states and latents of each token in turn, up to where it left.
+fn states(trace: &Tensors, exits: &[i32], t: usize, d: usize) -> Vec<f32> {
+    let mut all = Vec::new();
+    for (token, &exit) in exits.iter().enumerate() {
+        all.extend_from_slice(&trace.f32("init_state")[token * d..(token + 1) * d]);
+        for k in 0..exit as usize {
+            all.extend_from_slice(&trace.f32("latents")[(k * t + token) * d..][..d]);
+        }
+    }
+    all
+}
+
 /// Rules: `exit_step` is the reference's, a row that has left keeps its latent, and its statistics are NaN from there on.
 #[test]
 fn exit_rules_are_traced() {
@@ -246,6 +381,9 @@ fn exit_rules_are_traced() {
                 assert_eq!(trace.f32("step_norm")[at].is_nan(), left, "{rule}");
                 assert_eq!(trace.f32("acceleration")[at].is_nan(), left || k == 1, "{rule}");
                 assert_eq!(trace.f32("step_cosine")[at].is_nan(), left || k == 1, "{rule}");
+                assert_eq!(trace.f32("state_norm")[at].is_nan(), left, "{rule}");
+                assert_eq!(trace.f32("angle")[at].is_nan(), left || k == 1, "{rule}");
+                assert_eq!(trace.f32("curvature")[at].is_nan(), left || k == 1, "{rule}");
                 if k > 1 {
                     assert_eq!(latent(k) == latent(k - 1), left, "{rule}, token {t}, step {k}");
                 }
@@ -350,6 +488,8 @@ fn bad_input_is_refused_in_one_line() {
         &["--tokens", "1", "--kv-type", "q4_0"],
         &["--tokens", "1", "--kv-memory", "0"],
         &["--tokens", "1", "--seed", "x"],
+        &["--tokens", "1", "--seeds", "1"],
+        &["--tokens", "1", "--seeds", "-3"],
         &["--tokens", "1", "--exit-rule", "acceleration:nan"],
         &["--tokens", "1", "--exit-rule", "acceleration:-1"],
         &["--tokens", "1", "--exit-rule", "acceleration:0.1,max=0"],
@@ -365,6 +505,7 @@ fn bad_input_is_refused_in_one_line() {
     place.refuses(&["--tokens", "4294967295"], &["4294967295", "vocabulary"]);
     place.refuses(&with(&["-c", "2"]), &["context", "2", "3"]);
     place.refuses(&with(&["--prefix-len", "1"]), &["--prefix-len", "huginn"]);
+    place.refuses(&with(&["--seeds", "2", "--init", "zeros"]), &["--seeds", "noise"]);
     place.refuses(&with(&["--init", "/does/not/exist"]), &["--init", "/does/not/exist"]);
     place.refuses(&with(&["--kv-memory", "1", "-c", "100000"]), &["budget", "-c"]);
     place.refuses(&["-p", "some text"], &["tokenizer"]);

@@ -106,7 +106,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let model = flags.model.open()?;
     let questions = read_questions(flags)?;
     let rules = match flags.rule.is_empty() {
-        true => vec![flags.depth.rule(ExitRule::default())],
+        true => vec![flags.depth.rule(&model, Some(&flags.model.model), ExitRule::default())?],
         false => flags.rule.clone(),
     };
     let mut outcomes = Vec::new();

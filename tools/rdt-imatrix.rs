@@ -109,7 +109,7 @@ fn read(path: &Path) -> anyhow::Result<Imatrix> {
 fn measure(flags: &Flags, path: &Path) -> anyhow::Result<Imatrix> {
     let model = flags.load.open(path)?;
     let windows = flags.text.windows("rdt-imatrix", &model, flags.session.ctx_size.unwrap_or(cli::CONTEXT))?;
-    let rule = flags.depth.rule(ExitRule::for_model(model.config()));
+    let rule = flags.depth.rule(&model, Some(path), ExitRule::for_model(model.config()))?;
     if let Some(words) = cli::too_deep("--", &rule, flags.depth.steps, model.config()) {
         eprintln!("rdt-imatrix: {words}");
     }

@@ -104,7 +104,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         bail!("the base model has a vocabulary of {} tokens, and this one of {vocab}", other.config().vocab);
     }
     let prefix = flags.text.prefix(&model, &windows);
-    let rule = flags.exits.rule(ExitRule::default());
+    let rule = flags.exits.rule(&model, Some(&flags.model.model), ExitRule::default())?;
     let job = Job {
         flags,
         model: &model,

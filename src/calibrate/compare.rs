@@ -1,7 +1,7 @@
 //! A run against a base run, token by token.
 
 use super::score::{Estimate, Moments, exp};
-use crate::exit::{divergence, log_sum_exp};
+use crate::exit::{divergence, log_sum_exp, top};
 use serde::Serialize;
 
 /// llama.cpp's `--kl-divergence` leaves out tokens that a stored base run gives a log-probability of no more than this: among
@@ -61,6 +61,16 @@ impl Comparison {
         self.same_top += u64::from(top(base) == top(logits));
     }
 
+    /// KL(base ‖ run) at one position, in nats, and whether both find the same token most likely; from logits `[V]`.
+    ///
+    /// # Panics
+    /// If the two have not the same length.
+    pub fn position(base: &[f32], logits: &[f32]) -> (f64, bool) {
+        assert_eq!(base.len(), logits.len(), "the two runs have vocabularies of different sizes");
+        let kl = divergence((base, log_sum_exp(base)), (logits, log_sum_exp(logits)), f64::NEG_INFINITY);
+        (kl, top(base) == top(logits))
+    }
+
     /// Positions compared.
     pub fn count(&self) -> u64 {
         self.kl.len() as u64
@@ -114,17 +124,6 @@ fn mean(values: impl Iterator<Item = f64>) -> Estimate {
     let mut moments = Moments::default();
     values.for_each(|x| moments.add(x));
     moments.mean()
-}
-
-/// The first of the largest entries.
-fn top(x: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, value) in x.iter().enumerate() {
-        if *value > x[best] {
-            best = i;
-        }
-    }
-    best
 }
 
 /// How two runs differ, as llama.cpp reports it; p is the probability of the token that follows in the text.

@@ -163,6 +163,28 @@ pub enum Error {
         /// What is wrong.
         source: quant::Error,
     },
+    /// What an interrupted calibration left belongs to another setting.
+    #[error(
+        "{} holds what a calibration with other settings, another text or another model had measured when it was interrupted; \
+         repeat that one to finish it, or start anew with --restart", .path.display()
+    )]
+    Unfinished {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A model, or a KV cache, with which depths cannot share a run.
+    #[error(
+        "calibration runs all depths at once, which takes one looped segment and a KV slot for each of {steps} steps; this \
+         model has {loops}, and the session {slots} slots (--kv-steps, --kv-memory, or a shorter -c)"
+    )]
+    Shared {
+        /// Looped segments of the model.
+        loops: usize,
+        /// KV slots of the session.
+        slots: usize,
+        /// Steps that are asked for.
+        steps: usize,
+    },
     /// A calibration profile that is none, or cannot be used.
     #[error("this is no calibration profile: {0}")]
     Profile(String),

@@ -27,6 +27,8 @@ pub struct Screened {
     pub mean_steps: f64,
     /// Mean negative log-likelihood, in nats per token.
     pub cross_entropy: f64,
+    /// Mean KL(deepest depth ‖ this), in nats.
+    pub kl: f64,
 }
 
 /// A piece of text under a rule.

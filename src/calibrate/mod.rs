@@ -2,7 +2,7 @@
 //!
 //! [`Windows`] cuts a text's tokens into pieces as llama.cpp does, [`evaluate`] runs a session over them and hands out the logits of
 //! every scored position, and the accumulators of this room take them in: [`Perplexity`], [`Comparison`] with a base run, [`Depths`]
-//! taken and [`Cosines`] of latent trajectories. A base run is stored in llama.cpp's own file layout
+//! taken, [`Cosines`] of latent trajectories, and the [`Dynamics`] of these. A base run is stored in llama.cpp's own file layout
 //! ([`BaseWriter`], [`BaseRun`]), or runs beside the other one ([`Evaluation`]) without being stored.
 //!
 //! All sums are in f64, in the order of the text, so that a result is the same digits whatever the threads and chunks; exp and log
@@ -45,20 +45,28 @@ mod dynamics;
 mod error;
 mod evaluate;
 mod findings;
+mod identity;
 mod importance;
+mod plane;
 mod profile;
+#[cfg(feature = "cli")]
+pub mod report;
 mod score;
 mod sensitivity;
+pub mod sweep;
 mod trajectory;
 mod windows;
 
 pub use base::{BaseRun, BaseWriter};
 pub use compare::{Comparison, Quantiles, Summary};
-pub use dynamics::{Band, Drift, Dynamics, LoopDynamics, Path, Paths};
+pub use dynamics::{
+    Band, Drift, Dynamics, DynamicsOptions, DynamicsRecorder, LoopDynamics, Path, Paths, SeedSpread, drift,
+};
 pub use error::Error;
 pub use evaluate::{Evaluation, Reading, Scored, evaluate};
 pub use findings::{Findings, Sample, SampleToken, Screened};
 pub use importance::importance;
+pub use plane::{Plane, principal_plane};
 pub use profile::{Cost, FORMAT, KEY, MachineId, ModelId, Point, Profile, TextId, Timing};
 pub use score::{Depths, Estimate, Moments, Perplexity};
 pub use sensitivity::{Candidate, Sensitivity, Step, Trial};

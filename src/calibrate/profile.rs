@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub const FORMAT: u32 = 1;
 /// Where a GGUF keeps its profile, as a string of JSON.
 pub const KEY: &str = "rdt.calibration.profile";
+/// Losses below this are as good as none, on a scale that is logarithmic.
+const LEAST_LOSS: f64 = 1e-4;
 /// Bytes of a profile file that are read: far more than any has.
 const LONGEST: u64 = 16 << 20;
 
@@ -163,8 +165,17 @@ impl Profile {
         published.map_or(f64::NAN, |p| p.perplexity.value)
     }
 
-    /// What a point loses: its perplexity over the [reference](Self::reference), less 1. Negative where it is better.
+    /// What a point loses in perplexity, as a share: the larger of two. One is on the text, over the
+    /// [reference](Self::reference). The other is exp(KL) − 1, what it would lose on text that full depth itself had written.
+    ///
+    /// The text alone can deceive: where most of its tokens need no depth, the few that do hardly show in the mean, and a depth
+    /// that fails them can even have the lower perplexity. That it says something else than full depth does shows in KL.
     pub fn loss(&self, point: &Point) -> f64 {
+        self.text_loss(point).max(libm::expm1(point.kl.value))
+    }
+
+    /// The part of the loss that is on the text; negative where a point is better than the reference.
+    pub fn text_loss(&self, point: &Point) -> f64 {
         point.perplexity.value / self.reference() - 1.0
     }
 
@@ -182,20 +193,21 @@ impl Profile {
         self.depths.iter().chain(&self.rules)
     }
 
-    /// The Pareto front: points of which no other costs as little or less ([`price`](Self::price)) and has a lower perplexity;
-    /// ascending in cost, so that each is better than those before it.
+    /// The Pareto front: points of which no other costs as little or less ([`price`](Self::price)) and loses less
+    /// ([`loss`](Self::loss)); ascending in cost, so that each is better than those before it.
     pub fn front(&self) -> Vec<&Point> {
-        let finite = |p: &&Point| p.perplexity.value.is_finite() && self.price(p).is_finite();
+        let finite = |p: &&Point| self.loss(p).is_finite() && self.price(p).is_finite();
         let mut points: Vec<_> = self.points().filter(finite).collect();
-        let key = |p: &Point| (self.price(p), p.perplexity.value);
+        let key = |p: &Point| (self.price(p), self.loss(p));
         points.sort_by(|a, b| {
             let (a, b) = (key(a), key(b));
             a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
         });
         let mut best = f64::INFINITY;
         points.retain(|p| {
-            let better = p.perplexity.value < best;
-            best = best.min(p.perplexity.value);
+            let loss = self.loss(p);
+            let better = loss < best;
+            best = best.min(loss);
             better
         });
         points
@@ -208,14 +220,15 @@ impl Profile {
     }
 
     /// A point along the front: 0 is the cheapest, 100 the best. Between, the nearest in the share of the way from the one's loss to
-    /// the other's, in logarithms of perplexity.
+    /// the other's, in logarithms.
     pub fn quality(&self, percent: f64) -> Option<&Point> {
         let front = self.front();
-        let level = |p: &Point| libm::log(p.perplexity.value);
+        let level = |p: &Point| libm::log(self.loss(p).max(LEAST_LOSS));
         let (worst, best) = (level(front.first()?), level(front.last()?));
         let wanted = worst + (best - worst) * percent.clamp(0.0, 100.0) / 100.0;
         let distance = |p: &&Point| (level(p) - wanted).abs();
-        front.into_iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        // Of equals the last is the best.
+        front.into_iter().rev().min_by(|a, b| distance(a).total_cmp(&distance(b)))
     }
 
     /// A profile from JSON.
@@ -296,5 +309,128 @@ impl Profile {
     /// Where a model's profile lies if it lies beside it: `model.gguf` → `model.calibration.json`.
     pub fn beside(model: &Path) -> PathBuf {
         model.with_extension("calibration.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn estimate(value: f64) -> Estimate {
+        Estimate { value, error: f64::NAN }
+    }
+
+    fn point(rule: &str, mean_steps: f64, perplexity: f64, kl: f64) -> Point {
+        Point {
+            rule: rule.parse().unwrap(),
+            mean_steps,
+            steps: BTreeMap::from([(mean_steps as usize, 10)]),
+            cross_entropy: estimate(perplexity.ln()),
+            perplexity: estimate(perplexity),
+            kl: estimate(kl),
+            same_top: estimate(0.99),
+            capped: 0.0,
+            seed_variance: None,
+            timing: None,
+        }
+    }
+
+    fn profile() -> Profile {
+        Profile {
+            format: FORMAT,
+            program: "0".into(),
+            model: ModelId { name: "m".into(), architecture: "huginn".into(), fingerprint: "f".into(), bytes: 1 },
+            machine: MachineId { system: "s".into(), cpu: None, isa: "scalar".into(), threads: 1 },
+            text: TextId {
+                name: "t".into(),
+                fingerprint: "f".into(),
+                special: false,
+                context: 8,
+                windows: 1,
+                scored: 10,
+                prefix: 0,
+                kv_type: "f32".into(),
+                kv_steps: 4,
+                init: "noise".into(),
+                seed: 0,
+            },
+            published_steps: 4,
+            full_depth: 4,
+            depths: vec![
+                point("fixed:1", 1.0, 20.0, 0.7),
+                point("fixed:2", 2.0, 10.5, 0.05),
+                point("fixed:3", 3.0, 9.9, 0.02),
+                point("fixed:4", 4.0, 10.0, 0.0),
+            ],
+            rules: vec![
+                point("acceleration:0.1,hits=2,max=4", 1.5, 10.05, 0.008),
+                point("kl:0.001,hits=1,max=4", 2.5, 10.4, 0.04),
+            ],
+            cost: None,
+        }
+    }
+
+    fn names(points: &[&Point]) -> Vec<String> {
+        points.iter().map(|p| p.rule.to_string()).collect()
+    }
+
+    #[test]
+    fn the_front_has_no_point_that_another_beats() {
+        let profile = profile();
+        let accelerated = "acceleration:0.1,hits=2,max=4";
+        assert_eq!(names(&profile.front()), ["fixed:1", accelerated, "fixed:4"]);
+        // Text alone would call three steps better than four; KL tells them apart.
+        assert!(profile.text_loss(&profile.depths[2]) < 0.0 && profile.loss(&profile.depths[2]) > 0.02);
+        assert_eq!(profile.cheapest(0.01).unwrap().rule.to_string(), accelerated);
+        assert_eq!(profile.cheapest(0.001).unwrap().rule.to_string(), "fixed:4");
+        assert_eq!(profile.cheapest(-1.0).unwrap().rule.to_string(), "fixed:4", "else the best");
+        assert_eq!(profile.cheapest(9.0).unwrap().rule.to_string(), "fixed:1");
+        let at = |q| profile.quality(q).unwrap().rule.to_string();
+        assert_eq!([at(0.0), at(50.0), at(100.0)], ["fixed:1", accelerated, "fixed:4"]);
+    }
+
+    /// Prices are times where there are any.
+    #[test]
+    fn prices_come_from_the_best_source_there_is() {
+        let mut profile = profile();
+        assert_eq!(profile.price(&profile.rules[0]), 1.5);
+        profile.cost = Some(Cost { base_ms: 1.0, step_ms: 2.0, threads: BTreeMap::new() });
+        assert_eq!(profile.price(&profile.rules[0]), 4.0);
+        // A rule that pays for read-outs: more steps' worth of time than it saves.
+        let timing = Timing { ms_per_token: 9.5, mean_steps: 1.5, joules_per_token: None };
+        profile.rules[0].timing = Some(timing);
+        assert_eq!(profile.price(&profile.rules[0]), 9.5);
+        assert!(!names(&profile.front()).contains(&"acceleration:0.1,hits=2,max=4".to_owned()));
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_and_nonsense_is_refused() {
+        let whole = profile();
+        let json = whole.to_json().unwrap();
+        let again = Profile::parse(&json).unwrap();
+        assert_eq!(again.to_json().unwrap(), json);
+        assert!(again.depths[0].perplexity.error.is_nan());
+        let with = |change: &dyn Fn(&mut Profile)| {
+            let mut profile = whole.clone();
+            change(&mut profile);
+            Profile::parse(&profile.to_json().unwrap())
+        };
+        assert!(with(&|p| p.format = FORMAT + 1).unwrap_err().to_string().contains("newer"));
+        let nonsense: [&dyn Fn(&mut Profile); 7] = [
+            &|p| p.published_steps = 0,
+            &|p| p.depths.clear(),
+            &|p| p.depths[0].mean_steps = f64::NAN,
+            &|p| p.rules[0].perplexity.value = -1.0,
+            &|p| p.cost = Some(Cost { base_ms: f64::NAN, step_ms: 1.0, threads: BTreeMap::new() }),
+            &|p| p.cost = Some(Cost { base_ms: 0.0, step_ms: 0.0, threads: BTreeMap::new() }),
+            &|p| p.rules[0].timing = Some(Timing { ms_per_token: 0.0, mean_steps: 1.0, joules_per_token: None }),
+        ];
+        for (i, change) in nonsense.iter().enumerate() {
+            assert!(matches!(with(change), Err(Error::Profile(_))), "{i}");
+        }
+        for end in 0..json.len() {
+            assert!(Profile::parse(&json[..end]).is_err(), "cut at {end}");
+        }
+        assert!(Profile::parse(&"[".repeat(1 << 20)).is_err());
     }
 }

@@ -43,6 +43,11 @@ impl Moments {
         self.count
     }
 
+    /// The unbiased variance, with n − 1; NaN for fewer than two numbers.
+    pub fn variance(&self) -> f64 {
+        if self.count < 2 { f64::NAN } else { self.squares / (self.count - 1) as f64 }
+    }
+
     /// The mean and its standard error sqrt(variance / n), the variance with n − 1; NaN for what too few numbers do not tell.
     pub fn mean(&self) -> Estimate {
         let n = self.count as f64;
@@ -152,7 +157,7 @@ mod tests {
             moments.add(x);
         }
         // Mean 5, squares 9 + 1 + 16 = 26, variance 13, error sqrt(13 / 3).
-        assert_eq!(moments.mean().value, 5.0);
+        assert_eq!((moments.mean().value, moments.variance()), (5.0, 13.0));
         assert!((moments.mean().error - (13.0f64 / 3.0).sqrt()).abs() < 1e-15);
     }
 

@@ -52,6 +52,17 @@ impl<P: DepthPolicy> Recorder<P> {
         self.segments[segment].taken[row]
     }
 
+    /// What decides.
+    pub fn policy(&self) -> &P {
+        &self.policy
+    }
+
+    /// The latent states `[rows][S]` of all positions that are kept, after `step` steps (from 1) of a looped segment; `None` if none
+    /// was so deep.
+    pub fn states(&self, segment: usize, step: usize) -> Option<&[f32]> {
+        self.segments.get(segment)?.latents.get(step.checked_sub(1)?).map(Vec::as_slice)
+    }
+
     /// The latent state `[S]` of position number `row` of those kept, after `step` steps (from 1) of a looped segment; `None` if it
     /// was not so deep.
     pub fn latent(&self, segment: usize, row: usize, step: usize) -> Option<&[f32]> {

@@ -83,6 +83,21 @@ impl Windows {
         self
     }
 
+    /// One window of these, as if there were no others.
+    ///
+    /// # Panics
+    /// If there is no such window.
+    #[must_use]
+    pub fn only(&self, index: usize) -> Self {
+        assert!(index < self.count, "window {index} of {}", self.count);
+        let start = index * self.step;
+        Self { tokens: self.tokens[start..start + self.context].to_vec(), count: 1, ..self.without_tokens() }
+    }
+
+    fn without_tokens(&self) -> Self {
+        Self { tokens: Vec::new(), scored: self.scored.clone(), ..*self }
+    }
+
     /// Number of windows.
     pub fn len(&self) -> usize {
         self.count

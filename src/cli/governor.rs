@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::{Args, error::ErrorKind};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// What may be spent on an answer.
@@ -89,25 +89,26 @@ impl GovernorFlags {
         }
     }
 
-    /// Gets a governor of `model`, which was read from `path`, ready; `None`: nothing is to be governed. `max_loss` is what of the quality may be lost.
+    /// Gets a governor of `model`, which has this profile, ready; `None`: nothing is to be governed. `max_loss` is what of the
+    /// quality may be lost.
     ///
     /// # Errors
-    /// As [`budget`](Self::budget) and [`profile_of`].
+    /// As [`budget`](Self::budget).
     pub fn prepare(
         &self,
         model: &Model,
-        path: Option<&Path>,
+        profile: Option<&Profile>,
         usual: Usual,
         max_loss: f64,
-    ) -> anyhow::Result<Option<Prepared>> {
+    ) -> Result<Option<Prepared>, clap::Error> {
         let Some(budget) = self.budget(max_loss)? else { return Ok(None) };
         let config = model.config();
         let of_usual = |why: &str| Ladder::of_rule(usual.rule, (usual.limit * config.loops.len().max(1)) as f64, why);
         let ladder = if usual.asked {
             of_usual("the exit rule that was asked for is kept, so that budgets are held by threads and pace only")
         } else {
-            match profile_of(model, path)? {
-                Some(profile) => Ladder::of_profile(&profile, config, max_loss, usual.most_steps, usual.rule),
+            match profile {
+                Some(profile) => Ladder::of_profile(profile, config, max_loss, usual.most_steps, usual.rule),
                 None if !crate::governor::can_exit(config) => of_usual(&crate::governor::whole_loop(config)),
                 None => of_usual(
                     "the model has no calibration profile (rdt-calibrate makes one), so that budgets are held by threads and \
@@ -116,20 +117,6 @@ impl GovernorFlags {
             }
         };
         Ok(Some(Prepared { ladder, budget, log: self.governor_log.clone() }))
-    }
-}
-
-/// The profile of a model: inside its file, or beside it.
-///
-/// # Errors
-/// There is one, and it cannot be read.
-pub fn profile_of(model: &Model, path: Option<&Path>) -> anyhow::Result<Option<Profile>> {
-    if let Some(profile) = Profile::embedded(model.metadata())? {
-        return Ok(Some(profile));
-    }
-    match path.map(Profile::beside).filter(|p| p.exists()) {
-        Some(path) => Ok(Some(Profile::read(&path)?)),
-        None => Ok(None),
     }
 }
 

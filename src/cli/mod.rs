@@ -8,17 +8,21 @@
 
 mod auto;
 pub mod bench;
+pub mod calibrate;
 pub mod chat;
 mod governor;
 mod process;
+mod profile;
 mod reading;
 
 pub use auto::{AutoFlags, Decided};
-pub use governor::{Governor, GovernorFlags, Prepared, Usual, profile_of};
+pub use governor::{Governor, GovernorFlags, Prepared, Usual};
 pub use process::{Interrupted, exit, one_line, parse, run};
+pub use profile::{ExitChoice, ProfileFlags};
 pub use reading::{CONTEXT, Stop, TextFlags, bos};
 
 use crate::arch::{self, Input, Load};
+use crate::calibrate::Profile;
 use crate::checkpoint::Checkpoint;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::generate::SamplerConfig;
@@ -28,6 +32,7 @@ use crate::quant::Recipe;
 use crate::text;
 use anyhow::{Context, bail};
 use clap::Args;
+use profile::NO_PROFILE;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -169,10 +174,23 @@ pub struct DepthFlags {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Depth")]
 pub struct ExitFlags {
-    /// When a token leaves the loop: NAME[:THRESHOLD][,hits=N][,min=N][,max=N] with NAME one of
-    /// acceleration, acceleration-raw, step-norm, kl, gate (of models that have learnt one), fixed
-    #[arg(long, value_name = "RULE")]
-    pub exit_rule: Option<ExitRule>,
+    /// When a token leaves the loop: NAME[:THRESHOLD][,hits=N][,min=N][,every=N][,max=N] with NAME one of
+    /// acceleration, acceleration-step, acceleration-raw, step-norm, cosine, kl, min-p-kl, entropy, argmax,
+    /// gate (of models that have learnt one), fixed; or auto, what the model's calibration recommends
+    #[arg(long, visible_alias = "exit", value_name = "RULE")]
+    pub exit_rule: Option<ExitChoice>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub profile: ProfileFlags,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub init: InitFlags,
+}
+
+/// Where latent states start.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Depth")]
+pub struct InitFlags {
     /// Initial latent state: zeros, noise (see --seed), or a safetensors file with a tensor 'init_state' [T,D], D the
     /// width of the latent state
     #[arg(long, value_name = "zeros|noise|FILE", default_value = "noise")]
@@ -182,12 +200,7 @@ pub struct ExitFlags {
     pub seed: u64,
 }
 
-impl ExitFlags {
-    /// The exit rule in force.
-    pub fn rule(&self, default: ExitRule) -> ExitRule {
-        self.exit_rule.unwrap_or(default)
-    }
-
+impl InitFlags {
     /// The initial state that the flags name.
     ///
     /// # Errors
@@ -201,10 +214,57 @@ impl ExitFlags {
     }
 }
 
+impl ExitFlags {
+    /// The exit rule in force for a model: the one that is asked for, what its profile recommends where that is asked for, and else
+    /// `default`. `path` is the model's file.
+    ///
+    /// # Errors
+    /// As [`ProfileFlags::find`]; a recommendation is asked for, and there is no profile.
+    pub fn rule(&self, model: &Model, path: Option<&Path>, default: ExitRule) -> anyhow::Result<ExitRule> {
+        match self.exit_rule {
+            Some(ExitChoice::Rule(rule)) => Ok(rule),
+            None if !self.profile.is_given() => Ok(default),
+            None | Some(ExitChoice::Auto) => {
+                let profile = self.profile.find(model, path)?.context(NO_PROFILE)?;
+                self.profile.recommended(&profile)
+            }
+        }
+    }
+
+    /// As [`rule`](Self::rule), but what a profile recommends is the default wherever there is one; the profile is given too.
+    ///
+    /// # Errors
+    /// As [`rule`](Self::rule).
+    pub fn recommended(
+        &self,
+        model: &Model,
+        path: Option<&Path>,
+        default: ExitRule,
+    ) -> anyhow::Result<(ExitRule, Option<Profile>)> {
+        let profile = self.profile.find(model, path)?;
+        let rule = match (self.exit_rule, &profile) {
+            (None, Some(profile)) => self.profile.recommended(profile)?,
+            _ => self.rule(model, path, default)?,
+        };
+        Ok((rule, profile))
+    }
+
+    /// The initial state that the flags name.
+    ///
+    /// # Errors
+    /// As [`InitFlags::initial`].
+    pub fn initial(&self, width: usize) -> anyhow::Result<InitialState> {
+        self.init.initial(width)
+    }
+}
+
 impl DepthFlags {
     /// The exit rule in force.
-    pub fn rule(&self, default: ExitRule) -> ExitRule {
-        self.exits.rule(default)
+    ///
+    /// # Errors
+    /// As [`ExitFlags::rule`].
+    pub fn rule(&self, model: &Model, path: Option<&Path>, default: ExitRule) -> anyhow::Result<ExitRule> {
+        self.exits.rule(model, path, default)
     }
 
     /// The initial state that the flags name.

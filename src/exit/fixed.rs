@@ -1,10 +1,11 @@
 //! `fixed`: no early exit. `fixed:N` is N steps, plain `fixed` the model's own number.
 
-use super::{ExitRule, Rule, Statistic};
+use super::{ExitRule, Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule = Rule { name: "fixed", statistic: Statistic::Nothing, threshold: None, hits: 1 };
+pub(super) static RULE: Rule =
+    Rule { name: "fixed", statistic: Statistic::Nothing, threshold: Threshold::None(0.0), hits: 1 };
 
 /// Plain `fixed`.
 pub(super) const fn full_depth() -> ExitRule {
-    ExitRule { rule: &RULE, threshold: 0.0, hits: 1, min: 0, max: None }
+    ExitRule { rule: &RULE, threshold: 0.0, hits: 1, min: 0, every: 1, max: None }
 }

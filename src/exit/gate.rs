@@ -14,10 +14,14 @@
 //! in common, the logits of later tokens moved by up to 0.6 of their standard deviation, and up to 5 of 16 exits moved
 //! (`tests/families/ouro.rs`); on trained weights this has not been measured.
 
-use super::{Rule, Statistic};
+use super::{Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule =
-    Rule { name: "gate", statistic: Statistic::Gate(|memory, logit| memory.step(logit)), threshold: None, hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "gate",
+    statistic: Statistic::Gate(|memory, logit| memory.step(logit)),
+    threshold: Threshold::Needed,
+    hits: 1,
+};
 
 /// At this threshold and above, the rule never leaves.
 pub(super) const OFF: f32 = 1.0;

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{ExitRule, RULES, Rule, Statistic};
+use super::{ExitRule, RULES, Rule, Statistic, Threshold};
 
 /// The settings that a rule with a statistic takes.
-const KEYS: [&str; 3] = ["hits", "min", "max"];
+const KEYS: [&str; 4] = ["hits", "min", "every", "max"];
 
 /// Why a text is not an exit rule.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -33,6 +33,12 @@ pub enum Error {
         rule: &'static str,
         /// The threshold as written.
         found: String,
+    },
+    /// The rule has no threshold, and one was written.
+    #[error("`{rule}` takes no threshold; it is written `{rule}` or `{rule},hits=3`")]
+    NoThresholdTaken {
+        /// The rule's name.
+        rule: &'static str,
     },
     /// The argument of `fixed` is not a number of steps.
     #[error("`fixed` takes a whole number of steps from 1, as in `fixed:8`, not `{found}`")]
@@ -117,23 +123,25 @@ fn fixed(rule: &'static Rule, argument: Option<&str>, settings: &Settings) -> Re
     }
     let max =
         argument.map(|found| count(found, 1).ok_or_else(|| Error::BadSteps { found: found.to_owned() })).transpose()?;
-    Ok(ExitRule { rule, threshold: 0.0, hits: rule.hits, min: 0, max })
+    Ok(ExitRule { rule, threshold: 0.0, hits: rule.hits, min: 0, every: 1, max })
 }
 
 /// A rule with a statistic: the argument is its threshold.
 fn adaptive(rule: &'static Rule, argument: Option<&str>, settings: &Settings) -> Result<ExitRule, Error> {
-    let threshold = match argument {
-        Some(found) => {
+    let threshold = match (argument, rule.threshold) {
+        (Some(_), Threshold::None(_)) => return Err(Error::NoThresholdTaken { rule: rule.name }),
+        (Some(found), _) => {
             threshold(found).ok_or_else(|| Error::BadThreshold { rule: rule.name, found: found.to_owned() })?
         }
-        None => rule.threshold.ok_or(Error::NoThreshold { rule: rule.name })?,
+        (None, Threshold::Usual(x) | Threshold::None(x)) => x,
+        (None, Threshold::Needed) => return Err(Error::NoThreshold { rule: rule.name }),
     };
     let hits = settings.hits.unwrap_or(rule.hits);
     let min = settings.min.unwrap_or(0);
     if let Some(max) = settings.max.filter(|&max| min >= max) {
         return Err(Error::MinNotBelowMax { min, max });
     }
-    Ok(ExitRule { rule, threshold, hits, min, max: settings.max })
+    Ok(ExitRule { rule, threshold, hits, min, every: settings.every.unwrap_or(1), max: settings.max })
 }
 
 /// What follows the commas, each as written if it was.
@@ -141,6 +149,7 @@ fn adaptive(rule: &'static Rule, argument: Option<&str>, settings: &Settings) ->
 struct Settings {
     hits: Option<usize>,
     min: Option<usize>,
+    every: Option<usize>,
     max: Option<usize>,
 }
 
@@ -152,6 +161,7 @@ impl Settings {
             let (key, least, place) = match key {
                 "hits" => ("hits", 1, &mut settings.hits),
                 "min" => ("min", 0, &mut settings.min),
+                "every" => ("every", 1, &mut settings.every),
                 "max" => ("max", 1, &mut settings.max),
                 _ => {
                     return Err(Error::UnknownKey { key: key.to_owned() });
@@ -168,7 +178,7 @@ impl Settings {
 
     /// The name of a setting that was written, if any was.
     fn first(&self) -> Option<&'static str> {
-        let written = [self.hits, self.min, self.max];
+        let written = [self.hits, self.min, self.every, self.max];
         KEYS.into_iter().zip(written).find_map(|(key, value)| value.map(|_| key))
     }
 }
@@ -216,14 +226,17 @@ impl fmt::Display for ExitRule {
             };
         }
         // Both forms are the shortest that reads back as the same f32; this keeps 1e-30 short too.
-        if (1e-6..1e9).contains(&self.threshold) {
-            write!(f, ":{}", self.threshold)?;
-        } else {
-            write!(f, ":{:e}", self.threshold)?;
+        match self.threshold() {
+            None => {}
+            Some(x) if (1e-6..1e9).contains(&x) => write!(f, ":{x}")?,
+            Some(x) => write!(f, ":{x:e}")?,
         }
         write!(f, ",hits={}", self.hits)?;
         if self.min > 0 {
             write!(f, ",min={}", self.min)?;
+        }
+        if self.every > 1 {
+            write!(f, ",every={}", self.every)?;
         }
         if let Some(max) = self.max {
             write!(f, ",max={max}")?;
@@ -259,6 +272,12 @@ mod tests {
             ("step-norm:.1,hits=002", "step-norm:0.1,hits=2"),
             ("kl", "kl:0.001,hits=1"),
             ("kl:0.0005,min=2", "kl:0.0005,hits=1,min=2"),
+            ("min-p-kl", "min-p-kl:0.00001,hits=1"),
+            ("entropy:0.5,every=2", "entropy:0.5,hits=1,every=2"),
+            ("cosine,every=1", "cosine:0.001,hits=1"),
+            ("argmax", "argmax,hits=5"),
+            ("argmax,hits=2,max=9,every=3,min=1", "argmax,hits=2,min=1,every=3,max=9"),
+            ("acceleration-step:0.25", "acceleration-step:0.25,hits=2"),
             ("fixed", "fixed"),
             ("fixed:1", "fixed:1"),
             ("fixed:64", "fixed:64"),
@@ -328,7 +347,7 @@ mod tests {
         }
         assert_eq!(error("kl,hits=1,min=1,hits=1"), Error::RepeatedKey { key: "hits" });
         assert_eq!(error("kl,max=5,max=6"), Error::RepeatedKey { key: "max" });
-        for (key, least) in [("hits", 1), ("min", 0), ("max", 1)] {
+        for (key, least) in [("hits", 1), ("min", 0), ("every", 1), ("max", 1)] {
             for found in ["", "x", "-1", "+1", "1.5", "99999999999999999999999", "1=1", "٣"] {
                 let expected = Error::BadCount { key, least, found: found.to_owned() };
                 assert_eq!(error(&format!("step-norm,{key}={found}")), expected);
@@ -342,7 +361,7 @@ mod tests {
         for found in ["", "0", "-1", "1.5", "+3", "18446744073709551616"] {
             assert_eq!(error(&format!("fixed:{found}")), Error::BadSteps { found: found.to_owned() });
         }
-        for key in ["hits", "min", "max"] {
+        for key in KEYS {
             assert_eq!(error(&format!("fixed:4,{key}=2")), Error::NoSettings { rule: "fixed", key });
         }
     }
@@ -352,9 +371,11 @@ mod tests {
         let table = [
             (
                 "speed",
-                "unknown exit rule `speed`; known rules: acceleration, acceleration-raw, step-norm, kl, gate, fixed",
+                "unknown exit rule `speed`; known rules: acceleration, acceleration-step, \
+                 acceleration-raw, step-norm, cosine, kl, min-p-kl, entropy, argmax, gate, fixed",
             ),
-            ("kl,hit=1", "unknown key `hit` in an exit rule; known keys: hits, min, max"),
+            ("argmax:5", "`argmax` takes no threshold; it is written `argmax` or `argmax,hits=3`"),
+            ("kl,hit=1", "unknown key `hit` in an exit rule; known keys: hits, min, every, max"),
             ("acceleration:NaN", "the threshold of `acceleration` must be a positive, finite number, not `NaN`"),
             (
                 "acceleration-raw",

@@ -6,71 +6,19 @@
 //! distribution. "Previous" is the last one that was *checked*: after `min` steps without a check the first
 //! comparison is with the uniform distribution too, as there.
 
-use super::{Rule, Statistic};
+use super::readout::{Previous, divergence, log_sum_exp};
+use super::{Rule, Statistic, Threshold};
 
 pub(super) static RULE: Rule =
-    Rule { name: "kl", statistic: Statistic::Readout(change), threshold: Some(1e-3), hits: 1 };
+    Rule { name: "kl", statistic: Statistic::Readout(change), threshold: Threshold::Usual(1e-3), hits: 1 };
 
-/// The read-out before this one.
-#[derive(Clone, Debug)]
-pub(super) struct Previous {
-    /// `[vocab]`; empty if the rule needs no read-out.
-    logits: Box<[f32]>,
-    /// ln Σ exp(logits)
-    log_sum: f64,
-}
-
-impl Previous {
-    pub(super) fn new(vocab: usize) -> Self {
-        let mut previous = Self { logits: vec![0.0; vocab].into_boxed_slice(), log_sum: 0.0 };
-        previous.reset();
-        previous
-    }
-
-    /// Back to the uniform distribution: equal logits.
-    pub(super) fn reset(&mut self) {
-        self.logits.fill(0.0);
-        self.log_sum = libm::log(self.logits.len() as f64);
-    }
-}
-
-/// KL(previous ‖ `logits`), and makes `logits` the previous read-out.
-///
-/// All in f64 from the logits themselves, summed in index order and with `libm`'s exp and log, so that the
-/// result is the same bits on every machine; only the sum is rounded to f32. An entry whose probability was
-/// 0 adds 0, the limit of p ln p; one that has become impossible makes the divergence infinite; NaN stays
-/// NaN.
+/// KL(previous ‖ `logits`), and makes `logits` the previous read-out; only the sum is rounded to f32.
 fn change(previous: &mut Previous, logits: &[f32]) -> f32 {
     assert_eq!(logits.len(), previous.logits.len(), "the rule's memory is for another vocabulary");
     let log_sum = log_sum_exp(logits);
     let sum = divergence((&previous.logits, previous.log_sum), (logits, log_sum), f64::NEG_INFINITY);
-    previous.logits.copy_from_slice(logits);
-    previous.log_sum = log_sum;
+    previous.replace(logits, log_sum);
     sum as f32
-}
-
-/// KL(p ‖ q) in nats, of logits each with its ln Σ exp; entries with ln p at `floor` or below add nothing.
-pub(crate) fn divergence(p: (&[f32], f64), q: (&[f32], f64), floor: f64) -> f64 {
-    let mut sum = 0.0f64;
-    for (&old, &new) in p.0.iter().zip(q.0) {
-        let old = f64::from(old) - p.1;
-        if old <= floor {
-            continue;
-        }
-        let p = libm::exp(old);
-        // Not a shortcut: a probability that is 0, or too small for an f64, would be multiplied by infinity.
-        if p != 0.0 {
-            sum += p * (old - (f64::from(new) - q.1));
-        }
-    }
-    sum
-}
-
-/// ln Σ exp(x), with the largest taken out first so that nothing overflows; NaN if any is NaN.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&x| libm::exp(f64::from(x) - largest)).sum();
-    largest + libm::log(sum)
 }
 
 #[cfg(test)]

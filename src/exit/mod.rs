@@ -13,34 +13,41 @@
 //! - `k >= max`: leave, whatever the statistic. The cap is the only thing that NaN does not stop.
 //! - `k <= min`: not checked. Nothing is counted and nothing is forgotten, so the first check comes after
 //!   step `min + 1` and, with `hits = h`, the first exit that the rule itself decides after step `min + h`.
+//! - with `every = n`, only each n-th step from the first check on is checked: steps `min + 1`, `min + 1 + n`, and so on.
 //! - otherwise checked: a statistic strictly below the threshold is a hit; any other, NaN included, ends
 //!   the run of hits.
 //!
 //! A statistic that does not exist yet is NaN: accelerations exist from step 2, so two hits mean step 3 at
 //! the earliest. The boundaries of `min` and the strict comparison are those of the public reference
-//! implementation of Huginn, whose evaluators all use one hit. They are shown nothing before the first check
-//! and so compare that state with the initial one; here Δ_k is always the latest step.
+//! implementation of Huginn, whose evaluators all use one hit. They are shown nothing between checks
+//! and so compare a state with the one that was checked last; here Δ_k is always the latest step. Read-outs are compared with
+//! the one checked last here, too.
 //!
 //! # How a rule is written
 //!
 //! ```text
 //! rule     = name [ ":" argument ] ( "," key "=" integer )*
 //! argument = the threshold, a positive number; for `fixed` the number of steps
-//! key      = hits | min | max, each at most once, in any order; none for `fixed`
+//! key      = hits | min | every | max, each at most once, in any order; none for `fixed`
 //! ```
 //!
 //! | name | statistic | default |
 //! |---|---|---|
 //! | `acceleration` | ‖Δ_k − Δ_{k−1}‖ / ‖s_k‖ with Δ_k = s_k − s_{k−1} | `acceleration:0.05,hits=2` |
 //! | `acceleration-raw` | ‖Δ_k − Δ_{k−1}‖ | no threshold, `hits=2` |
+//! | `acceleration-step` | ‖Δ_k − Δ_{k−1}‖ / (‖Δ_k‖ + ‖Δ_{k−1}‖) | no threshold, `hits=2` |
 //! | `step-norm` | ‖Δ_k‖ / ‖s_k‖ | `step-norm:0.03,hits=1` |
+//! | `cosine` | 1 − cos(s_k, s_{k−1}) | `cosine:0.001,hits=1` |
 //! | `kl` | KL(previous read-out ‖ this one), the first previous one uniform | `kl:0.001,hits=1` |
+//! | `min-p-kl` | the same between read-outs whose tail is levelled | `min-p-kl:0.00001,hits=1` |
+//! | `entropy` | change of the read-out's entropy | `entropy:0.001,hits=1` |
+//! | `argmax` | none: a hit is the same most likely token as before | `argmax,hits=5` |
 //! | `gate` | probability to have left by now, by the model's learned gate: must *reach* the threshold | no threshold, `hits=1` |
 //! | `fixed` | none: the model's own number of steps, or `fixed:N` | `fixed` |
 //!
 //! [`Display`](std::fmt::Display) prints everything that decides, so that a recorded rule keeps its meaning
-//! should a default change: name, threshold and hits always, then `min` unless it is 0 and `max` if there
-//! is one. Parsing what was printed gives the same rule back.
+//! should a default change: name, threshold and hits always, then `min` unless it is 0, `every` unless it is 1 and `max` if
+//! there is one. Parsing what was printed gives the same rule back.
 //!
 //! ```
 //! use rdt::exit::ExitRule;
@@ -51,23 +58,40 @@
 //! ```
 
 mod acceleration;
+mod argmax;
+mod cosine;
+mod entropy;
 mod fixed;
 mod gate;
 mod grammar;
 mod kl;
+mod min_p_kl;
+mod readout;
 mod step_norm;
 
 mod policy;
 
 use crate::model::{Config, LatentStats};
+use readout::Previous;
 
 pub use grammar::Error;
-pub(crate) use kl::{divergence, log_sum_exp};
 pub use policy::{NoGate, RulePolicy};
+pub(crate) use readout::{divergence, log_sum_exp, top};
 
 /// The rules there are, in the order in which messages list them. A new rule is a file and a line here.
-static RULES: [&Rule; 6] =
-    [&acceleration::NORMALISED, &acceleration::RAW, &step_norm::RULE, &kl::RULE, &gate::RULE, &fixed::RULE];
+static RULES: [&Rule; 11] = [
+    &acceleration::NORMALISED,
+    &acceleration::BY_STEP,
+    &acceleration::RAW,
+    &step_norm::RULE,
+    &cosine::RULE,
+    &kl::RULE,
+    &min_p_kl::RULE,
+    &entropy::RULE,
+    &argmax::RULE,
+    &gate::RULE,
+    &fixed::RULE,
+];
 
 /// What sets one kind of rule apart from another; each file here defines one or two of them.
 #[derive(Debug)]
@@ -75,10 +99,20 @@ struct Rule {
     /// As written by users.
     name: &'static str,
     statistic: Statistic,
-    /// The threshold if none is written; `None` where there is no sensible default and one must be.
-    threshold: Option<f32>,
+    threshold: Threshold,
     /// Checked steps in a row below the threshold, if not written.
     hits: usize,
+}
+
+/// What a rule compares its statistic with.
+#[derive(Clone, Copy, Debug)]
+enum Threshold {
+    /// This, unless another is written.
+    Usual(f32),
+    /// There is no sensible default: one must be written.
+    Needed,
+    /// None is ever written; this is what the statistic is compared with.
+    None(f32),
 }
 
 /// How a rule comes by its number.
@@ -88,7 +122,7 @@ enum Statistic {
     Nothing,
     Latent(fn(&LatentStats) -> f32),
     /// From a row's read-out, `[vocabulary]`, and the one before it, which the function replaces.
-    Readout(fn(&mut kl::Previous, &[f32]) -> f32),
+    Readout(fn(&mut Previous, &[f32]) -> f32),
     /// From the logit of the model's exit gate and what the gate said before. It has to reach the threshold, not to fall below it.
     Gate(fn(&mut gate::Survival, f32) -> f32),
 }
@@ -112,12 +146,14 @@ pub enum Signal {
 #[derive(Clone, Copy, Debug)]
 pub struct ExitRule {
     rule: &'static Rule,
-    /// Positive and finite; unused, and 0, if the rule has no statistic.
+    /// Positive and finite; 0 if the rule has no statistic.
     threshold: f32,
     /// At least 1.
     hits: usize,
     /// Steps that are not checked.
     min: usize,
+    /// From one check to the next, at least 1.
+    every: usize,
     /// The cap, at least 1 and above `min`.
     max: Option<usize>,
 }
@@ -135,6 +171,7 @@ impl PartialEq for ExitRule {
             && self.threshold == other.threshold
             && self.hits == other.hits
             && self.min == other.min
+            && self.every == other.every
             && self.max == other.max
     }
 }
@@ -148,6 +185,11 @@ impl ExitRule {
             true => fixed::full_depth(),
             false => acceleration::settled(),
         }
+    }
+
+    /// `acceleration` with its usual threshold and hits.
+    pub fn usual() -> Self {
+        acceleration::settled()
     }
 
     /// Every token to the end of the loop.
@@ -170,9 +212,58 @@ impl ExitRule {
         }
     }
 
-    /// The statistic must be strictly below this, or, if it is a gate's, reach it; `None` if the rule has no statistic.
+    /// The statistic must be strictly below this, or, if it is a gate's, reach it; `None` if the rule is written without.
     pub fn threshold(&self) -> Option<f32> {
-        (self.signal() != Signal::None).then_some(self.threshold)
+        (!matches!(self.rule.threshold, Threshold::None(_))).then_some(self.threshold)
+    }
+
+    /// The same rule at another threshold; unchanged if it has none.
+    ///
+    /// # Errors
+    /// [`Error::BadThreshold`]: it is not positive and finite.
+    pub fn with_threshold(self, threshold: f32) -> Result<Self, Error> {
+        if !(threshold.is_finite() && threshold > 0.0) {
+            return Err(Error::BadThreshold { rule: self.rule.name, found: threshold.to_string() });
+        }
+        Ok(if self.threshold().is_some() { Self { threshold, ..self } } else { self })
+    }
+
+    /// The same rule with this cap, at least 1; `min` gives way.
+    pub fn with_max(self, max: usize) -> Self {
+        let max = max.max(1);
+        Self { max: Some(max), min: self.min.min(max - 1), ..self }
+    }
+
+    /// The same rule with this many hits, at least 1; unchanged if it has no statistic.
+    pub fn with_hits(self, hits: usize) -> Self {
+        if self.signal() == Signal::None { self } else { Self { hits: hits.max(1), ..self } }
+    }
+
+    /// One rule of every kind that a model can follow, but `fixed`; thresholds that need to be written are 1.
+    pub fn kinds(config: &Config) -> Vec<Self> {
+        let rule = |&rule: &&'static Rule| {
+            let threshold = match rule.threshold {
+                Threshold::Usual(x) | Threshold::None(x) => x,
+                Threshold::Needed => 1.0,
+            };
+            Self { rule, threshold, hits: rule.hits, min: 0, every: 1, max: None }
+        };
+        let follows = |rule: &Self| match rule.signal() {
+            Signal::None => false,
+            Signal::Gate => config.exit_gate,
+            Signal::Latent | Signal::Readout => true,
+        };
+        RULES.iter().map(rule).filter(follows).collect()
+    }
+
+    /// Has the rule a threshold that is used if none is written?
+    pub fn has_usual_threshold(&self) -> bool {
+        matches!(self.rule.threshold, Threshold::Usual(_))
+    }
+
+    /// `fixed:N`, of at least 1 step.
+    pub fn fixed(steps: usize) -> Self {
+        fixed::full_depth().with_max(steps)
     }
 
     /// The number of checked steps in a row on which the statistic must pass the threshold, from 1.
@@ -185,6 +276,11 @@ impl ExitRule {
         self.min
     }
 
+    /// Of the steps from the first check on, every which one is checked, from 1.
+    pub fn every(&self) -> usize {
+        self.every
+    }
+
     /// The number of steps after which a row leaves in any case, from 1; `None` leaves that to the model.
     pub fn max_steps(&self) -> Option<usize> {
         self.max
@@ -193,34 +289,65 @@ impl ExitRule {
     /// Whether the rule looks at its statistic after `step` steps. Where it does not, a read-out rule needs
     /// no read-out either: below the cap the row goes on, at the cap it leaves.
     pub fn is_checked(&self, step: usize) -> bool {
-        self.signal() != Signal::None && step > self.min && !self.is_capped(step)
+        let due = step > self.min && (step - self.min - 1).is_multiple_of(self.every);
+        self.signal() != Signal::None && due && !self.is_capped(step)
     }
 
     /// What the rule remembers of one row, allocated once; `vocab` is the number of logits in a read-out
     /// (of no account unless the [signal](Self::signal) is [`Signal::Readout`]).
     pub fn memory(&self, vocab: usize) -> Memory {
         let logits = if self.signal() == Signal::Readout { vocab } else { 0 };
-        Memory { run: 0, previous: kl::Previous::new(logits), survival: gate::Survival::new() }
+        Memory { run: 0, previous: Previous::new(logits), survival: gate::Survival::new() }
+    }
+
+    /// The statistic after the step that `stats` describes, for rules on latent states and gates; NaN for others. To be called
+    /// once per step, in order, instead of [`check_latent`](Self::check_latent), by those who want the number itself.
+    pub fn measure_latent(&self, memory: &mut Memory, stats: &LatentStats) -> f32 {
+        match self.rule.statistic {
+            Statistic::Latent(statistic) => statistic(stats),
+            Statistic::Gate(statistic) => statistic(&mut memory.survival, stats.gate),
+            Statistic::Nothing | Statistic::Readout(_) => f32::NAN,
+        }
+    }
+
+    /// As [`measure_latent`](Self::measure_latent), of a read-out `[vocab]`, for rules on these.
+    ///
+    /// # Panics
+    /// If it has another number of logits than [`memory`](Self::memory) was told.
+    pub fn measure_readout(&self, memory: &mut Memory, logits: &[f32]) -> f32 {
+        match self.rule.statistic {
+            Statistic::Readout(statistic) => statistic(&mut memory.previous, logits),
+            Statistic::Nothing | Statistic::Latent(_) | Statistic::Gate(_) => f32::NAN,
+        }
+    }
+
+    /// Whether the row leaves the loop now, after `step` steps (from 1), at a statistic that was measured: what the other checks
+    /// do with theirs.
+    pub fn check_value(&self, memory: &mut Memory, step: usize, statistic: f32) -> bool {
+        if !self.is_checked(step) {
+            return self.is_capped(step);
+        }
+        let hit = match self.rule.statistic {
+            Statistic::Gate(_) => statistic >= self.threshold && self.threshold < gate::OFF,
+            _ => statistic < self.threshold,
+        };
+        // A NaN compares as false, is no hit and so ends the run.
+        memory.run = if hit { memory.run.saturating_add(1) } else { 0 };
+        memory.run >= self.hits
     }
 
     /// Whether the row leaves the loop now, after the step that `stats` describes.
     ///
     /// To be called once per step, in order. A rule with another signal leaves only at its cap.
     pub fn check_latent(&self, memory: &mut Memory, stats: &LatentStats) -> bool {
-        let hit = match self.rule.statistic {
-            Statistic::Latent(_) if !self.is_checked(stats.step) => return self.is_capped(stats.step),
-            Statistic::Latent(statistic) => statistic(stats) < self.threshold,
-            Statistic::Gate(statistic) => {
-                // The gate's earlier words count, whether or not they were checked.
-                let left = statistic(&mut memory.survival, stats.gate);
-                if !self.is_checked(stats.step) {
-                    return self.is_capped(stats.step);
-                }
-                left >= self.threshold && self.threshold < gate::OFF
+        match self.signal() {
+            Signal::None | Signal::Readout => self.is_capped(stats.step),
+            // A gate's earlier words count, whether or not they were checked.
+            Signal::Latent | Signal::Gate => {
+                let statistic = self.measure_latent(memory, stats);
+                self.check_value(memory, stats.step, statistic)
             }
-            Statistic::Nothing | Statistic::Readout(_) => return self.is_capped(stats.step),
-        };
-        self.count(memory, hit)
+        }
     }
 
     /// Whether the row leaves the loop now, after `step` steps (from 1) and with the read-out `logits`,
@@ -233,25 +360,15 @@ impl ExitRule {
     /// # Panics
     /// If a checked step brings another number of logits than [`memory`](Self::memory) was told.
     pub fn check_readout(&self, memory: &mut Memory, step: usize, logits: &[f32]) -> bool {
-        let Statistic::Readout(statistic) = self.rule.statistic else {
-            return self.is_capped(step);
-        };
-        if !self.is_checked(step) {
+        if self.signal() != Signal::Readout || !self.is_checked(step) {
             return self.is_capped(step);
         }
-        let hit = statistic(&mut memory.previous, logits) < self.threshold;
-        self.count(memory, hit)
+        let statistic = self.measure_readout(memory, logits);
+        self.check_value(memory, step, statistic)
     }
 
     fn is_capped(&self, step: usize) -> bool {
         self.max.is_some_and(|max| step >= max)
-    }
-
-    /// Counts a checked step; true once the run of hits is long enough.
-    fn count(&self, memory: &mut Memory, hit: bool) -> bool {
-        // A NaN compares as false, is no hit and so ends the run.
-        memory.run = if hit { memory.run.saturating_add(1) } else { 0 };
-        memory.run >= self.hits
     }
 }
 
@@ -260,7 +377,7 @@ impl ExitRule {
 pub struct Memory {
     /// Hits in a row so far.
     run: usize,
-    previous: kl::Previous,
+    previous: Previous,
     survival: gate::Survival,
 }
 

@@ -4,11 +4,11 @@
 //! threshold is that of the criterion `latent-diff` of Huginn's public reference implementation. It
 //! averages over the positions of a prompt; here every row decides for itself.
 
-use super::{Rule, Statistic};
+use super::{Rule, Statistic, Threshold};
 use crate::model::LatentStats;
 
 pub(super) static RULE: Rule =
-    Rule { name: "step-norm", statistic: Statistic::Latent(relative), threshold: Some(0.03), hits: 1 };
+    Rule { name: "step-norm", statistic: Statistic::Latent(relative), threshold: Threshold::Usual(0.03), hits: 1 };
 
 fn relative(stats: &LatentStats) -> f32 {
     stats.step_norm / stats.state_norm

@@ -21,6 +21,7 @@ fn stats<const D: usize>(states: &[[f32; D]]) -> Vec<LatentStats> {
                 step: k,
                 state_norm: norm(states[k]),
                 step_norm: norm(step),
+                previous_step_norm: previous.map_or(f32::NAN, norm),
                 acceleration: previous.map_or(f32::NAN, |p| norm(minus(step, p))),
                 step_cosine: previous.map_or(f32::NAN, |p| cosine(step, p)),
                 state_cosine: cosine(states[k], states[k - 1]),
@@ -45,6 +46,7 @@ fn exit_of(text: &str, statistics: &[f32]) -> Option<usize> {
             step,
             state_norm: 1.0,
             step_norm: x,
+            previous_step_norm: f32::NAN,
             acceleration: x,
             step_cosine: f32::NAN,
             state_cosine: f32::NAN,
@@ -85,6 +87,12 @@ fn hits_are_consecutive_checked_steps_strictly_below_the_threshold() {
         ("step-norm:0.5,hits=2,min=2", &[hit, hit, hit, hit], Some(4)),
         ("acceleration:0.5,min=1", &[nan, hit, hit], Some(3)),
         ("acceleration:0.5,min=4", &[nan, hit, hit, hit, hit, hit], Some(6)),
+        // With an interval, the steps between count for nothing.
+        ("step-norm:0.5,every=2", &[miss, hit, hit], Some(3)),
+        ("step-norm:0.5,every=3", &[miss, hit, hit, hit], Some(4)),
+        ("step-norm:0.5,hits=2,every=2", &[hit, miss, hit], Some(3)),
+        ("step-norm:0.5,min=1,every=2", &[hit, miss, hit, hit], Some(4)),
+        ("step-norm:0.5,every=9,max=5", &[miss, hit, hit, hit, hit], Some(5)),
         // `max` is the last step, whatever the statistic, even before the rule could have fired.
         ("step-norm:0.5,max=2", &[miss, miss, miss], Some(2)),
         ("step-norm:0.5,max=2", &[nan, nan], Some(2)),
@@ -113,6 +121,7 @@ fn memory_can_be_used_for_the_next_row() {
         step,
         state_norm: 1.0,
         step_norm: 0.1,
+        previous_step_norm: 0.1,
         acceleration: 0.1,
         step_cosine: 1.0,
         state_cosine: 1.0,
@@ -199,6 +208,8 @@ fn checks_stand_between_min_and_the_cap() {
     assert_eq!(checked("kl,min=2,max=6"), [3, 4, 5]);
     assert_eq!(checked("acceleration,max=3"), [1, 2]);
     assert_eq!(checked("kl,min=7"), [8]);
+    assert_eq!(checked("entropy,every=3"), [1, 4, 7]);
+    assert_eq!(checked("argmax,min=1,every=2,max=7"), [2, 4, 6]);
     assert!(checked("fixed").is_empty());
     assert!(checked("fixed:4").is_empty());
 }
@@ -237,7 +248,8 @@ fn statistics_are_those_of_the_reference() {
         );
     };
     let nan = f32::NAN;
-    let table: [(&str, [f32; 4]); 3] = [
+    let table: [(&str, [f32; 4]); 4] = [
+        ("acceleration-step:1", [nan, 0.906_136_8, 0.890_884_2, 0.945_264_94]),
         ("acceleration", [nan, 0.781_861_54, 0.337_241_9, 0.166_352_73]),
         ("acceleration-raw:1", [nan, 3.288_236_6, 1.452_368_7, 0.698_771_24]),
         ("step-norm", [0.594_088_5, 0.245_093_2, 0.139_199_8, 0.033_270_55]),
@@ -248,13 +260,69 @@ fn statistics_are_those_of_the_reference() {
             close(statistic(stats), expected);
         }
     }
-    let Statistic::Readout(statistic) = rule("kl").rule.statistic else { unreachable!() };
-    let mut previous = kl::Previous::new(6);
-    let expected = [0.483_907_52, 0.379_077_32, 0.014_330_62, 0.039_702_02, 0.001_900_012];
-    for (logits, expected) in rows.iter().zip(expected) {
-        // The reference works in f32: what is left of a difference is good to 1e-7 of its terms.
-        assert!((statistic(&mut previous, logits) - expected).abs() < 2e-7, "{expected}");
+    // The reference works in f32: what is left of a difference is good to 1e-7 of its terms.
+    let near = |found: f32, expected: f32, terms: f32| {
+        assert!((found - expected).abs() < 2e-7 * terms.max(1.0), "{found} is not {expected}");
+    };
+    let cosine = rule("cosine");
+    let expected = [0.171_906_53, 0.028_121_114, 0.009_639_442, 0.000_228_881_84];
+    for (stats, expected) in stats(&rows).iter().zip(expected) {
+        near(cosine.measure_latent(&mut cosine.memory(0), stats), expected, 1.0);
     }
+    let table: [(&str, [f32; 5]); 4] = [
+        ("kl", [0.483_907_52, 0.379_077_32, 0.014_330_62, 0.039_702_02, 0.001_900_012]),
+        ("min-p-kl", [0.133_311_45, 0.142_446_88, 0.047_532_775, 0.062_054_44, 0.001_153_497_6]),
+        ("entropy", [98.611_13, 0.257_172_82, 0.066_789_985, 0.141_116_62, 0.048_401_95]),
+        // The reference counts how often the token has stayed: 0, 0, 1, 2, 3.
+        ("argmax", [1.0, 1.0, 0.0, 0.0, 0.0]),
+    ];
+    for (text, expected) in table {
+        let rule = rule(text);
+        let mut memory = rule.memory(6);
+        for (logits, expected) in rows.iter().zip(expected) {
+            near(rule.measure_readout(&mut memory, logits), expected, expected);
+        }
+    }
+}
+
+/// Read-outs that tell the rules on them apart: the same token throughout, surer and surer.
+#[test]
+fn readout_rules_see_different_things() {
+    let surer: Vec<Vec<f32>> = (0..12).map(|k| vec![k as f32, 0.0, 0.0]).collect();
+    // Equal logits have their first as the most likely one, so it never changes.
+    assert_eq!(readout_exit(&rule("argmax"), &surer), Some(6));
+    assert_eq!(readout_exit(&rule("argmax,hits=1"), &surer), Some(2));
+    assert_eq!(readout_exit(&rule("argmax,hits=2,min=3,every=2"), &surer), Some(8), "checked after 4, 6 and 8");
+    let entropy = readout_exit(&rule("entropy:0.01"), &surer).unwrap();
+    assert!(entropy > 6, "{entropy}");
+    // Two tokens that change places keep the entropy.
+    let swap: Vec<Vec<f32>> = (0..4).map(|k| if k % 2 == 0 { vec![2.0, 1.0] } else { vec![1.0, 2.0] }).collect();
+    assert_eq!(readout_exit(&rule("entropy:1e-6"), &swap), Some(2));
+    assert_eq!(readout_exit(&rule("argmax,hits=1"), &swap), None);
+    assert_eq!(readout_exit(&rule("min-p-kl"), &swap), None);
+    // What happens in the tail is nothing to min-p-kl.
+    let tail: Vec<Vec<f32>> = (0..3).map(|k| vec![9.0, k as f32, 2.0 - k as f32]).collect();
+    assert_eq!(readout_exit(&rule("min-p-kl:1e-9"), &tail), Some(2));
+    assert_eq!(readout_exit(&rule("kl:1e-9"), &tail), None);
+    // Nothing that is not a number lets a row leave.
+    let nan = vec![vec![f32::NAN, 1.0]; 8];
+    for text in ["kl:9", "min-p-kl:9", "entropy:9", "argmax,hits=1"] {
+        assert_eq!(readout_exit(&rule(text), &nan), None, "{text}");
+    }
+}
+
+/// The state turns by the same angle each step, at any length.
+#[test]
+fn cosine_sees_directions_only() {
+    let turning: Vec<[f32; 2]> = (0..9)
+        .map(|k| {
+            let (angle, length) = (1.0 / (1 << k) as f32, (k + 1) as f32);
+            [length * angle.cos(), length * angle.sin()]
+        })
+        .collect();
+    // 1 − cos(2^-k) is near 2^(-2k − 1).
+    assert_eq!(latent_exit(&rule("cosine:0.03"), &stats(&turning)), Some(3));
+    assert_eq!(latent_exit(&rule("step-norm:0.03"), &stats(&turning)), None, "its length still grows");
 }
 
 /// The step after which `gate` leaves on these gates (logits).
@@ -265,6 +333,7 @@ fn gate_exit(text: &str, gates: &[f32]) -> Option<usize> {
         step,
         state_norm: none,
         step_norm: none,
+        previous_step_norm: none,
         acceleration: none,
         step_cosine: none,
         state_cosine: none,
@@ -316,6 +385,7 @@ fn the_gates_sum_is_forgotten_with_the_row() {
         step,
         state_norm: 1.0,
         step_norm: 1.0,
+        previous_step_norm: 1.0,
         acceleration: 1.0,
         step_cosine: 1.0,
         state_cosine: 1.0,

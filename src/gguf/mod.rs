@@ -29,6 +29,7 @@
 mod error;
 mod header;
 mod metadata;
+mod rewrite;
 mod types;
 mod value;
 mod writer;
@@ -36,6 +37,7 @@ mod writer;
 pub use error::Error;
 pub use header::{Header, TensorInfo};
 pub use metadata::Metadata;
+pub use rewrite::rewrite;
 pub use types::{TensorType, UnknownType};
 pub use value::{Array, Value};
 pub use writer::{TensorDecl, Writer};

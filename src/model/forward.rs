@@ -11,7 +11,8 @@ use super::plan::Start;
 use super::policy::{DepthPolicy, LatentStats, Verdict};
 use super::scratch::Scratch;
 use super::session::Row;
-use super::{Error, InitialState, Injection, InputSquares, Looped, Model, Norm, Segment};
+use super::waypoints::Place;
+use super::{Error, InitialState, Injection, InputSquares, Looped, Model, Norm, Segment, Waypoints};
 use crate::kernels::KvType;
 use crate::team::{Buffer, Worker};
 use std::ops::Range;
@@ -37,6 +38,8 @@ pub(super) struct Pass<'a, 'c> {
     pub cancel: &'a AtomicBool,
     /// Who wants to know what matrices are multiplied with.
     pub inputs: Option<&'a InputSquares>,
+    /// Who wants to know where the stream is between blocks.
+    pub waypoints: Option<&'a Waypoints>,
     /// One element.
     pub control: &'a Buffer<Control<'c>>,
 }
@@ -72,6 +75,8 @@ pub(super) struct Control<'a> {
 #[derive(Clone, Copy)]
 struct AtWork<'a> {
     looped: &'a Looped,
+    /// Which of the plan's segments.
+    segment: usize,
     /// Which of the model's loops.
     number: usize,
     /// Is it the last one?
@@ -97,16 +102,16 @@ impl Pass<'_, '_> {
         w.barrier();
         let mut source = Source::plain(&self.scratch.y);
         let mut number = 0;
-        for segment in &plan.segments[..plan.segments.len() - plan.coda().len()] {
+        for (s, segment) in plan.segments[..plan.segments.len() - plan.coda().len()].iter().enumerate() {
             source = match segment {
-                Segment::Once(blocks) => self.once(w, blocks.clone(), source, all),
+                Segment::Once(blocks) => self.once(w, s, blocks.clone(), source, all),
                 Segment::Looped(looped) => {
-                    let at = AtWork { looped, number, last: number + 1 == loops };
+                    let at = AtWork { looped, segment: s, number, last: number + 1 == loops };
                     self.enter_loop(w, at, source, all);
                     while self.keep_looping() {
                         // SAFETY: worker 0 writes `control` only inside `decide`, behind the barrier; the list is given back
                         // before it.
-                        self.core_step(w, looped, unsafe { &self.control.read(0..1)[0].active });
+                        self.core_step(w, at, unsafe { &self.control.read(0..1)[0].active });
                         w.barrier();
                         self.decide(w, at);
                     }
@@ -154,12 +159,39 @@ impl Pass<'_, '_> {
     }
 
     /// Blocks outside any loop, for all rows.
-    fn once<'s>(&'s self, w: &Worker<'_>, blocks: Range<usize>, mut source: Source<'s>, all: &[usize]) -> Source<'s> {
+    fn once<'s>(
+        &'s self,
+        w: &Worker<'_>,
+        segment: usize,
+        blocks: Range<usize>,
+        mut source: Source<'s>,
+        all: &[usize],
+    ) -> Source<'s> {
         for b in blocks {
+            self.note(w, b, source, all, |_| (segment, 0, 0));
             let due = self.block(w, b, source, all, None);
             source = Source::plain(&self.scratch.y).due(due);
         }
+        if let Some(points) = self.waypoints {
+            let width = self.model.config().width;
+            for i in w.share(all.len()).filter(|&i| points.watches(all[i])) {
+                let stream = self.settled(w, source, i, all.len(), width);
+                // SAFETY: shares of the rows are disjoint; the latest to touch a row was this worker, or is behind a barrier.
+                unsafe { points.leave(all[i], stream) };
+            }
+        }
         source
+    }
+
+    /// Tells who wants to know that the rows of `source` enter block `b`, in the region behind the one that wrote them.
+    fn note(&self, w: &Worker<'_>, b: usize, source: Source<'_>, active: &[usize], place: impl Fn(usize) -> Place) {
+        let Some(points) = self.waypoints else { return };
+        let (n, width) = (active.len(), self.model.blocks()[b].width());
+        for i in w.share(n).filter(|&i| points.watches(active[i])) {
+            let (row, stream) = (active[i], self.settled(w, source, i, n, width));
+            // SAFETY: shares of the rows are disjoint; whoever touched a row before is behind a barrier, or has the same share.
+            unsafe { points.enter(row, place(row), b, stream) };
+        }
     }
 
     /// The constant input of a loop and what the injection makes of it, initial states, and the policy's first look.
@@ -234,19 +266,25 @@ impl Pass<'_, '_> {
     }
 
     /// One loop step of the active rows, which may stand at different steps. A barrier must follow.
-    fn core_step(&self, w: &Worker<'_>, looped: &Looped, active: &[usize]) {
+    fn core_step(&self, w: &Worker<'_>, at: AtWork<'_>, active: &[usize]) {
+        let AtWork { looped, segment, .. } = at;
         let (s, d, n) = (self.scratch, self.model.config().state_width, active.len());
         for (p, pass) in looped.passes.iter().enumerate() {
             let mut source = self.inject(w, looped, active);
             // SAFETY: worker 0 writes `control` only inside `decide`.
             let steps = unsafe { &*self.control.read(0..1)[0].steps };
             for b in pass.blocks.clone() {
+                self.note(w, b, source, active, |row| (segment, steps[row] + 1, p));
                 let due = self.block(w, b, source, active, Some((steps, pass.nth)));
                 source = Source::plain(&s.y).due(due);
             }
             let last = p + 1 == looped.passes.len();
             for i in w.share(n) {
                 let mut new = self.settled(w, source, i, n, d);
+                if let Some(points) = self.waypoints {
+                    // SAFETY: shares of the rows are disjoint, and whoever touched a row before is behind a barrier.
+                    unsafe { points.leave(active[i], new) };
+                }
                 if let Some(norm) = &looped.norm {
                     // SAFETY: row `i` of the shared stream has had its last reader, `settled`, in this same share of the rows.
                     let out = unsafe { s.x.write(i * d..(i + 1) * d) };
@@ -425,9 +463,11 @@ impl Pass<'_, '_> {
     /// What follows the last loop, and the head: the logits of the chunk rows `wanted`, from the stream of `rows`.
     fn read_out<'s>(&'s self, w: &Worker<'_>, mut source: Source<'s>, rows: &[usize], wanted: &'s [usize]) {
         let s = self.scratch;
-        for segment in self.model.plan().coda() {
+        let plan = self.model.plan();
+        let before = plan.segments.len() - plan.coda().len();
+        for (i, segment) in plan.coda().iter().enumerate() {
             if let Segment::Once(blocks) = segment {
-                source = self.once(w, blocks.clone(), source, rows);
+                source = self.once(w, before + i, blocks.clone(), source, rows);
             }
         }
         if wanted.is_empty() {

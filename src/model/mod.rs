@@ -25,6 +25,7 @@ mod repack;
 mod scratch;
 mod session;
 mod vector;
+mod waypoints;
 
 pub use block::{Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, Rope, RopeStyle, ValueEmbedding};
 pub use error::Error;
@@ -36,6 +37,7 @@ pub use policy::{DepthPolicy, FixedDepth, LatentStats, Verdict};
 pub use repack::{Repack, Repacked, cache_folder};
 pub use session::{Batch, ClearOnDrop, Logits, Output, Row, Session, SessionOptions};
 pub use vector::Vector;
+pub use waypoints::{Passage, Visited, WaypointOptions, Waypoints};
 
 use crate::files::Bytes;
 use crate::gguf::{Header, Metadata, TensorType};

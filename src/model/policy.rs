@@ -16,6 +16,8 @@ pub struct LatentStats {
     pub state_norm: f32,
     /// ‖Δ_k‖.
     pub step_norm: f32,
+    /// ‖Δ_{k−1}‖.
+    pub previous_step_norm: f32,
     /// ‖Δ_k − Δ_{k−1}‖: the second-order quantity of "Two-Scale Latent Dynamics for Recurrent-Depth Transformers".
     pub acceleration: f32,
     /// cos(Δ_k, Δ_{k−1}).
@@ -27,6 +29,22 @@ pub struct LatentStats {
 }
 
 impl LatentStats {
+    /// The angle between Δ_k and Δ_{k−1} in radians: 0 is straight on, π/2 a right angle, π to and fro. NaN where either is zero or does
+    /// not exist.
+    ///
+    /// Near 0 and π, where a cosine is flat, its f32 tells angles apart to some 5e-4.
+    pub fn turning_angle(&self) -> f64 {
+        libm::acos(f64::from(self.step_cosine).clamp(-1.0, 1.0))
+    }
+
+    /// How sharply the path bends at s_{k−1}, without a scale: the [turning angle](Self::turning_angle) over the mean length of the two
+    /// steps, times the length of the state, `angle / ((‖Δ_k‖ + ‖Δ_{k−1}‖) / 2) · ‖s_k‖`. On a circle around the origin with small
+    /// steps it is 1.
+    pub fn curvature(&self) -> f64 {
+        let length = 0.5 * (f64::from(self.step_norm) + f64::from(self.previous_step_norm));
+        self.turning_angle() / length * f64::from(self.state_norm)
+    }
+
     pub(super) fn new(segment: usize, step: usize, sums: &LatentSums, gate: f32) -> Self {
         let cosine = |dot: f32, a: f32, b: f32| dot / (a.sqrt() * b.sqrt());
         let second = |x: f32| if step > 1 { x } else { f32::NAN };
@@ -35,6 +53,7 @@ impl LatentStats {
             step,
             state_norm: sums.state.sqrt(),
             step_norm: sums.step.sqrt(),
+            previous_step_norm: second(sums.previous_step.sqrt()),
             acceleration: second(sums.change.sqrt()),
             step_cosine: second(cosine(sums.step_dot, sums.step, sums.previous_step)),
             state_cosine: cosine(sums.state_dot, sums.state, sums.previous_state),
@@ -128,10 +147,14 @@ mod tests {
             same(stats.state_cosine, cosine(&s, &before), "state cosine");
             if k == 1 {
                 assert!(stats.acceleration.is_nan() && stats.step_cosine.is_nan());
+                assert!(
+                    stats.previous_step_norm.is_nan() && stats.turning_angle().is_nan() && stats.curvature().is_nan()
+                );
                 assert!(stats.state_cosine.is_nan(), "the initial state was zero");
             } else {
                 let earlier = minus(&before, &wide(states[k - 2]));
                 let change = minus(&d, &earlier);
+                same(stats.previous_step_norm, dot(&earlier, &earlier).sqrt(), "previous step norm");
                 same(stats.acceleration, dot(&change, &change).sqrt(), "acceleration");
                 // Step 3 does not move: it and the one after have no angle.
                 same(stats.step_cosine, cosine(&d, &earlier), "step cosine");
@@ -139,6 +162,27 @@ mod tests {
             }
             assert_eq!(state, states[k]);
         }
+    }
+
+    /// Two steps at a right angle from (3, 4), of lengths 1 and 2: π/2 over 1.5, times ‖(4, 6)‖. Then straight on, then back.
+    #[test]
+    fn angle_and_curvature_by_hand() {
+        let kernels = Kernels::of(Isa::Scalar).unwrap();
+        let (mut state, mut delta) = ([3.0, 4.0], [0.0; 2]);
+        let mut after = |k: usize, s: [f32; 2]| {
+            LatentStats::new(0, k, &(kernels.latent_sums)(&s, &mut state, &mut delta), f32::NAN)
+        };
+        use std::f64::consts::PI;
+        after(1, [4.0, 4.0]);
+        let turn = after(2, [4.0, 6.0]);
+        assert!((turn.turning_angle() - PI / 2.0).abs() < 1e-6);
+        assert!((turn.curvature() - PI / 2.0 / 1.5 * 52f64.sqrt()).abs() < 1e-5, "{}", turn.curvature());
+        let on = after(3, [4.0, 7.0]);
+        assert_eq!((on.turning_angle(), on.curvature()), (0.0, 0.0));
+        let back = after(4, [4.0, 6.0]);
+        assert!((back.turning_angle() - PI).abs() < 1e-6);
+        let stays = after(5, [4.0, 6.0]);
+        assert!(stays.turning_angle().is_nan() && stays.curvature().is_nan() && stays.step_norm == 0.0);
     }
 
     /// Norms of the largest numbers overflow to infinity, which no rule takes for small.

@@ -2,6 +2,7 @@
 
 use super::{Error, Injection, Matrix, Model, Segment};
 use crate::files::{self, AtomicFile, Bytes};
+use crate::hash::Fnv;
 use crate::kernels::{PANEL_ALIGN, PanelLayout, PanelMatMul};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -101,7 +102,7 @@ impl Model {
         let begin = Instant::now();
         let (bytes, done) = match how {
             Repack::Cache(folder) => {
-                let print = self.fingerprint(&places);
+                let print = self.panels_fingerprint(&places);
                 let path = folder.join(format!("{print:016x}.panels"));
                 let there = open_cache(&path, print, total)?;
                 let (bytes, time) = match there {
@@ -187,31 +188,33 @@ impl Model {
         Bytes::filled(total, pack).map_err(|source| Error::Cache { source: Box::new(source) })
     }
 
-    /// What the panels are made of, as a number: the matrices' names, types and shapes, and samples of their bytes.
-    fn fingerprint(&self, places: &HashMap<Arc<str>, Place>) -> u64 {
+    /// What the panels are made of, as a number.
+    fn panels_fingerprint(&self, places: &HashMap<Arc<str>, Place>) -> u64 {
+        let mut hash = Fnv::new();
+        hash.add(&VERSION.to_le_bytes());
+        hash.add(&self.fingerprint().to_le_bytes());
+        for place in self.matrices().filter_map(|m| places.get(&m.name)) {
+            hash.add_numbers([place.layout.panel_rows, place.at.start]);
+        }
+        hash.number()
+    }
+
+    /// A number that tells this model's matrices from others': their names, types and shapes, and samples of their bytes. Metadata
+    /// and how the weights lie in memory do not count.
+    pub fn fingerprint(&self) -> u64 {
         const SAMPLES: usize = 256;
         const SAMPLE: usize = 64;
-        // FNV-1a.
-        let mut hash = 0xcbf2_9ce4_8422_2325u64;
-        let mut add = |bytes: &[u8]| {
-            for &b in bytes {
-                hash = (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3);
-            }
-        };
-        add(&VERSION.to_le_bytes());
+        let mut hash = Fnv::new();
         for m in self.matrices() {
-            let Some(place) = places.get(&m.name) else { continue };
-            add(m.name.as_bytes());
-            for n in [m.ty as usize, m.rows, m.cols, place.layout.panel_rows, place.at.start] {
-                add(&(n as u64).to_le_bytes());
-            }
+            hash.add(m.name.as_bytes());
+            hash.add_numbers([m.ty as usize, m.rows, m.cols]);
             let stored = m.stored(0..m.rows);
             for i in 0..SAMPLES {
                 let at = (stored.len().saturating_sub(SAMPLE) as u128 * i as u128 / (SAMPLES - 1) as u128) as usize;
-                add(&stored[at..(at + SAMPLE).min(stored.len())]);
+                hash.add(&stored[at..(at + SAMPLE).min(stored.len())]);
             }
         }
-        hash
+        hash.number()
     }
 
     fn for_each_matrix(&mut self, f: &mut dyn FnMut(&mut Matrix)) {

@@ -4,7 +4,7 @@ use super::forward::{Control, Pass, Task};
 use super::kv::{KvCache, KvRequest, KvShape};
 use super::policy::DepthPolicy;
 use super::scratch::Scratch;
-use super::{Error, InitialState, InputSquares, Model};
+use super::{Error, InitialState, InputSquares, Model, WaypointOptions, Waypoints};
 use crate::cores;
 use crate::kernels::KvType;
 use crate::team::{Buffer, Team};
@@ -150,6 +150,7 @@ pub struct Session {
     inputs: Option<InputSquares>,
     /// Threads that passes may use, of those that there are.
     most: usize,
+    waypoints: Option<Waypoints>,
 }
 
 impl Session {
@@ -215,6 +216,7 @@ impl Session {
             cancel: Arc::default(),
             inputs: None,
             most: count.get(),
+            waypoints: None,
             model,
         })
     }
@@ -286,6 +288,16 @@ impl Session {
         length
     }
 
+    /// Where new rows' latent states begin.
+    pub fn initial(&self) -> &InitialState {
+        &self.initial
+    }
+
+    /// Changes the initial states of what is run from now on.
+    pub fn set_initial(&mut self, initial: InitialState) {
+        self.initial = initial;
+    }
+
     /// A flag that, once set, ends the running pass (and any later one, until it is cleared) with [`Error::Cancelled`]
     /// after the loop step in progress. A cancelled call leaves the sequence at the last complete chunk.
     pub fn cancel_flag(&self) -> Arc<AtomicBool> {
@@ -300,6 +312,17 @@ impl Session {
     /// Ends what [`record_inputs`](Self::record_inputs) began; `None` if nothing was.
     pub fn take_inputs(&mut self) -> Option<InputSquares> {
         self.inputs.take()
+    }
+
+    /// Begins, from nothing, to note where the residual streams of some positions are as they enter and leave every block, in all
+    /// loop steps. It takes memory and some time, and changes no bit of any result.
+    pub fn record_waypoints(&mut self, options: WaypointOptions) {
+        self.waypoints = Some(Waypoints::new(options));
+    }
+
+    /// Ends what [`record_waypoints`](Self::record_waypoints) began; `None` if nothing was.
+    pub fn take_waypoints(&mut self) -> Option<Waypoints> {
+        self.waypoints.take()
     }
 
     /// Runs tokens at the next positions of a sequence.
@@ -338,13 +361,7 @@ impl Session {
             let start = self.held[sequence].len();
             self.rows.clear();
             self.rows.extend(chunk.iter().enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
-            self.wanted.clear();
-            match logits {
-                Logits::None => {}
-                Logits::Last if c + 1 < chunks => {}
-                Logits::Last => self.wanted.push(chunk.len() - 1),
-                Logits::All => self.wanted.extend(0..chunk.len()),
-            }
+            self.want(logits, chunk.len(), c + 1 == chunks);
             let end = start + chunk.len();
             if both_ways && chunk.len() > 1 {
                 self.both_ways[sequence].push(start..end);
@@ -361,13 +378,19 @@ impl Session {
     }
 
     /// Reads out given latent states `[n][S]` of the last loop at positions `first..first + n` of a sequence, as if the loop had ended with
-    /// them: writes their coda keys and values, and gives logits `[n][V]`.
+    /// them: writes their coda keys and values, and gives the logits that are asked for, `[n][V]` at most.
     ///
     /// The positions must have been run before, and keep the keys and values of their core blocks.
     ///
     /// # Errors
     /// [`Error::Option`] if the states do not fit the positions held; [`Error::LogitsNotFinite`].
-    pub fn read_out(&mut self, sequence: usize, first: usize, latents: &[f32]) -> Result<&[f32], Error> {
+    pub fn read_out(
+        &mut self,
+        sequence: usize,
+        first: usize,
+        latents: &[f32],
+        logits: Logits,
+    ) -> Result<&[f32], Error> {
         let d = self.model.config().state_width;
         let n = latents.len() / d;
         let held = first.checked_add(n).is_some_and(|end| end <= self.held[sequence].len());
@@ -385,12 +408,22 @@ impl Session {
             let start = first + c * self.chunk_rows;
             let tokens = self.held[sequence][start..start + rows].iter();
             self.rows.extend(tokens.enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
-            self.wanted.clear();
-            self.wanted.extend(0..rows);
+            self.want(logits, rows, (c + 1) * self.chunk_rows >= n);
             self.scratch.state.get_mut()[..states.len()].copy_from_slice(states);
             self.pass(&mut super::FixedDepth(1), Task::ReadOut, false)?;
         }
         Ok(&self.all_logits)
+    }
+
+    /// Which of the `rows` rows of a chunk get logits.
+    fn want(&mut self, logits: Logits, rows: usize, last_chunk: bool) {
+        self.wanted.clear();
+        match logits {
+            Logits::None => {}
+            Logits::Last if !last_chunk => {}
+            Logits::Last => self.wanted.push(rows - 1),
+            Logits::All => self.wanted.extend(0..rows),
+        }
     }
 
     /// One job of the team over `self.rows`; appends the logits of `self.wanted`.
@@ -407,6 +440,12 @@ impl Session {
             let range = self.both_ways[row.sequence].iter().find(|r| r.contains(&row.position));
             range.map_or(row.position + 1, |r| r.end)
         }));
+        // A caller's states read out are no part of any position's way.
+        let waypoints = self.waypoints.as_mut().filter(|_| task == Task::Full);
+        let waypoints = waypoints.map(|points| {
+            points.expect(&self.rows);
+            &*points
+        });
         let active = std::mem::take(&mut self.active);
         let mut control = Buffer::from(vec![Control {
             policy,
@@ -431,6 +470,7 @@ impl Session {
             readout_exits,
             cancel: &self.cancel,
             inputs: self.inputs.as_ref(),
+            waypoints,
             control: &control,
         };
         self.team.run(&|w| pass.run(w));

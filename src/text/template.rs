@@ -144,11 +144,9 @@ impl Template {
     /// 16 hexadecimal digits that differ for different templates (FNV-1a of the source): enough to notice that
     /// a file's template is not the published one, not a proof against forgery.
     pub fn fingerprint(&self) -> String {
-        let hash = self
-            .source
-            .bytes()
-            .fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
-        format!("{hash:016x}")
+        let mut hash = crate::hash::Fnv::new();
+        hash.add(self.source.as_bytes());
+        hash.to_string()
     }
 
     /// Whether the template has a switch for thinking before the answer, `enable_thinking`.

@@ -238,10 +238,11 @@ impl Run {
                 assert_eq!(bits(x), bits(y), "{what}: latent of row {t} after step {}", k + 1);
             }
             let stats = |s: &Seen| -> Vec<u32> {
-                let five = |s: &LatentStats| {
-                    [s.state_norm, s.step_norm, s.acceleration, s.step_cosine, s.state_cosine].map(f32::to_bits)
+                let six = |s: &LatentStats| {
+                    [s.state_norm, s.step_norm, s.previous_step_norm, s.acceleration, s.step_cosine, s.state_cosine]
+                        .map(f32::to_bits)
                 };
-                s.stats.iter().flat_map(five).collect()
+                s.stats.iter().flat_map(six).collect()
             };
             assert_eq!(stats(a), stats(b), "{what}: statistics of row {t}");
         }

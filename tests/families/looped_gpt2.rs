@@ -62,7 +62,10 @@ fn f32_is_the_reference() {
     let mut session = own().session(&model);
     run(&mut session, &mut crate::common::Recorder::new(policy), 0, &tokens);
     for (k, expected) in golden.f32("logits_last").chunks(14 * 100).enumerate() {
-        let error = relative_error(session.read_out(0, 0, &found.latents(4 + 3 + k + 1)).unwrap(), expected);
+        let error = relative_error(
+            session.read_out(0, 0, &found.latents(4 + 3 + k + 1), rdt::model::Logits::All).unwrap(),
+            expected,
+        );
         assert!(error < 1e-4, "read out after step {}: {error:.1e}", k + 1);
     }
 }

@@ -15,6 +15,7 @@ mod plans;
 mod retrofit;
 #[cfg(feature = "cli")]
 mod trace;
+mod waypoints;
 
 use common::{Golden, Run, Seen, Setup, model, relative_error};
 use rdt::kernels::KvType;
@@ -35,7 +36,7 @@ fn is_the_reference(folder: &str) {
     let mut session = setup.session(&model);
     let deepest = common::run(&mut session, &mut setup.recorder(model.config()), 0, &golden.tokens);
     for k in 1..=golden.steps {
-        close(session.read_out(0, 0, &deepest.latents(k)).unwrap(), "logits", k, v);
+        close(session.read_out(0, 0, &deepest.latents(k), rdt::model::Logits::All).unwrap(), "logits", k, v);
     }
     for k in 1..=golden.steps {
         let run = Setup::fixed(k, &golden.initial).run(&model, &golden.tokens);

@@ -49,6 +49,7 @@ fn the_rule_picks_the_references_step() {
             step,
             state_norm: none,
             step_norm: none,
+            previous_step_norm: none,
             acceleration: none,
             step_cosine: none,
             state_cosine: none,

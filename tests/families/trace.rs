@@ -73,7 +73,8 @@ fn several_loops_have_tensors_each() {
     names.sort_unstable();
     let each = |name: &str| (0..3).map(|i| format!("{name}_{i}")).collect::<Vec<_>>();
     let mut expected: Vec<String> = ["tokens", "init_state", "prelude", "logits"].map(str::to_owned).to_vec();
-    for name in ["latents", "step_norm", "acceleration", "step_cosine", "exit_step"] {
+    for name in ["latents", "step_norm", "acceleration", "step_cosine", "state_norm", "angle", "curvature", "exit_step"]
+    {
         expected.extend(each(name));
     }
     expected.sort_unstable();
@@ -94,6 +95,16 @@ fn several_loops_have_tensors_each() {
     assert!(error < 1e-4, "logits: {error:.1e}");
     // The stream is the initial state of the first.
     assert_eq!(bits(found.f32("prelude")), bits(found.f32("init_state")));
+
+    // Paths each; blocks in one list; no noise, so no seeds.
+    let more = traced("looped-gpt2", &tokens, &["--pca", "--blocks"]);
+    for (i, steps) in [4, 3, 5].into_iter().enumerate() {
+        assert_eq!(more.shapes[&format!("pca_{i}")].1, [steps + 1, 14, 2]);
+        assert_eq!(more.shapes[&format!("pca_explained_{i}")].1, [2]);
+    }
+    assert!(more.f32("block_move_norm").iter().all(|x| *x > 0.0));
+    let (none, output) = trace("looped-gpt2", &tokens, &["--seeds", "2"]);
+    assert!(none.is_none() && said(&output).contains("--seeds"), "{}", said(&output));
 
     // Each loop has its own exit, and its last state is kept behind it.
     let rule = ["--exit-rule", "acceleration:0.0225,hits=2,max=9"];

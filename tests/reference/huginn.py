@@ -226,7 +226,9 @@ def acceleration_evaluator(normalised, threshold):
             value = torch.full((1,), float("nan"))
             if self.delta is not None:
                 value = (delta - self.delta).norm(dim=-1).mean(dim=-1)
-                if normalised:
+                if normalised == "steps":
+                    value = value / (delta.norm(dim=-1) + self.delta.norm(dim=-1)).mean(dim=-1)
+                elif normalised:
                     value = value / latents.norm(dim=-1).mean(dim=-1)
             self.previous, self.delta = latents.clone(), delta
             return value < threshold, None, value
@@ -238,8 +240,16 @@ EVALUATORS = {
     "acceleration": lambda model, threshold: acceleration_evaluator(True, threshold),
     "acceleration-raw": lambda model, threshold: acceleration_evaluator(False, threshold),
     "step-norm": lambda model, threshold: ref.LatentDiffExitEvaluator(threshold),
+    "acceleration-step": lambda model, threshold: acceleration_evaluator("steps", threshold),
+    "cosine": lambda model, threshold: ref.CosineExitEvaluator(threshold),
     "kl": lambda model, threshold: ref.KLExitEvaluator(model, threshold),
+    "min-p-kl": lambda model, threshold: ref.MinKLExitEvaluator(model, threshold),
+    "entropy": lambda model, threshold: ref.EntropyDiffExitEvaluator(threshold),
+    # One hit of the reference is so many agreements in a row; here it is one agreement, and hits count them.
+    "argmax": lambda model, threshold: ref.ArgmaxStabilityExitEvaluator(1),
 }
+# Those that see read-outs.
+READOUT = ("kl", "min-p-kl", "entropy", "argmax")
 
 
 def watched(evaluator, hits, min_steps, values):
@@ -250,7 +260,8 @@ def watched(evaluator, hits, min_steps, values):
     an evaluator of latents is shown every step. The number of consecutive checks that must agree is this
     project's; the reference's evaluators know one hit.
     """
-    shown_early = not isinstance(evaluator, ref.KLExitEvaluator)
+    readout = (ref.KLExitEvaluator, ref.MinKLExitEvaluator, ref.EntropyDiffExitEvaluator, ref.ArgmaxStabilityExitEvaluator)
+    shown_early = not isinstance(evaluator, readout)
 
     class Watched(ref.PerIterationExitEvaluator):
         def init(self, latents):
@@ -266,7 +277,7 @@ def watched(evaluator, hits, min_steps, values):
                 values[-1].append(None)
                 return torch.tensor([False]), None, None
             hit, outputs, value = evaluator.check(model, latents, aux_inputs)
-            values[-1].append(None if value.isnan().any() else value.item())
+            values[-1].append(None if value.isnan().any() else float(value.item()))
             self.run = self.run + 1 if hit.all() else 0
             return torch.tensor([self.run >= hits]), outputs, value
 
@@ -315,6 +326,16 @@ EXIT_CASES = (
     ("acceleration-raw", 17.0, 2, 0),
     ("kl", 0.1, 1, 0),
     ("kl", 0.12, 2, 3),
+    ("acceleration-step", 0.824, 1, 0),
+    ("acceleration-step", 0.859, 2, 2),
+    ("cosine", 0.311, 1, 0),
+    ("cosine", 0.34, 2, 2),
+    ("min-p-kl", 0.0541, 1, 0),
+    ("min-p-kl", 0.0654, 2, 2),
+    ("entropy", 0.00157, 1, 0),
+    ("entropy", 0.00784, 2, 2),
+    ("argmax", None, 1, 0),
+    ("argmax", None, 2, 3),
 )
 EXIT_STEPS = 16
 # The logits that are written down, out of 1024.
@@ -332,8 +353,11 @@ def exits(folder):
             model, golden["tokens"], golden["init_state"], EXIT_STEPS, evaluator, hits, min_steps
         )
         minimum = f",min={min_steps}" if min_steps else ""
-        rule = f"{name}:{threshold:g},hits={hits}{minimum},max={EXIT_STEPS}"
-        margin = min(abs(v / threshold - 1) for row in values for v in row if v is not None)
+        written = "" if threshold is None else f":{threshold:g}"
+        rule = f"{name}{written},hits={hits}{minimum},max={EXIT_STEPS}"
+        margin = 1.0
+        if threshold is not None:
+            margin = min(abs(v / threshold - 1) for row in values for v in row if v is not None)
         print(f"{rule}: exits {exit_step}, nearest statistic {margin:.1e} off")
         # Nothing to be decided by rounding, and early exits as well as late ones.
         assert margin > 2e-4 and min(exit_step) < max(exit_step) and len(set(exit_step)) > 3
@@ -376,7 +400,7 @@ def statistics():
         evaluator = make(readout, 1.0)
         evaluator.init(rows[None, :1])
         # The first row is the initial state, or else the first read-out.
-        shown = rows if name == "kl" else rows[1:]
+        shown = rows if name in READOUT else rows[1:]
         values = [evaluator.check(readout, row[None, None], {})[2].item() for row in shown]
         print(name, [float(f"{value:.9g}") for value in values])
 

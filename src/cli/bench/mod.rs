@@ -34,6 +34,7 @@ use run::{Run, Setting};
 use std::collections::HashMap;
 use std::io::{self, StdoutLock};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,7 +100,8 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         slowed: Vec::new(),
         told_length: false,
     };
-    let result = models.iter().try_for_each(|(subject, model)| bench.model(subject, model));
+    let mut each = flags.model.iter().zip(&models);
+    let result = each.try_for_each(|(path, (subject, model))| bench.model(path, subject, model));
     // What was measured is worth having, however it ended.
     let words = bench.words(&models);
     bench.output.finish(&words)?;
@@ -135,10 +137,10 @@ struct Bench<'a> {
 
 impl Bench<'_> {
     /// Every test on a model, in every setting.
-    fn model(&mut self, subject: &Subject, model: &Arc<Model>) -> anyhow::Result<()> {
+    fn model(&mut self, path: &Path, subject: &Subject, model: &Arc<Model>) -> anyhow::Result<()> {
         let flags = self.flags;
         self.answers.clear();
-        let rule = flags.exits.rule(ExitRule::full_depth());
+        let rule = flags.exits.rule(model, Some(path), ExitRule::full_depth())?;
         let threads: Vec<Option<NonZeroUsize>> = optional(&flags.threads);
         let mut depths: Vec<usize> = Vec::new();
         let mut settings = Vec::new();
@@ -202,7 +204,7 @@ impl Bench<'_> {
             session: run.session(),
             setting,
             test,
-            init: &flags.exits.init,
+            init: &flags.exits.init.init,
             both_ways: run.both_ways(),
             warmup: !flags.no_warmup,
             sustained: flags.sustained,

@@ -299,9 +299,9 @@ impl Run {
     /// FNV-1a over the tokens that were chosen and the bits of the last logits.
     fn answer(&self) -> u64 {
         let words = self.chosen.iter().copied().chain(self.logits.iter().map(|x| x.to_bits()));
-        words
-            .flat_map(u32::to_le_bytes)
-            .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        let mut hash = crate::hash::Fnv::new();
+        words.for_each(|word| hash.add(&word.to_le_bytes()));
+        hash.number()
     }
 }
 

@@ -16,11 +16,10 @@ pub mod screen;
 pub mod settings;
 pub mod state;
 
-use super::{DepthFlags, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive};
+use super::{DepthFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive};
 use crate::arch;
 use crate::exit::ExitRule;
 use crate::files::Bytes;
-use crate::governor::MAX_LOSS;
 use crate::kernels::KvType;
 use crate::model::Model;
 use crate::text::Template;
@@ -49,7 +48,8 @@ At a terminal rdt-chat talks, turn by turn; /help there lists the commands. With
 pipe on stdin it answers once: the answer goes to stdout, everything else to stderr.
 Exit codes: 0 answered, 1 failed, 2 wrong usage.
 
-Depth: the default exit rule is 'acceleration' with up to twice the model's mean number of loop
+Depth: the exit rule is what the model's calibration profile recommends, if it has one (rdt-calibrate;
+--max-loss, --quality), else 'acceleration' with up to twice the model's mean number of loop
 steps, or 'fixed' for a model that was trained at one depth only (Ouro, Nanbeige, HRM-Text).
 --show-steps tints each token by the steps it took, from blue (1) over green and yellow to red (the
 most possible). Where there are no colours (no terminal, or NO_COLOR is set) the number stands
@@ -179,7 +179,8 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
         return Err(Flags::command().error(ErrorKind::MissingRequiredArgument, message).into());
     }
     let saved = flags.load.as_deref().map(Saved::read).transpose()?;
-    flags.governor.budget(MAX_LOSS)?;
+    // A wrong one is told before the model is read.
+    flags.governor.budget(flags.depth.exits.profile.max_loss())?;
     let (model, origin) = open(flags, built_in)?;
     let cancel = Cancel::default();
     let mut chat = start(flags, model, cancel.clone())?;
@@ -248,19 +249,22 @@ fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, S
 }
 
 fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Chat> {
+    let usual = ExitRule::for_model(model.config());
+    let (rule, profile) = flags.depth.exits.recommended(&model, flags.model.as_deref(), usual)?;
     let settings = Settings {
-        rule: flags.depth.rule(ExitRule::for_model(model.config())),
+        rule,
         steps: flags.depth.steps,
-        sampler: flags.sampler.config(flags.depth.exits.seed)?,
+        sampler: flags.sampler.config(flags.depth.exits.init.seed)?,
         predict: (flags.predict != usize::MAX).then_some(flags.predict),
         ignore_end: flags.ignore_eos,
         reasoning: flags.reasoning.switch(),
     };
     let initial = flags.depth.initial(model.config().state_width)?;
     let limit = settings.depth_limit(model.config());
-    let asked = flags.depth.exits.exit_rule.is_some();
+    let asked = matches!(flags.depth.exits.exit_rule, Some(ExitChoice::Rule(_)));
     let usual = Usual { rule: settings.rule, limit, asked, most_steps: flags.depth.steps };
-    let prepared = flags.governor.prepare(&model, flags.model.as_deref(), usual, MAX_LOSS)?;
+    let floor = flags.depth.exits.profile.floor(profile.as_ref());
+    let prepared = flags.governor.prepare(&model, profile.as_ref(), usual, floor)?;
     let depth = prepared.as_ref().map_or(limit, |p| p.depth_limit(&model).max(limit));
     let options = flags.session.options(depth, initial, KvType::F16);
     let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;

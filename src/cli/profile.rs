@@ -1,0 +1,147 @@
+//! Calibration profiles at work: which one a model has, and what it recommends.
+
+use crate::calibrate::{ModelId, Profile};
+use crate::exit::ExitRule;
+use crate::model::Model;
+use anyhow::{Context, bail};
+use clap::Args;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What to do about a profile that is asked for and not there.
+pub(super) const NO_PROFILE: &str =
+    "this model has no calibration profile; make one with rdt-calibrate -m MODEL -f TEXT, or name one with --profile";
+
+/// A value of `--exit-rule`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ExitChoice {
+    /// What the model's calibration recommends.
+    Auto,
+    /// This one.
+    Rule(ExitRule),
+}
+
+impl FromStr for ExitChoice {
+    type Err = crate::exit::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Rule) }
+    }
+}
+
+/// What a calibration profile is asked for.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Depth")]
+pub struct ProfileFlags {
+    /// Calibration profile (default: the one inside the model file, or MODEL.calibration.json beside it)
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
+    /// Take the cheapest setting of the profile that raises perplexity over the published depth's by no more than this
+    /// [default: 1%]
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "quality")]
+    pub max_loss: Option<f64>,
+    /// Where on the profile's front of cost and quality to stand: 0 is the cheapest setting, 100 the best
+    #[arg(long, value_name = "0..100", value_parser = percent)]
+    pub quality: Option<f64>,
+}
+
+/// A share, as `1%` or `0.01`.
+fn share(s: &str) -> Result<f64, String> {
+    let (number, unit) = s.strip_suffix('%').map_or((s, 1.0), |number| (number, 0.01));
+    match number.trim().parse::<f64>() {
+        Ok(x) if x >= 0.0 && (x * unit).is_finite() => Ok(x * unit),
+        _ => Err("expected a share such as 1% or 0.01".into()),
+    }
+}
+
+fn percent(s: &str) -> Result<f64, String> {
+    match s.trim_end_matches('%').parse::<f64>() {
+        Ok(x) if (0.0..=100.0).contains(&x) => Ok(x),
+        _ => Err("expected a number from 0 to 100".into()),
+    }
+}
+
+impl ProfileFlags {
+    /// The loss in perplexity that is allowed where nobody says, as a share.
+    pub const MAX_LOSS: f64 = 0.01;
+
+    /// Is anything asked for?
+    pub fn is_given(&self) -> bool {
+        self.profile.is_some() || self.max_loss.is_some() || self.quality.is_some()
+    }
+
+    /// The loss in perplexity that is allowed, as a share.
+    pub fn max_loss(&self) -> f64 {
+        self.max_loss.unwrap_or(Self::MAX_LOSS)
+    }
+
+    /// The quality floor of a governor: the loss that is allowed, or where `--quality` names a place on the front, what that place loses.
+    pub fn floor(&self, profile: Option<&Profile>) -> f64 {
+        let named = self.quality.and_then(|percent| profile.map(|p| p.quality(percent).map(|point| p.loss(point))));
+        named.flatten().filter(|loss| loss.is_finite()).map_or(self.max_loss(), |loss| loss.max(0.0))
+    }
+
+    /// The profile of a model: the one that is named, the one inside its file, or the one beside it. One that lies there but was made for
+    /// another model is passed over, and said to be.
+    ///
+    /// # Errors
+    /// The one that is named cannot be read, or was made for another model.
+    pub fn find(&self, model: &Model, path: Option<&Path>) -> anyhow::Result<Option<Profile>> {
+        let id = ModelId::of(model);
+        let fits = |profile: &Profile| profile.model.fingerprint == id.fingerprint;
+        if let Some(named) = &self.profile {
+            let profile = Profile::read(named)?;
+            if !fits(&profile) {
+                let (made, name) = (&profile.model.name, &id.name);
+                bail!(
+                    "{}: this profile was made for another model ({made}, not {name}, or other weights of it)",
+                    named.display()
+                );
+            }
+            return Ok(Some(profile));
+        }
+        let beside = path.filter(|p| p.is_file()).map(Profile::beside).filter(|p| p.is_file());
+        let found = match Profile::embedded(model.metadata()) {
+            Ok(None) => beside.as_deref().map(Profile::read).transpose(),
+            embedded => embedded,
+        };
+        // A file that is merely there should not keep anybody from using the model.
+        let why = match found {
+            Ok(Some(profile)) if fits(&profile) => return Ok(Some(profile)),
+            Ok(Some(_)) => "it was made for other weights".to_owned(),
+            Ok(None) => return Ok(None),
+            Err(e) => e.to_string(),
+        };
+        eprintln!("the model's calibration profile is not used: {}", super::one_line(&why));
+        Ok(None)
+    }
+
+    /// What a profile recommends.
+    ///
+    /// # Errors
+    /// It has no setting at all.
+    pub fn recommended(&self, profile: &Profile) -> anyhow::Result<ExitRule> {
+        let point = match self.quality {
+            Some(percent) => profile.quality(percent),
+            None => profile.cheapest(self.max_loss()),
+        };
+        Ok(point.context("the calibration profile has no setting")?.rule)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_and_percents() {
+        assert_eq!((share("1%"), share("0.05"), share("0")), (Ok(0.01), Ok(0.05), Ok(0.0)));
+        for wrong in ["", "%", "-1%", "NaN", "inf", "1%%", "x"] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((percent("40"), percent("100%")), (Ok(40.0), Ok(100.0)));
+        assert!(percent("101").is_err() && percent("-1").is_err() && percent("NaN").is_err());
+        assert_eq!("auto".parse(), Ok(ExitChoice::Auto));
+        assert!("automatic".parse::<ExitChoice>().is_err());
+    }
+}
