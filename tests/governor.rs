@@ -2,7 +2,7 @@
 
 use rdt::calibrate::Profile;
 use rdt::governor::simulate::{self, Device, Load, Spec, Trace, run, run_with};
-use rdt::governor::{Budget, Cause, Controller, Decision, Ladder, Log, Mode, Observation, Readings};
+use rdt::governor::{Budget, Cause, Controller, Decision, Ladder, Log, Mode, Observation, READING_RATE, Readings};
 
 const LOSS: f64 = 0.01;
 
@@ -256,7 +256,7 @@ fn auto_goes_by_mains_and_charge() {
     });
     let modes: Vec<_> = trace.decisions.iter().filter(|d| d.cause == Cause::Mode).map(|d| d.mode).collect();
     assert_eq!(modes, [Mode::Balanced, Mode::Saver, Mode::Balanced, Mode::Quality], "{}", told(&trace));
-    assert!((trace.rate(70.0, 120.0) - 8.0).abs() < 0.2);
+    assert!((trace.rate(70.0, 120.0) / READING_RATE - 1.0).abs() < 0.03);
 }
 
 #[test]

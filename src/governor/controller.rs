@@ -7,8 +7,8 @@ use super::{Budget, Cause, Decision, Ladder, Mode, Readings, Summary};
 use crate::exit::{ExitRule, Signal};
 use std::collections::VecDeque;
 
-/// Tokens per second that are comfortable to read: some 400 English words a minute, so that the text stays ahead of its reader.
-pub const READING_RATE: f64 = 8.0;
+/// Tokens per second that are comfortable to read: some 270 English words a minute, a little more than most people read.
+pub const READING_RATE: f64 = 6.0;
 
 /// The setting in force is left for a cheaper one at once when it takes longer than allowed by the first factor, and when it took
 /// longer by the second for so many tokens in a row,
@@ -411,7 +411,8 @@ impl Controller {
                 std::cmp::Ordering::Greater => DEARER,
             };
             // Where nothing is known yet (NaN), nothing is forbidden.
-            !(self.seconds(rung, self.most) > limit * share)
+            let seconds = self.seconds(rung, self.most);
+            seconds.is_nan() || seconds <= limit * share
         };
         // Warmth comes late: where there is a cap, up one at a time.
         let highest =

@@ -98,9 +98,10 @@ impl Ladder {
         let worth = WORTH * max_loss.max(0.0);
         let mut reached = f64::INFINITY;
         points.retain(|p| {
-            let better = !(profile.loss(p) > reached - worth);
+            let loss = profile.loss(p);
+            let better = loss.is_nan() || loss <= reached - worth;
             if better {
-                reached = profile.loss(p);
+                reached = loss;
             }
             better
         });
