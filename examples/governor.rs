@@ -67,12 +67,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     save("rate", &rate)?;
     let steps = |t: &Sample| t.steps as f64;
     let series = vec![
-        line("without a target", 2, means(&free, 2.0, 1.0, steps)),
-        line("target 6", 1, means(&held, 2.0, 1.0, steps)),
+        line("without a target", 2, means(&free, 5.0, 1.0, steps)),
+        line("target 6", 1, means(&held, 5.0, 1.0, steps)),
         Series::new("load comes", 0, Marks::Vertical(60.0)),
         Series::new("leaves", 0, Marks::Vertical(120.0)),
     ];
-    save("depth", &chart("Laptop: loop steps per token, mean of 2 s", "seconds", "loop steps", series))?;
+    save("depth", &chart("Laptop: loop steps per token, mean of 5 s", "seconds", "loop steps", series))?;
 
     // A cap of 60 degrees.
     let (phone, spec) = (simulate::profile(20.0, 11.0), Spec::phone());

@@ -245,7 +245,7 @@ fn auto_goes_by_mains_and_charge() {
         t if t < 30.0 => (false, 100.0),
         t if t < 60.0 => (true, 80.0),
         // Around the threshold it does not flicker.
-        t if t < 120.0 => (true, if t as u64 % 2 == 0 { 19.0 } else { 21.0 }),
+        t if t < 120.0 => (true, if (t as u64).is_multiple_of(2) { 19.0 } else { 21.0 }),
         t if t < 150.0 => (true, 40.0),
         _ => (false, 40.0),
     };
