@@ -188,3 +188,65 @@ impl Ladder {
         share.clamp(0.02, 1.5)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::governor::simulate;
+    use std::path::Path;
+
+    fn config() -> Config {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        crate::arch::open(&path, crate::arch::Load::Map).unwrap().config().clone()
+    }
+
+    #[test]
+    fn rungs_are_within_the_floor_and_worth_climbing() {
+        let profile = simulate::profile(12.0, 6.5);
+        for max_loss in [0.0, 0.001, 0.01, 0.1, 3.0] {
+            let ladder = Ladder::of_points(&profile, max_loss).unwrap();
+            let rungs = ladder.rungs();
+            assert!(rungs.iter().all(|r| r.loss <= max_loss), "{max_loss}");
+            assert!(rungs.windows(2).all(|w| w[0].ms < w[1].ms && w[0].loss > w[1].loss + 0.009 * max_loss));
+            assert_eq!(ladder.note(), None);
+        }
+        let mut worse = profile;
+        worse.depths.last_mut().unwrap().perplexity.value = 1.0;
+        worse.depths.truncate(31);
+        let ladder = Ladder::of_points(&worse, 0.01).unwrap();
+        assert!(ladder.rungs().len() == 1 && ladder.note().unwrap().contains("losses are unknown"));
+    }
+
+    #[test]
+    fn the_model_decides_what_can_be_run() {
+        let (profile, config) = (simulate::profile(12.0, 6.5), config());
+        let force: ExitRule = "fixed:6".parse().unwrap();
+        let of = |config: &Config, most| Ladder::of_profile(&profile, config, 0.01, most, force);
+        assert!(can_exit(&config) && of(&config, None).rungs().len() > 3);
+        assert_eq!(of(&config, None).depth_limit(&config), 64);
+        // The rules have a maximum of 64 steps of their own.
+        let shallow = of(&config, Some(32));
+        assert!(shallow.rungs().iter().all(|r| r.rule.name() == "fixed"), "{:?}", shallow.rungs());
+        let nothing = of(&config, Some(1));
+        assert!(nothing.rungs()[0].rule.max_steps() == Some(1) || nothing.rungs()[0].rule == force);
+
+        let mut whole = config;
+        whole.exit_gate = false;
+        whole.loops.iter_mut().for_each(|l| l.max_steps = Some(l.mean_steps));
+        let ladder = of(&whole, None);
+        assert_eq!((ladder.rungs().len(), ladder.rungs()[0].rule), (1, force));
+        assert!(ladder.note().unwrap().contains("whole loop"));
+        whole.exit_gate = true;
+        assert!(can_exit(&whole), "Ouro has a gate");
+    }
+
+    #[test]
+    fn speeds_are_interpolated_or_guessed() {
+        let ladder = Ladder::of_points(&simulate::profile(12.0, 6.5), 0.01).unwrap();
+        assert_eq!((ladder.speed(4, 4), ladder.speed(2, 4), ladder.speed(9, 4)), (1.0, 0.62, 1.0));
+        assert!((ladder.speed(2, 3) - 0.62 / 0.82).abs() < 1e-12);
+        let unknown = Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "alone");
+        let half = unknown.speed(2, 4);
+        assert!(half > 0.5 && half < 1.0);
+    }
+}
