@@ -24,8 +24,8 @@ const THREADS_BACK: f64 = 0.7;
 /// Seconds, and tokens, between a change and one to a dearer setting or to fewer threads.
 const DWELL: f64 = 2.0;
 const DWELL_TOKENS: u32 = 8;
-/// The longest time that doubling makes of [`DWELL`].
-const LONGEST_DWELL: f64 = 240.0;
+/// The longest time that failed tries make of [`DWELL`], each trebling it.
+const LONGEST_DWELL: f64 = 600.0;
 /// Within so many degrees of a cap, changes to dearer settings are so many seconds apart.
 const WARM: (f64, f64) = (8.0, 30.0);
 /// Seconds for which a dearer setting must hold, at least, to have been right; devices take a minute to warm up.
@@ -128,7 +128,7 @@ impl Change {
         let (held, long) = (now - self.at, (8.0 * self.dwell).max(HELD));
         if !dearer && self.dearer && held < long {
             // What was tried did not hold: wait longer before the next try.
-            self.dwell = (2.0 * self.dwell).max(held).min(LONGEST_DWELL);
+            self.dwell = (3.0 * self.dwell).max(held).min(LONGEST_DWELL);
         } else if held > long {
             self.dwell = (self.dwell / 2.0).max(DWELL);
         }

@@ -19,6 +19,7 @@ const RATIO_TOKENS: f64 = 64.0;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Scale {
     window: VecDeque<f64>,
+    mean: Option<f64>,
 }
 
 impl Scale {
@@ -39,13 +40,13 @@ impl Scale {
                 self.window.drain(..old);
             }
         }
+        let most = OUTLIER * median(self.window.iter());
+        self.mean = Some(self.window.iter().map(|x| x.min(most)).sum::<f64>() / self.window.len() as f64);
     }
 
     /// The mean; `None` before the first token.
     pub(super) fn value(&self) -> Option<f64> {
-        let most = OUTLIER * median(self.window.iter());
-        let sum: f64 = self.window.iter().map(|x| x.min(most)).sum();
-        (!self.window.is_empty()).then(|| sum / self.window.len() as f64)
+        self.mean
     }
 }
 

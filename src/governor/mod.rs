@@ -22,7 +22,7 @@
 //! what they were predicted to take, the steps times what the latest text needed over what the calibration's did. One slow token
 //! changes little, three in a row are believed. When the setting in force takes a tenth longer than allowed, the deepest rung that
 //! does not is taken at once; when it takes 3 % longer for 12 tokens, likewise. Deeper again it goes when the prediction leaves 8 %
-//! of room, 2 seconds after the last change at the earliest; each time that this was wrong doubles the wait. For heat, a controller
+//! of room, 2 seconds after the last change at the earliest; each time that this was wrong trebles the wait. For heat, a controller
 //! of the predicted temperature gives the share of full power that is allowed, and the rate is kept at that share as long as depth
 //! can pay for it.
 //!
