@@ -340,7 +340,7 @@ fn a_governor_holds_a_rate_and_says_what_it_does() {
     let mut profile = rdt::governor::simulate::profile(0.5, 0.2);
     profile.model = rdt::calibrate::ModelId::of(&rdt::arch::open(&model, rdt::arch::Load::Map).unwrap());
     let args = |more: &[&str]| -> Vec<String> {
-        let first = ["-m", path(&model), "-p", "Tell me a story.", "-n", "24", "--ignore-eos", "--json"];
+        let first = ["-m", path(&model), "-p", "Tell me a story.", "-n", "10", "--ignore-eos", "--json"];
         first.iter().chain(more).map(|s| (*s).to_owned()).collect()
     };
     let ask = |more: &[&str]| {
@@ -349,23 +349,23 @@ fn a_governor_holds_a_rate_and_says_what_it_does() {
         (json(&output), err(&output).to_owned())
     };
 
-    let (answer, words) = ask(&["--target-tps", "20"]);
-    assert!(words.contains("governor: balanced, 20 tokens/s; the model has no calibration profile"), "{words}");
+    let (answer, words) = ask(&["--target-tps", "5"]);
+    assert!(words.contains("governor: balanced, 5 tokens/s; the model has no calibration profile"), "{words}");
     assert_eq!((&answer["governor"]["mode"], &answer["governor"]["rungs"]), (&"balanced".into(), &1.into()));
 
     profile.write(&rdt::calibrate::Profile::beside(&model)).unwrap();
-    let (answer, words) = ask(&["--target-tps", "20", "--governor-log", path(&log)]);
+    let (answer, words) = ask(&["--target-tps", "5", "--governor-log", path(&log)]);
     assert!(words.contains("settings that lose 1 % at most"), "{words}");
     let governor = &answer["governor"];
     assert!(governor["rungs"].as_u64().unwrap() > 2 && governor["sensors"].as_array().unwrap().len() > 10);
     // Pauses make up for what the computer is too fast.
-    assert!(answer["tokens_per_second"].as_f64().unwrap() < 22.0, "{answer}");
+    assert!(answer["tokens_per_second"].as_f64().unwrap() < 6.5, "{answer}");
     assert!(governor["paused_seconds"].as_f64().unwrap() > 0.0);
     let lines: Vec<Value> =
         fs::read_to_string(&log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert!(!lines.is_empty() && lines.iter().all(|l| !l["reason"].as_str().unwrap().is_empty()));
 
-    let (_, words) = ask(&["--target-tps", "20", "--exit-rule", "fixed:2"]);
+    let (_, words) = ask(&["--target-tps", "5", "--exit-rule", "fixed:2"]);
     assert!(words.contains("the exit rule that was asked for is kept"), "{words}");
     let (answer, _) = ask(&[]);
     assert!(answer["governor"].is_null());
