@@ -12,7 +12,7 @@ pub struct Rung {
     pub rule: ExitRule,
     /// Mean loop steps.
     pub steps: f64,
-    /// What it loses against the published depth, as a share of perplexity: 0.01 is one per cent, negative is better. NaN where nothing is known.
+    /// What it loses, as [`Profile::loss`] counts: 0.01 is one per cent of perplexity. NaN where nothing is known.
     pub loss: f64,
     /// Milliseconds per token with all threads, by the profile; NaN where nothing is known.
     pub ms: f64,
@@ -81,17 +81,12 @@ impl Ladder {
         let mut points: Vec<&Point> = front.iter().filter(within).copied().collect();
         let mut note = None;
         if points.is_empty() {
-            let loss = 100.0 * profile.loss(best);
-            note = Some(match loss.is_finite() {
-                true => format!(
-                    "no calibrated setting loses {} % or less; the best of them, {}, loses {loss:.2} %",
-                    100.0 * max_loss,
-                    best.rule
-                ),
-                false => {
-                    format!("the profile lacks the published depth, so that losses are unknown; {} is kept", best.rule)
-                }
-            });
+            note = Some(format!(
+                "no calibrated setting loses {} % or less; the best of them, {}, loses {:.2} %",
+                100.0 * max_loss,
+                best.rule,
+                100.0 * profile.loss(best)
+            ));
             points.push(best);
         }
         // A rung must be worth climbing: the front of a good measurement has many that differ by nothing that anyone could notice.
@@ -211,10 +206,11 @@ mod tests {
             assert_eq!(ladder.note(), None);
         }
         let mut worse = profile;
-        worse.depths.last_mut().unwrap().perplexity.value = 1.0;
-        worse.depths.truncate(31);
+        worse.depths.iter_mut().chain(&mut worse.rules).for_each(|p| p.kl.value += 0.5);
         let ladder = Ladder::of_points(&worse, 0.01).unwrap();
-        assert!(ladder.rungs().len() == 1 && ladder.note().unwrap().contains("losses are unknown"));
+        assert!(
+            ladder.rungs().len() == 1 && ladder.note().unwrap().contains("no calibrated setting loses 1 % or less")
+        );
     }
 
     #[test]

@@ -367,7 +367,7 @@ pub fn profile(base_ms: f64, step_ms: f64) -> Profile {
             steps,
             cross_entropy: estimate(libm::log(perplexity)),
             perplexity: estimate(perplexity),
-            kl: estimate(libm::exp(-worth * mean_steps / 3.2)),
+            kl: estimate((libm::exp(-worth * mean_steps / 3.2) - libm::exp(-(PUBLISHED as f64) / 3.2)).max(0.0)),
             same_top: estimate(1.0 - 0.5 * libm::exp(-worth * mean_steps / 3.2)),
             capped: 0.0,
             seed_variance: None,
