@@ -5,7 +5,7 @@
 
 use super::Error;
 use super::score::{Estimate, number};
-use crate::exit::ExitRule;
+use crate::exit::{ExitRule, Signal};
 use crate::files::AtomicFile;
 use crate::gguf::Metadata;
 use serde::{Deserialize, Serialize};
@@ -179,12 +179,15 @@ impl Profile {
         point.perplexity.value / self.reference() - 1.0
     }
 
-    /// What a point's token costs: milliseconds where it was timed, else what [`Cost`] makes of its steps, else its steps.
+    /// What a point's token costs: milliseconds where it was timed, else what [`Cost`] makes of its steps, else its steps. A rule that was
+    /// not timed and reads out at every step is taken to pay for all of a token's work outside the loop each time; without a
+    /// cost, as much as a step.
     pub fn price(&self, point: &Point) -> f64 {
+        let readouts = if point.rule.signal() == Signal::Readout { point.mean_steps } else { 0.0 };
         match (&point.timing, &self.cost) {
             (Some(timing), _) => timing.ms_per_token,
-            (None, Some(cost)) => cost.base_ms + cost.step_ms * point.mean_steps,
-            (None, None) => point.mean_steps,
+            (None, Some(cost)) => cost.base_ms * (1.0 + readouts) + cost.step_ms * point.mean_steps,
+            (None, None) => point.mean_steps + readouts,
         }
     }
 

@@ -226,7 +226,7 @@ fn acceleration(profile: &Profile) -> Vec<String> {
         let any = profile.rules.is_empty();
         return if any { vec!["No exit rule was measured.".into()] } else { Vec::new() };
     }
-    let (mut wins, mut losses, mut ties, mut parts) = (0, 0, 0, Vec::new());
+    let (mut wins, mut losses, mut ties, mut parts, mut apart) = (0, 0, 0, Vec::new(), Vec::new());
     for name in ["kl", "step-norm", "fixed"] {
         let theirs = points(name);
         if theirs.is_empty() {
@@ -237,7 +237,7 @@ fn acceleration(profile: &Profile) -> Vec<String> {
             advantage(&front(ours.iter().copied(), cost), &front(theirs.iter().copied(), cost))
         };
         let Some(in_steps) = by(|p| p.mean_steps) else {
-            parts.push(format!("nothing can be said against {label}, as they reach no cross-entropy in common"));
+            apart.push(label);
             continue;
         };
         // Time decides where it is known: some rules pay for what they look at.
@@ -263,14 +263,25 @@ fn acceleration(profile: &Profile) -> Vec<String> {
         parts.push(part);
     }
     let verdict = match (wins, losses, ties) {
-        (0, 0, 0) => return vec![format!("The `{OURS}` rule cannot be compared with others here: {}.", list(&parts))],
+        (0, 0, 0) => {
+            return vec![format!("The `{OURS}` rule cannot be compared with others here.{}", nothing_in_common(&apart))];
+        }
         (_, 0, 0) => "wins here",
         (0, _, _) if losses > 0 => "does not win here",
         (0, ..) => "neither wins nor loses here",
         _ if losses > 0 => "wins against some and not against others",
         _ => "wins here, though not against everything",
     };
-    vec![format!("The `{OURS}` rule {verdict}. At equal cross-entropy it takes {}.", list(&parts))]
+    let common = nothing_in_common(&apart);
+    vec![format!("The `{OURS}` rule {verdict}. At equal cross-entropy it takes {}.{common}", list(&parts))]
+}
+
+/// What it could not be compared with.
+fn nothing_in_common(others: &[String]) -> String {
+    match others {
+        [] => String::new(),
+        _ => format!(" It reaches no cross-entropy in common with {}.", list(others)),
+    }
 }
 
 fn compared(share: f64, what: &str, less: &str) -> String {
