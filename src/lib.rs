@@ -20,6 +20,7 @@
 //! | `plot` | charts as SVG (with the feature `cli`) |
 //! | [`calibrate`] | quality measured on text: perplexity, and what another file, depth or rule changes |
 //! | [`sensors`] | what the machine tells of itself: caches, temperatures, clocks, power, energy |
+//! | [`governor`] | a budget of time, energy and heat, turned into depth, threads and pace |
 //!
 //! A room uses only rooms above it in this table ([`random`] serves all).
 //!
@@ -66,6 +67,7 @@ pub mod files;
 mod float16;
 pub mod generate;
 pub mod gguf;
+pub mod governor;
 mod hash;
 mod isa;
 pub mod kernels;

@@ -3,7 +3,7 @@
 //! [`Team::run`] hands the same closure to every worker, the caller being worker 0. Workers split the work themselves
 //! ([`Worker::share`]) and meet at [`Worker::barrier`], which spins a bounded time and then yields, so that a team on a busy
 //! machine gives its time away instead of burning it. Between jobs workers sleep. While another program keeps a core busy, jobs
-//! run on fewer of the workers.
+//! run on fewer of the workers, and never on more than [`Team::set_most`] allows.
 //!
 //! Which worker does what never changes a result: every output is computed whole by one of them.
 
@@ -147,6 +147,14 @@ impl Team {
     /// Number of workers.
     pub fn count(&self) -> usize {
         self.shared.count
+    }
+
+    /// Lets later jobs run on `most` of the workers, from 1 to [`count`](Self::count); a number outside is taken for the nearest. No
+    /// thread is made or ended by it: those that are left out sleep. Gives the number in force.
+    pub fn set_most(&self, most: usize) -> usize {
+        let most = most.clamp(1, self.shared.count);
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner).allow(most);
+        most
     }
 
     /// Runs `job` on every worker and waits for all of them. Calls from several threads take turns.
@@ -489,6 +497,36 @@ mod tests {
             pace.note(ms, ms);
             assert!(slow < 4 || pace.active() <= 2);
         }
+    }
+
+    /// Bounds that come and go between jobs, from another thread too, change who works and never what is done.
+    #[test]
+    fn fewer_workers_do_the_same_jobs() {
+        let team = Team::new(NonZeroUsize::new(4).unwrap()).unwrap();
+        for most in [4, 1, 3, 0, 2, 9] {
+            let bound = team.set_most(most);
+            assert_eq!(bound, most.clamp(1, 4));
+            let (seen, workers) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            team.run(&|w| {
+                workers.fetch_add(1, Ordering::Relaxed);
+                seen.fetch_add(w.units(97).count(), Ordering::Relaxed);
+                w.barrier();
+                assert_eq!(workers.load(Ordering::Relaxed), w.count());
+            });
+            assert_eq!(seen.into_inner(), 97);
+            assert!(workers.into_inner() <= bound);
+        }
+        std::thread::scope(|s| {
+            s.spawn(|| (0..200).for_each(|i| _ = team.set_most(i % 5)));
+            for _ in 0..200 {
+                let done = AtomicUsize::new(0);
+                team.run(&|w| {
+                    w.barrier();
+                    done.fetch_add(w.share(11).len(), Ordering::Relaxed);
+                });
+                assert_eq!(done.into_inner(), 11);
+            }
+        });
     }
 
     #[test]

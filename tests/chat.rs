@@ -330,3 +330,61 @@ fn base_models_continue_the_text() {
     assert_eq!(own(&["--reasoning", "on"]), 2);
     assert_eq!(own(&["--reasoning", "off"]), 1);
 }
+
+/// A calibration beside the model is what the governor goes by; what it does is in the answer, in its log and in /stats.
+#[test]
+fn a_governor_holds_a_rate_and_says_what_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let [model, log] = ["model.gguf", "log.jsonl"].map(|name| dir.path().join(name));
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0.gguf"), &model).unwrap();
+    let mut profile = rdt::governor::simulate::profile(0.5, 0.2);
+    profile.model = rdt::calibrate::ModelId::of(&rdt::arch::open(&model, rdt::arch::Load::Map).unwrap());
+    let args = |more: &[&str]| -> Vec<String> {
+        let first = ["-m", path(&model), "-p", "Tell me a story.", "-n", "10", "--ignore-eos", "--json"];
+        first.iter().chain(more).map(|s| (*s).to_owned()).collect()
+    };
+    let ask = |more: &[&str]| {
+        let args = args(more);
+        let output = run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        (json(&output), err(&output).to_owned())
+    };
+
+    let (answer, words) = ask(&["--target-tps", "5"]);
+    assert!(words.contains("governor: balanced, 5 tokens/s; the model has no calibration profile"), "{words}");
+    assert_eq!((&answer["governor"]["mode"], &answer["governor"]["rungs"]), (&"balanced".into(), &1.into()));
+
+    profile.write(&rdt::calibrate::Profile::beside(&model)).unwrap();
+    let (answer, words) = ask(&["--target-tps", "5", "--governor-log", path(&log)]);
+    assert!(words.contains("settings that lose 1 % at most"), "{words}");
+    let governor = &answer["governor"];
+    assert!(governor["rungs"].as_u64().unwrap() > 2 && governor["sensors"].as_array().unwrap().len() > 10);
+    // Pauses make up for what the computer is too fast.
+    assert!(answer["tokens_per_second"].as_f64().unwrap() < 6.5, "{answer}");
+    assert!(governor["paused_seconds"].as_f64().unwrap() > 0.0);
+    let lines: Vec<Value> =
+        fs::read_to_string(&log).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|l| !l["reason"].as_str().unwrap().is_empty()));
+
+    let (_, words) = ask(&["--target-tps", "5", "--exit-rule", "fixed:2"]);
+    assert!(words.contains("the exit rule that was asked for is kept"), "{words}");
+    let (answer, _) = ask(&[]);
+    assert!(answer["governor"].is_null());
+
+    let talk = piped(&["-i", "-m", path(&model), "--governor", "auto", "-n", "8"], b"Hello!\n/stats\n");
+    let words = err(&talk);
+    assert!(words.contains("governor: auto") && words.contains("sensors: temperature: "), "{words}");
+}
+
+#[test]
+fn wrong_budgets_are_wrong_usage() {
+    for (args, said) in [
+        (&["--governor", "off", "--target-tps", "8"][..], "--governor off"),
+        (&["--governor", "turbo"], "turbo"),
+        (&["--target-tps=-3"], "target"),
+        (&["--max-temp", "500"], "20 to 120"),
+        (&["--governor-log", "x.jsonl"], "--governor-log"),
+    ] {
+        let line = one_line(&run(&[&["-p", "Hi"], args].concat()), 2);
+        assert!(line.contains(said), "{line}");
+    }
+}

@@ -219,6 +219,29 @@ fn decoding_is_the_prompt_continued() {
     }
 }
 
+/// Threads that are held back and let go again while a text is generated do not show in it.
+#[test]
+fn fewer_threads_on_the_way_do_not_show() {
+    let golden = Golden::read(HUGINN);
+    let model = model(HUGINN, Recipe::Q4_0);
+    let setup = Setup { kv_type: KvType::F16, chunk: 8, threads: 5, ..Setup::rule(RULE, 16, &golden.initial) };
+    let mut texts = Vec::new();
+    for bounds in [&[5][..], &[1, 3, 2, 5, 4, 0, 99]] {
+        let session = setup.session(&model);
+        let mut engine = Engine::new(session, setup.rule, Some(16), SamplerConfig::greedy(), usize::MAX).unwrap();
+        engine.prompt(&golden.tokens[..7]).unwrap();
+        let mut text = Vec::new();
+        for i in 0..14 {
+            let bound = bounds[i % bounds.len()];
+            assert_eq!(engine.set_threads(bound), bound.clamp(1, 5));
+            assert_eq!((engine.session().most_threads(), engine.session().threads()), (bound.clamp(1, 5), 5));
+            text.push((engine.next_token().unwrap().unwrap(), bits(engine.logits())));
+        }
+        texts.push(text);
+    }
+    assert!(texts[0] == texts[1]);
+}
+
 /// A context that fills up while decoding ends the text without an error; the tokens up to there are as ever.
 #[test]
 fn a_full_context_ends_the_text() {

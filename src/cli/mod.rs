@@ -10,11 +10,13 @@ mod auto;
 pub mod bench;
 pub mod calibrate;
 pub mod chat;
+mod governor;
 mod process;
 mod profile;
 mod reading;
 
 pub use auto::{AutoFlags, Decided};
+pub use governor::{Governor, GovernorFlags, Prepared, Usual};
 pub use process::{Interrupted, exit, one_line, parse, run};
 pub use profile::{ExitChoice, ProfileFlags};
 pub use reading::{CONTEXT, Stop, TextFlags, bos};

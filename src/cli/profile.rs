@@ -75,6 +75,12 @@ impl ProfileFlags {
         self.max_loss.unwrap_or(Self::MAX_LOSS)
     }
 
+    /// The quality floor of a governor: the loss that is allowed, or where `--quality` names a place on the front, what that place loses.
+    pub fn floor(&self, profile: Option<&Profile>) -> f64 {
+        let named = self.quality.and_then(|percent| profile.map(|p| p.quality(percent).map(|point| p.loss(point))));
+        named.flatten().filter(|loss| loss.is_finite()).map_or(self.max_loss(), |loss| loss.max(0.0))
+    }
+
     /// The profile of a model: the one that is named, the one inside its file, or the one beside it. One that lies there but was made for
     /// another model is passed over, and said to be.
     ///

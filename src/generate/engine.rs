@@ -168,6 +168,11 @@ impl Engine {
         &self.session
     }
 
+    /// Lets later passes use fewer threads, or all again; see [`Session::set_threads`].
+    pub fn set_threads(&mut self, most: usize) -> usize {
+        self.session.set_threads(most)
+    }
+
     /// A flag that, once set, ends the call in progress; see [`Session::cancel_flag`].
     pub fn cancel_flag(&self) -> Arc<AtomicBool> {
         self.session.cancel_flag()

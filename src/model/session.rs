@@ -148,6 +148,8 @@ pub struct Session {
     left: Vec<(usize, usize)>,
     cancel: Arc<AtomicBool>,
     inputs: Option<InputSquares>,
+    /// Threads that passes may use, of those that there are.
+    most: usize,
     waypoints: Option<Waypoints>,
 }
 
@@ -213,6 +215,7 @@ impl Session {
             left: Vec::with_capacity(chunk_rows),
             cancel: Arc::default(),
             inputs: None,
+            most: count.get(),
             waypoints: None,
             model,
         })
@@ -241,6 +244,20 @@ impl Session {
     /// Number of worker threads.
     pub fn threads(&self) -> usize {
         self.team.count()
+    }
+
+    /// Lets later passes use `most` of the [`threads`](Self::threads), from 1; more than there are means all. Threads that are left
+    /// out sleep, and none is made anew. Results do not depend on it. Gives the number in force.
+    pub fn set_threads(&mut self, most: usize) -> usize {
+        if most != self.most {
+            self.most = self.team.set_most(most);
+        }
+        self.most
+    }
+
+    /// Threads that passes may use: [`threads`](Self::threads), unless [`set_threads`](Self::set_threads) said fewer.
+    pub fn most_threads(&self) -> usize {
+        self.most
     }
 
     /// Positions held by a sequence.

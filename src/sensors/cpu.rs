@@ -61,7 +61,7 @@ pub(super) fn facts(machine: &Machine) -> Facts {
     }
 }
 
-fn memory(machine: &Machine) -> (Option<u64>, Option<u64>) {
+pub(super) fn memory(machine: &Machine) -> (Option<u64>, Option<u64>) {
     let text = machine.text("proc/meminfo").unwrap_or_default();
     let of = |key: &str| {
         let kib = text.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix("kB"))?;

@@ -1,17 +1,25 @@
 //! What the machine tells of itself: processor, caches, memory, temperatures, clocks, power and energy.
 //!
-//! Only what can be read without special rights, and nothing is made up: what is not readable is `None`, or missing from its list.
-//! On Linux and Android everything comes from `/proc` and `/sys`; on macOS from `sysctl`, `pmset` and `ioreg`; elsewhere there is
-//! little to read.
+//! Only what can be read without special rights, and nothing is made up: what is not readable is `None`, or missing from its list;
+//! [`Machine::availability`] says why. On Linux and Android everything comes from `/proc` and `/sys`; on macOS from `sysctl`, `pmset`
+//! and `ioreg`; on Windows there are mains and battery; elsewhere there is little to read.
+//!
+//! Reading takes milliseconds on Linux and a tenth of a second on macOS, whose programs must be run. Who needs readings while
+//! tokens are computed has a [`Poller`] read them on a thread of its own.
 
+mod availability;
 mod command;
 mod cpu;
 mod energy;
+mod poller;
 mod power;
 mod thermal;
+mod windows;
 
+pub use availability::{Sensor, Unavailable};
 pub use cpu::{Cache, Facts};
 pub use energy::{EnergyMeter, EnergySample, EnergySource};
+pub use poller::{Polled, Poller};
 pub use power::{Clock, Supply};
 pub use thermal::{Temperature, hottest};
 
@@ -42,6 +50,8 @@ pub struct State {
     pub profile: Option<String>,
     /// How often the processor has throttled since the machine started, summed over its cores.
     pub throttle_count: Option<u64>,
+    /// Share of the last ten seconds in which some program waited for a processor, by Linux's pressure stall information.
+    pub cpu_pressure: Option<f64>,
     /// What the system says of thermal pressure, where it says it in words (macOS).
     pub thermal_pressure: Option<String>,
     /// Batteries and mains.
@@ -79,19 +89,36 @@ impl Machine {
             governors: power::governors(self),
             profile: power::profile(self),
             throttle_count: power::throttle_count(self),
+            cpu_pressure: power::cpu_pressure(self),
             thermal_pressure: power::thermal_pressure(self),
             supplies: power::supplies(self),
         }
     }
 
+    /// What can be read of a machine and, where something cannot, why.
+    pub fn availability(&self) -> Vec<Sensor> {
+        availability::availability(self)
+    }
+
     /// A pseudo file without the white space and zero bytes around its text.
     fn text(&self, path: &str) -> Option<String> {
-        let file = std::fs::File::open(self.root.join(path)).ok()?;
+        self.look(path).ok()
+    }
+
+    /// The same, or why there is none. Never waits: not for what is no file, and not for more than [`LONGEST`] bytes.
+    fn look(&self, path: &str) -> Result<String, Unavailable> {
+        let mut options = std::fs::File::options();
+        #[cfg(any(target_os = "linux", target_os = "android", target_os = "macos"))]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+        let file = options.read(true).open(self.root.join(path)).map_err(|e| Unavailable::of(&e))?;
+        if !file.metadata().map_err(|e| Unavailable::of(&e))?.is_file() {
+            return Err(Unavailable::Unreadable);
+        }
         let mut bytes = Vec::new();
-        file.take(LONGEST).read_to_end(&mut bytes).ok()?;
+        file.take(LONGEST).read_to_end(&mut bytes).map_err(|e| Unavailable::of(&e))?;
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
-        (!text.is_empty()).then(|| text.to_owned())
+        if text.is_empty() { Err(Unavailable::Unreadable) } else { Ok(text.to_owned()) }
     }
 
     fn number<T: FromStr>(&self, path: &str) -> Option<T> {

@@ -1,6 +1,6 @@
 //! Clocks, governors, throttling, batteries and mains.
 
-use super::{Machine, command};
+use super::{Machine, command, windows};
 use serde::Serialize;
 
 /// Clocks of the processor, in MHz.
@@ -36,8 +36,11 @@ pub struct Supply {
 /// What a system with a processor of this kind can draw; a number outside comes from a driver that means another unit.
 const SENSIBLE_WATTS: std::ops::RangeInclusive<f64> = 0.05..=1000.0;
 
+/// What a processor can run at, in kHz.
+const SENSIBLE_KHZ: std::ops::RangeInclusive<f64> = 1e3..=1e8;
+
 /// Folders of the clock domains.
-fn domains(machine: &Machine) -> Vec<String> {
+pub(super) fn domains(machine: &Machine) -> Vec<String> {
     let policies = machine.numbered("sys/devices/system/cpu/cpufreq", "policy");
     if !policies.is_empty() {
         return policies;
@@ -50,7 +53,7 @@ pub(super) fn clock(machine: &Machine) -> Clock {
     let domains = domains(machine);
     let all = |name: &str| -> Vec<f64> {
         let khz = domains.iter().filter_map(|d| machine.number::<f64>(&format!("{d}/{name}")));
-        khz.filter(|&khz| khz > 0.0).map(|khz| khz / 1000.0).collect()
+        khz.filter(|khz| SENSIBLE_KHZ.contains(khz)).map(|khz| khz / 1000.0).collect()
     };
     let most = |mhz: &[f64]| mhz.iter().copied().max_by(f64::total_cmp);
     let now = all("scaling_cur_freq");
@@ -88,6 +91,17 @@ pub(super) fn throttle_count(machine: &Machine) -> Option<u64> {
     (!counts.is_empty()).then(|| counts.iter().fold(0u64, |a, &b| a.saturating_add(b)))
 }
 
+pub(super) fn cpu_pressure(machine: &Machine) -> Option<f64> {
+    stalled(&machine.text("proc/pressure/cpu")?)
+}
+
+/// The share in `some avg10=1.53 avg60=…`, of which the kernel writes per cents.
+fn stalled(text: &str) -> Option<f64> {
+    let some = text.lines().find_map(|l| l.strip_prefix("some "))?;
+    let percent = some.split_whitespace().find_map(|word| word.strip_prefix("avg10="))?;
+    percent.parse::<f64>().ok().filter(|p| (0.0..=100.0).contains(p)).map(|p| p / 100.0)
+}
+
 pub(super) fn thermal_pressure(_: &Machine) -> Option<String> {
     command::output("/usr/bin/pmset", &["-g", "therm"]).map(|text| one_sentence(&text))
 }
@@ -110,12 +124,16 @@ pub(super) fn supplies(machine: &Machine) -> Vec<Supply> {
             kind: text("type")?,
             status: text("status"),
             online: text("online").map(|s| s != "0"),
-            percent: text("capacity").and_then(|s| s.parse().ok()),
+            percent: text("capacity").and_then(|s| s.parse().ok()).filter(|p| (0.0..=100.0).contains(p)),
             watts: watts(machine, &format!("{CLASS}/{name}")),
             name,
         })
     });
     let found: Vec<_> = all.collect();
+    if !found.is_empty() {
+        return found;
+    }
+    let found = windows::supplies();
     if !found.is_empty() {
         return found;
     }
@@ -229,6 +247,16 @@ mod tests {
             [("AC", None, Some(false)), ("BAT0", Some(9.5), None), ("battery", Some(6.0), None), ("odd", None, None)];
         assert_eq!(found, expected);
         assert_eq!((supplies[1].percent, supplies[1].status.as_deref()), (Some(83.0), Some("Discharging")));
+    }
+
+    #[test]
+    fn pressure_is_a_share() {
+        let psi = "some avg10=1.50 avg60=0.90 avg300=0.40 total=7\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
+        let fake = Fake::new(&[("proc/pressure/cpu", psi)]);
+        assert_eq!(fake.machine().state().cpu_pressure, Some(0.015));
+        for wrong in ["", "some", "some avg10=", "some avg10=-1", "some avg10=nan", "some avg10=1e9", "full avg10=1"] {
+            assert_eq!(stalled(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -47,6 +47,18 @@ impl Pace {
         self.active
     }
 
+    /// Allows up to `most` workers, at least one, from the next job on. What busy programs took away stays away until it is tried.
+    pub(super) fn allow(&mut self, most: usize) {
+        let most = most.max(1);
+        // Where nothing but the old bound held it, it follows the new one at once.
+        if self.active >= self.most || self.active > most {
+            (self.active, self.slow, self.left, self.trial) = (most, 0, 0, false);
+        }
+        if self.most != 0 {
+            self.most = most;
+        }
+    }
+
     /// Takes note of a job: how long it took, and how long the worker that waited longest was held up.
     pub(super) fn note(&mut self, took: Duration, stalled: Duration) {
         if self.most == 0 {
@@ -126,6 +138,38 @@ mod tests {
         alone.note(MS, MS);
         alone.note(MS, MS);
         assert_eq!(alone.active(), 1);
+    }
+
+    #[test]
+    fn a_bound_holds_and_is_lifted_at_once() {
+        let mut pace = Pace::new(4);
+        pace.allow(2);
+        for _ in 0..3 * FIRST_TRY {
+            assert_eq!(pace.active(), 2);
+            pace.note(10 * MS, MS);
+        }
+        pace.allow(0);
+        assert_eq!(pace.active(), 1, "one is left in any case");
+        pace.allow(4);
+        assert_eq!(pace.active(), 4);
+        // A busy program took one away: a bound above that changes nothing, and lifting it neither.
+        pace.note(10 * MS, 5 * MS);
+        pace.note(10 * MS, 5 * MS);
+        assert_eq!(pace.active(), 3);
+        pace.allow(3);
+        pace.allow(4);
+        assert_eq!(pace.active(), 4, "what the bound was equal to it follows");
+        pace.note(10 * MS, 5 * MS);
+        pace.note(10 * MS, 5 * MS);
+        pace.note(10 * MS, 5 * MS);
+        pace.note(10 * MS, 5 * MS);
+        assert_eq!(pace.active(), 2);
+        pace.allow(3);
+        assert_eq!(pace.active(), 2);
+        for _ in 0..2 * FIRST_TRY {
+            pace.note(10 * MS, MS);
+        }
+        assert_eq!(pace.active(), 3, "tried again, and up to the bound only");
     }
 
     #[test]

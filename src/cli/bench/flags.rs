@@ -33,11 +33,12 @@ Examples:
   rdt-bench -m model.gguf -p 0 --rows 1,2,4,8
   rdt-bench -m model.gguf -p 0 --sustained 600             (does it slow down as it gets hot?)
   rdt-bench -m model.gguf -o jsonl > before.jsonl
-  rdt-bench -m model.gguf --compare before.jsonl"
+  rdt-bench -m model.gguf --compare before.jsonl
+  rdt-bench --sensors"
 )]
 pub(super) struct Flags {
     /// Model file (GGUF), or the folder of a published checkpoint; may be given several times
-    #[arg(short, long, value_name = "FILE", required = true)]
+    #[arg(short, long, value_name = "FILE", required_unless_present = "sensors")]
     pub(super) model: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) load: LoadFlags,
@@ -137,6 +138,9 @@ pub(super) struct Flags {
     /// Buffer that memory bandwidth is measured over, in MiB; 0: do not measure (default: 4 times the last cache)
     #[arg(long, value_name = "MiB", help_heading = "Results")]
     pub(super) bandwidth_size: Option<u64>,
+    /// Measure nothing: list the sensors of this machine, what they show, and why some cannot be read
+    #[arg(long, conflicts_with = "model", help_heading = "Results")]
+    pub(super) sensors: bool,
     /// md, csv, json or jsonl
     #[arg(
         short,

@@ -2,6 +2,7 @@
 //!
 //! `run` runs one test, under a policy that counts (`count`); `traffic` makes bytes of the counts, `bandwidth` measures what memory
 //! could give; `record` puts everything together, `compare` sets it beside an earlier run, and `output` writes it.
+//! `sensors` lists what can be read of the machine.
 
 mod bandwidth;
 mod commit;
@@ -11,6 +12,7 @@ mod flags;
 mod output;
 mod record;
 mod run;
+mod sensors;
 mod stats;
 mod traffic;
 
@@ -49,6 +51,9 @@ fn note(text: &str) {
 }
 
 fn work(flags: &Flags) -> anyhow::Result<()> {
+    if flags.sensors {
+        return Ok(sensors::write(io::stdout().lock(), flags.output)?);
+    }
     let tests = flags.tests();
     if tests.is_empty() {
         let message = match flags.sustained {

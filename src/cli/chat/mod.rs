@@ -16,7 +16,7 @@ pub mod screen;
 pub mod settings;
 pub mod state;
 
-use super::{DepthFlags, LoadFlags, SamplerFlags, SessionFlags, positive};
+use super::{DepthFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive};
 use crate::arch;
 use crate::exit::ExitRule;
 use crate::files::Bytes;
@@ -65,6 +65,7 @@ Examples:
   rdt-chat -p 'What is 4 + 5, keeping only the last digit?' --show-steps
   echo 'What is 4 + 5, keeping only the last digit?' | rdt-chat
   rdt-chat -m model.gguf --temp 0.8 --seed 7 --steps 32 --exit-rule acceleration:0.05,hits=2
+  rdt-chat -m model.gguf --target-tps 8 --max-temp 70
   rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
 )]
 pub struct Flags {
@@ -125,6 +126,9 @@ pub struct Flags {
     pub sampler: SamplerFlags,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub governor: GovernorFlags,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub session: SessionFlags,
 }
 
@@ -175,6 +179,8 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
         return Err(Flags::command().error(ErrorKind::MissingRequiredArgument, message).into());
     }
     let saved = flags.load.as_deref().map(Saved::read).transpose()?;
+    // A wrong one is told before the model is read.
+    flags.governor.budget(flags.depth.exits.profile.max_loss())?;
     let (model, origin) = open(flags, built_in)?;
     let cancel = Cancel::default();
     let mut chat = start(flags, model, cancel.clone())?;
@@ -184,6 +190,9 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     };
     let mut screen = Screen::new(flags.show_steps);
     screen.note(&report::headline(&chat, &origin));
+    if let Some(governor) = chat.governor() {
+        screen.note(&governor.headline());
+    }
     if let Some(note) = chat.too_deep("--") {
         screen.note(&format!("rdt-chat: {note}"));
     }
@@ -241,7 +250,7 @@ fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, S
 
 fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Chat> {
     let usual = ExitRule::for_model(model.config());
-    let (rule, _) = flags.depth.exits.recommended(&model, flags.model.as_deref(), usual)?;
+    let (rule, profile) = flags.depth.exits.recommended(&model, flags.model.as_deref(), usual)?;
     let settings = Settings {
         rule,
         steps: flags.depth.steps,
@@ -251,8 +260,18 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
         reasoning: flags.reasoning.switch(),
     };
     let initial = flags.depth.initial(model.config().state_width)?;
-    let options = flags.session.options(settings.depth_limit(model.config()), initial, KvType::F16);
+    let limit = settings.depth_limit(model.config());
+    let asked = matches!(flags.depth.exits.exit_rule, Some(ExitChoice::Rule(_)));
+    let usual = Usual { rule: settings.rule, limit, asked, most_steps: flags.depth.steps };
+    let floor = flags.depth.exits.profile.floor(profile.as_ref());
+    let prepared = flags.governor.prepare(&model, profile.as_ref(), usual, floor)?;
+    let depth = prepared.as_ref().map_or(limit, |p| p.depth_limit(&model).max(limit));
+    let options = flags.session.options(depth, initial, KvType::F16);
     let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
+    if let Some(prepared) = prepared {
+        let governor = prepared.begin(chat.engine().session().threads())?;
+        chat.govern(governor);
+    }
     if let Some(template) = template(flags)? {
         chat.set_template(template);
     }
@@ -292,6 +311,7 @@ fn once(flags: &Flags, chat: &mut Chat, screen: &mut Screen, question: &str) -> 
     } else {
         repl::answer(chat, screen, Some(question))?
     };
+    report::governor_notes(chat).iter().for_each(|line| screen.note(line));
     report::end_line(&answer, chat).iter().for_each(|line| screen.note(line));
     screen.note(&report::answer_line(&answer));
     Ok(())

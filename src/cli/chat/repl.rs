@@ -117,6 +117,7 @@ impl Repl<'_> {
     fn answer(&mut self, message: Option<&str>) -> anyhow::Result<()> {
         match answer(self.chat, self.screen, message) {
             Ok(answer) => {
+                report::governor_notes(self.chat).iter().for_each(|line| self.screen.note(line));
                 let lines = [report::end_line(&answer, self.chat), Some(report::answer_line(&answer))];
                 lines.iter().flatten().for_each(|line| self.screen.note(line));
             }

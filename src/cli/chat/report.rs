@@ -3,7 +3,7 @@
 use super::answer::{Answer, Depths, End, per_second};
 use super::saved::{ModelId, WrittenSettings};
 use super::state::Chat;
-use crate::cli::human_bytes;
+use crate::cli::{Governor, human_bytes};
 use serde_json::{Value, json};
 
 /// One line: the model and everything that decides how it runs.
@@ -67,6 +67,12 @@ pub fn answer_line(answer: &Answer) -> String {
     )
 }
 
+/// What the governor has to say that was not said yet.
+pub fn governor_notes(chat: &mut Chat) -> Vec<String> {
+    let notes = chat.governor_mut().map(Governor::take_notes).unwrap_or_default();
+    notes.into_iter().map(|note| format!("[governor: {note}]")).collect()
+}
+
 /// Why an answer ended, where the user should know.
 pub fn end_line(answer: &Answer, chat: &Chat) -> Option<String> {
     match answer.end {
@@ -120,6 +126,7 @@ pub fn stats(chat: &Chat, origin: &str) -> String {
         depths(&t.depths),
         per_second(t.depths.tokens, t.time)
     ));
+    lines.extend(chat.governor().map(Governor::lines).unwrap_or_default());
     lines.join("\n")
 }
 
@@ -152,6 +159,7 @@ pub fn json(chat: &Chat, answer: &Answer) -> Value {
         "depth_limit": chat.depth_limit(),
         "kv": {"type": shape.ty.name(), "context": shape.context, "slots": shape.slots, "bytes": shape.bytes},
         "threads": session.threads(),
+        "governor": chat.governor().map(Governor::json),
         "isa": chat.model().kernels().isa.name(),
         "template": {"kind": chat.template().kind().to_string(), "fingerprint": chat.template().fingerprint()},
     })

@@ -7,7 +7,8 @@ use super::prefix;
 use super::replay::{Recorder, Run};
 use super::saved::Saved;
 use super::settings::{MOST_STEPS, Settings};
-use crate::exit::ExitRule;
+use crate::cli::Governor;
+use crate::exit::{ExitRule, RulePolicy};
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
 use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, TemplateKind, Tokenizer};
@@ -85,10 +86,15 @@ pub struct Chat {
     recorder: Recorder,
     conversation: Conversation,
     totals: Totals,
+    governor: Option<Governor>,
 }
 
+/// Longest time that passes unseen while a pause could be cut short.
+const SLICE: Duration = Duration::from_millis(20);
+
 impl Chat {
-    /// Starts a conversation. `options` sets up the session but for its `steps`; `cancel` will stop what runs.
+    /// Starts a conversation. `options` sets up the session, whose `steps` are what the settings ask for, or more if it says so;
+    /// `cancel` will stop what runs.
     ///
     /// # Errors
     /// A model without a tokenizer or with a malformed template; settings or options that cannot be honoured.
@@ -105,10 +111,39 @@ impl Chat {
         let mut stop_tokens = text::stop_tokens(model.metadata(), &tokenizer)?;
         stop_tokens.extend(template.stop_token(&tokenizer));
         let voice = Voice { model, tokenizer, template, condition, stop_tokens, cancel };
-        let recorder = voice.engine(&options, &settings, 1)?;
+        let recorder = voice.engine(&options, &settings, options.steps.unwrap_or(1))?;
         voice.cancel.watch(recorder.engine().cancel_flag());
         let conversation = Conversation::new(system);
-        Ok(Self { voice, options, settings, recorder, conversation, totals: Totals::default() })
+        Ok(Self { voice, options, settings, recorder, conversation, totals: Totals::default(), governor: None })
+    }
+
+    /// Lets a governor choose exit rule, threads and pace from now on.
+    pub fn govern(&mut self, governor: Governor) {
+        self.governor = Some(governor);
+    }
+
+    /// The governor, if there is one.
+    pub fn governor(&self) -> Option<&Governor> {
+        self.governor.as_ref()
+    }
+
+    pub(super) fn governor_mut(&mut self) -> Option<&mut Governor> {
+        self.governor.as_mut()
+    }
+
+    /// Puts into force what the governor wants.
+    fn obey(&mut self) -> Result<(), Error> {
+        let Some(governor) = &self.governor else { return Ok(()) };
+        let (rule, threads) = (governor.rule(), governor.threads());
+        if rule != *self.engine().rule() {
+            let limit = match rule == self.settings.rule {
+                true => self.depth_limit(),
+                false => RulePolicy::depth_limit(&rule, None, self.model().config()),
+            };
+            self.recorder.settings_mut().set_rule(rule, Some(limit))?;
+        }
+        self.recorder.settings_mut().set_threads(threads);
+        Ok(())
     }
 
     /// The model.
@@ -249,6 +284,7 @@ impl Chat {
         if answer.dropped > 0 {
             sink(Event::Dropped(answer.dropped)).map_err(Error::Show)?;
         }
+        self.obey()?;
         match self.recorder.prompt(&prompt, &both_ways).map_err(Error::from) {
             Ok(stats) => answer.prompt = stats,
             Err(e) if e.is_cancelled() => answer.end = End::Cancelled,
@@ -265,36 +301,58 @@ impl Chat {
 
     /// Draws tokens until something ends the answer.
     fn generate(&mut self, answer: &mut Answer, sink: Sink<'_>) -> Result<(), Error> {
-        let Voice { tokenizer, stop_tokens, cancel, .. } = &self.voice;
         let most = self.settings.predict.unwrap_or(usize::MAX);
         let mut decoder = StreamDecoder::new();
         answer.end = loop {
             if answer.tokens.len() >= most {
                 break End::Length;
             }
-            if cancel.is_set() {
+            if self.voice.cancel.is_set() {
                 break End::Cancelled;
             }
+            let began = Instant::now();
             let step = match self.recorder.next_token().map_err(Error::from) {
                 Ok(Some(step)) => step,
                 Ok(None) => break End::Context,
                 Err(e) if e.is_cancelled() => break End::Cancelled,
                 Err(e) => return Err(e),
             };
-            if stop_tokens.contains(&step.token) {
+            let took = began.elapsed();
+            if self.voice.stop_tokens.contains(&step.token) {
                 break End::Stop;
             }
-            let text = decoder.push(tokenizer, step.token)?;
+            let text = decoder.push(&self.voice.tokenizer, step.token)?;
             answer.text.push_str(&text);
             let token = Token { id: step.token, steps: step.steps, text };
             sink(Event::Token(&token)).map_err(Error::Show)?;
             answer.tokens.push(token);
+            self.pace(answer.tokens.len() == 1, took, step.steps)?;
         };
         let rest = decoder.flush();
         if let (false, Some(last)) = (rest.is_empty(), answer.tokens.last_mut()) {
             sink(Event::Rest(&rest)).map_err(Error::Show)?;
             last.text.push_str(&rest);
             answer.text.push_str(&rest);
+        }
+        Ok(())
+    }
+
+    /// Tells the governor of a token, does what it wants, and pauses as it asks. The first token of an answer was drawn from what
+    /// the prompt left, and took no pass.
+    fn pace(&mut self, first: bool, took: Duration, steps: usize) -> Result<(), Error> {
+        let Some(governor) = &mut self.governor else { return Ok(()) };
+        let mut pause = Duration::ZERO;
+        match first {
+            true => governor.start(),
+            false => pause = governor.token(took, steps),
+        }
+        self.obey()?;
+        let end = Instant::now() + pause;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
+            if self.voice.cancel.is_set() {
+                break;
+            }
+            std::thread::sleep(left.min(SLICE));
         }
         Ok(())
     }
@@ -389,6 +447,11 @@ impl Chat {
             again = Some(held.len());
         }
         self.settings = settings;
+        // What the user sets by hand is not taken back.
+        let (rule, limit) = (self.settings.rule, self.depth_limit());
+        if let Some(governor) = &mut self.governor {
+            governor.pin(rule, limit);
+        }
         Ok(again)
     }
 
@@ -401,7 +464,8 @@ impl Chat {
         runs: &[Run],
         draws: u64,
     ) -> Result<(), Error> {
-        let deepest = runs.iter().map(|r| r.steps).max().unwrap_or(1);
+        let governed = self.governor.as_ref().map_or(1, |g| g.depth_limit(self.model()));
+        let deepest = runs.iter().map(|r| r.steps).max().unwrap_or(1).max(governed);
         let mut recorder = self.voice.engine(&options, &settings, deepest)?;
         self.voice.cancel.watch(recorder.engine().cancel_flag());
         if let Err(e) = recorder.replay(held, runs) {

@@ -384,3 +384,68 @@ fn a_load_that_fails_changes_nothing() {
     assert!(first.engine().cancel_flag().load(std::sync::atomic::Ordering::Relaxed), "the flag of the session in use");
     assert!(first.load(&file).is_ok());
 }
+
+/// A governor that finds each token slower than it thought goes down its ladder within an answer. What it did is written down with
+/// the tokens, so that another session, without a governor, comes to the same bits.
+#[test]
+fn what_a_governor_does_is_replayed() {
+    use crate::cli::Prepared;
+    use crate::governor::{Budget, Ladder, Mode, simulate};
+    let options = |steps| SessionOptions {
+        threads: NonZeroUsize::new(3),
+        context: Some(256),
+        chunk_rows: Some(7),
+        steps: Some(steps),
+        ..SessionOptions::default()
+    };
+    let model = Arc::new(arch::open(Path::new(MODEL), Load::Map).unwrap());
+    let budget = Budget { target_tps: Some(1e6), max_loss: 2.0, ..Budget::of_mode(Mode::Quality) };
+    // It is told that a token takes nanoseconds.
+    let ladder = Ladder::of_points(&simulate::profile(1e-6, 1e-7), budget.max_loss).unwrap();
+    let depth = ladder.depth_limit(model.config());
+    let mut governed =
+        Chat::new(Arc::clone(&model), options(depth), settings("fixed:3"), None, Cancel::default()).unwrap();
+    assert_eq!(governed.engine().session().steps(), depth);
+    governed.govern(Prepared::of(ladder, budget).begin(3).unwrap());
+    let answer = ask(&mut governed, "What is 4 + 5, keeping only the last digit?");
+    ask(&mut governed, "Tell me more about it, please.");
+    assert!(!answer.tokens.is_empty());
+    let rules: std::collections::HashSet<_> = governed.runs().iter().map(|r| r.rule.to_string()).collect();
+    assert!(rules.len() > 1, "{rules:?}");
+    let summary = governed.governor().unwrap().summary();
+    assert!(summary.decisions > 1 && summary.rule == governed.engine().rule().to_string(), "{summary:?}");
+
+    let mut other = Chat::new(model, options(depth), settings("fixed:3"), None, Cancel::default()).unwrap();
+    other.load(&saved(&governed)).unwrap();
+    assert_eq!(other.runs(), governed.runs());
+    assert_eq!(bits(&other), bits(&governed));
+
+    // A rule that is set by hand stays.
+    governed.set_rule("fixed:2".parse().unwrap()).unwrap();
+    let answer = ask(&mut governed, "And again?");
+    assert!(answer.tokens[1..].iter().all(|t| t.steps == 2));
+    assert_eq!(governed.governor().unwrap().summary().rungs, 1);
+}
+
+/// Ctrl-C ends a pause too.
+#[test]
+fn pauses_can_be_cut_short() {
+    use crate::cli::Prepared;
+    use crate::governor::{Budget, Ladder, Mode};
+    let mut chat = chat("fixed:2");
+    let budget = Budget { target_tps: Some(0.001), ..Budget::of_mode(Mode::Balanced) };
+    let ladder = Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "one rung");
+    chat.govern(Prepared::of(ladder, budget).begin(1).unwrap());
+    chat.settings.ignore_end = true;
+    let cancel = chat.voice.cancel.clone();
+    let mut seen = 0;
+    let answer = chat.ask("Hello!", &mut |event| {
+        seen += usize::from(matches!(event, Event::Token(_)));
+        if seen == 2 {
+            cancel.cancel();
+        }
+        Ok(())
+    });
+    let answer = answer.unwrap();
+    assert!(answer.end == End::Cancelled || answer.tokens.len() < 3, "{answer:?}");
+}

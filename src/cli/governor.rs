@@ -1,0 +1,330 @@
+//! The governor at work in a program: its flags, its clock, its sensors and its log.
+
+use crate::calibrate::Profile;
+use crate::exit::{ExitRule, RulePolicy};
+use crate::governor::{Budget, Cause, Controller, Decision, Ladder, Log, Mode, Observation, Readings, Summary};
+use crate::model::Model;
+use crate::sensors::{Machine, Poller};
+use anyhow::Context;
+use clap::{Args, error::ErrorKind};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What may be spent on an answer.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Governor")]
+pub struct GovernorFlags {
+    /// What to spend: quality, balanced, saver, auto (by mains and battery), or off [default: off; balanced where one of
+    /// the bounds below is given]
+    #[arg(long, value_name = "MODE")]
+    pub governor: Option<Mode>,
+    /// Tokens per second to hold: depth is lowered and raised, within what quality may be lost, and pauses do the rest
+    #[arg(long, value_name = "N")]
+    pub target_tps: Option<f64>,
+    /// Milliseconds per token at most, as a mean
+    #[arg(long, value_name = "N")]
+    pub max_ms_per_token: Option<f64>,
+    /// Joules per token at most, as a mean, where energy can be read
+    #[arg(long, value_name = "N")]
+    pub max_joules_per_token: Option<f64>,
+    /// Degrees Celsius to keep the processor below
+    #[arg(long, value_name = "N")]
+    pub max_temp: Option<f64>,
+    /// Write every decision of the governor to FILE, as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    pub governor_log: Option<PathBuf>,
+}
+
+/// The rule that a program would run without a governor.
+#[derive(Debug, Clone, Copy)]
+pub struct Usual {
+    /// The rule.
+    pub rule: ExitRule,
+    /// Loop steps at most under it.
+    pub limit: usize,
+    /// Did the user ask for it? Then it is kept.
+    pub asked: bool,
+    /// The user's own bound on loop steps, which no setting exceeds.
+    pub most_steps: Option<usize>,
+}
+
+/// A governor that has not begun: what it may choose from, and what it may spend.
+#[derive(Debug)]
+pub struct Prepared {
+    ladder: Ladder,
+    budget: Budget,
+    log: Option<PathBuf>,
+}
+
+impl GovernorFlags {
+    /// What the flags ask for; `None`: nothing is to be governed. `max_loss` is what of the quality may be lost.
+    ///
+    /// # Errors
+    /// Numbers that make no sense, or bounds beside `--governor off`: wrong usage.
+    pub fn budget(&self, max_loss: f64) -> Result<Option<Budget>, clap::Error> {
+        let wrong = |message: String| clap::Error::raw(ErrorKind::ValueValidation, message);
+        let mut budget = Budget {
+            mode: Mode::Balanced,
+            target_tps: self.target_tps,
+            max_ms_per_token: self.max_ms_per_token,
+            max_joules_per_token: self.max_joules_per_token,
+            max_temp: self.max_temp,
+            max_loss,
+        };
+        match self.governor {
+            Some(Mode::Off) if budget.has_bounds() || self.governor_log.is_some() => {
+                Err(wrong("--governor off holds no bounds and writes no log".into()))
+            }
+            Some(Mode::Off) => Ok(None),
+            None if !budget.has_bounds() && self.governor_log.is_some() => {
+                Err(wrong("--governor-log needs a governor: add --governor or a bound".into()))
+            }
+            None if !budget.has_bounds() => Ok(None),
+            mode => {
+                budget.mode = mode.unwrap_or(Mode::Balanced);
+                budget.checked().map(Some).map_err(|e| wrong(e.to_string()))
+            }
+        }
+    }
+
+    /// Gets a governor of `model`, which has this profile, ready; `None`: nothing is to be governed. `max_loss` is what of the
+    /// quality may be lost.
+    ///
+    /// # Errors
+    /// As [`budget`](Self::budget).
+    pub fn prepare(
+        &self,
+        model: &Model,
+        profile: Option<&Profile>,
+        usual: Usual,
+        max_loss: f64,
+    ) -> Result<Option<Prepared>, clap::Error> {
+        let Some(budget) = self.budget(max_loss)? else { return Ok(None) };
+        let config = model.config();
+        let of_usual = |why: &str| Ladder::of_rule(usual.rule, (usual.limit * config.loops.len().max(1)) as f64, why);
+        let ladder = if usual.asked {
+            of_usual("the exit rule that was asked for is kept, so that budgets are held by threads and pace only")
+        } else {
+            match profile {
+                Some(profile) => Ladder::of_profile(profile, config, max_loss, usual.most_steps, usual.rule),
+                None if !crate::governor::can_exit(config) => of_usual(&crate::governor::whole_loop(config)),
+                None => of_usual(
+                    "the model has no calibration profile (rdt-calibrate makes one), so that budgets are held by threads and \
+                     pace only",
+                ),
+            }
+        };
+        Ok(Some(Prepared { ladder, budget, log: self.governor_log.clone() }))
+    }
+}
+
+impl Prepared {
+    /// The deepest loop that it may ask for, which the session must have room for.
+    pub fn depth_limit(&self, model: &Model) -> usize {
+        self.ladder.depth_limit(model.config())
+    }
+
+    /// Begins, with `threads` that it may use.
+    ///
+    /// # Errors
+    /// The log cannot be written, or the system refuses to start a thread.
+    pub fn begin(self, threads: usize) -> anyhow::Result<Governor> {
+        let log = match &self.log {
+            Some(path) => {
+                let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+                Some(Log::new(file))
+            }
+            None => None,
+        };
+        let poller = Poller::start(Machine::here(), Poller::EVERY).context("cannot start the sensors' thread")?;
+        let controller = Controller::new(self.ladder, self.budget, threads, 0.0);
+        let mut governor =
+            Governor { controller, poller, number: 0, joules: None, began: Instant::now(), log, notes: Vec::new() };
+        governor.write_down();
+        Ok(governor)
+    }
+}
+
+/// A governor in real time.
+#[derive(Debug)]
+pub struct Governor {
+    controller: Controller,
+    poller: Poller,
+    /// The reading seen last.
+    number: u64,
+    /// Joules until then.
+    joules: Option<f64>,
+    began: Instant,
+    log: Option<Log<File>>,
+    /// What the user should know.
+    notes: Vec<String>,
+}
+
+impl Governor {
+    fn now(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// A text begins.
+    pub fn start(&mut self) {
+        self.look();
+        self.controller.start(self.now());
+        self.write_down();
+    }
+
+    /// A token was computed in so much time and so many loop steps. Gives how long to pause before the next; rule and threads may
+    /// have changed.
+    pub fn token(&mut self, took: Duration, steps: usize) -> Duration {
+        let joules = self.look();
+        let seen = Observation { seconds: took.as_secs_f64(), steps, joules };
+        let pause = self.controller.token(self.now(), seen);
+        self.write_down();
+        Duration::from_secs_f64(pause)
+    }
+
+    /// Shows the controller what the sensors say, if that is new; gives the joules since the last time.
+    fn look(&mut self) -> Option<f64> {
+        let polled = self.poller.newer(self.number)?;
+        self.number = polled.number;
+        self.controller.read(self.now(), &Readings::of(&polled.state));
+        let spent = polled.joules.map(|now| now - self.joules.unwrap_or(0.0));
+        self.joules = polled.joules.or(self.joules);
+        spent
+    }
+
+    fn write_down(&mut self) {
+        while let Some(decision) = self.controller.take_decision() {
+            if matches!(decision.cause, Cause::Limit | Cause::Short) {
+                self.notes.push(decision.reason.clone());
+            }
+            self.log_one(&decision);
+        }
+    }
+
+    fn log_one(&mut self, decision: &Decision) {
+        if let Some(log) = &mut self.log
+            && let Err(e) = log.write(decision)
+        {
+            self.notes.push(format!("the log has ended: {e}"));
+            self.log = None;
+        }
+    }
+
+    /// Keeps to a rule from now on.
+    pub fn pin(&mut self, rule: ExitRule, limit: usize) {
+        let why = "the exit rule that you set is kept, so that budgets are held by threads and pace only";
+        self.controller.pin(self.now(), rule, limit as f64, why);
+        self.write_down();
+    }
+
+    /// The exit rule that it wants.
+    pub fn rule(&self) -> ExitRule {
+        self.controller.rule()
+    }
+
+    /// The threads that it wants.
+    pub fn threads(&self) -> usize {
+        self.controller.threads()
+    }
+
+    /// The deepest loop that it may ask for.
+    pub fn depth_limit(&self, model: &Model) -> usize {
+        let rungs = self.controller.ladder().rungs().iter();
+        rungs.map(|r| RulePolicy::depth_limit(&r.rule, None, model.config())).max().unwrap_or(1)
+    }
+
+    /// One line at the beginning.
+    pub fn headline(&self) -> String {
+        let ladder = self.controller.ladder();
+        let budget = self.controller.budget();
+        let bounds = [
+            budget.target_tps.map(|x| format!("{x} tokens/s")),
+            budget.max_ms_per_token.map(|x| format!("{x} ms per token at most")),
+            budget.max_joules_per_token.map(|x| format!("{x} J per token at most")),
+            budget.max_temp.map(|x| format!("{x} °C at most")),
+        ];
+        let bounds: Vec<_> = std::iter::once(budget.mode.to_string()).chain(bounds.into_iter().flatten()).collect();
+        let rungs = match ladder.note() {
+            Some(note) => note.to_owned(),
+            None => format!("{} settings that lose {} % at most", ladder.rungs().len(), 100.0 * budget.max_loss),
+        };
+        format!("governor: {}; {rungs}", bounds.join(", "))
+    }
+
+    /// What came up that the user should know, in sentences; each once.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Where it stands.
+    pub fn summary(&self) -> Summary {
+        self.controller.summary()
+    }
+
+    /// Where it stands and what it can read, in lines.
+    pub fn lines(&self) -> Vec<String> {
+        let sensors = Machine::here().availability();
+        let shown = sensors.iter().map(|s| match (&s.shows, s.why) {
+            (Some(shows), _) => format!("{}: {shows}", s.name),
+            (None, why) => format!("{}: {}", s.name, why.map_or(String::new(), |w| w.to_string())),
+        });
+        let sensors = format!("sensors: {}", shown.collect::<Vec<_>>().join("; "));
+        self.summary().lines().into_iter().chain([sensors]).collect()
+    }
+
+    /// The same as JSON.
+    pub fn json(&self) -> Value {
+        let mut value = serde_json::to_value(self.summary()).unwrap_or_default();
+        if let Value::Object(fields) = &mut value {
+            fields.insert("sensors".into(), json!(Machine::here().availability()));
+        }
+        value
+    }
+}
+
+#[cfg(test)]
+impl Prepared {
+    /// With a ladder of one's own.
+    pub(super) fn of(ladder: Ladder, budget: Budget) -> Self {
+        Self { ladder, budget, log: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        governor: GovernorFlags,
+    }
+
+    fn budget(args: &[&str]) -> Result<Option<Budget>, clap::Error> {
+        Flags::try_parse_from([&["x"], args].concat())?.governor.budget(0.01)
+    }
+
+    #[test]
+    fn flags_become_a_budget() {
+        assert_eq!(budget(&[]).unwrap(), None);
+        assert_eq!(budget(&["--governor", "off"]).unwrap(), None);
+        assert_eq!(budget(&["--governor", "saver"]).unwrap().unwrap(), Budget::of_mode(Mode::Saver));
+        let asked = budget(&["--target-tps", "8", "--max-temp", "60"]).unwrap().unwrap();
+        assert_eq!((asked.mode, asked.target_tps, asked.max_temp), (Mode::Balanced, Some(8.0), Some(60.0)));
+        for wrong in [
+            &["--governor", "warp"][..],
+            &["--governor", "off", "--target-tps", "8"],
+            &["--target-tps", "0"],
+            &["--target-tps", "nan"],
+            &["--max-ms-per-token", "inf"],
+            &["--max-joules-per-token=-1"],
+            &["--max-temp", "1000"],
+            &["--governor-log", "x"],
+        ] {
+            assert!(budget(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
