@@ -129,6 +129,17 @@ impl ProfileFlags {
     }
 }
 
+/// A line about the setting that a profile recommended; `None` where the rule in force is another.
+pub(super) fn recommended_line(profile: &Profile, rule: ExitRule) -> Option<String> {
+    let point = profile.points().find(|p| p.rule == rule)?;
+    Some(format!(
+        "[calibrated: {:.2} loop steps per token on average instead of {}, for a loss of {:.1} % (--max-loss, --quality, --exit-rule)]",
+        point.mean_steps,
+        profile.published_steps,
+        100.0 * profile.loss(point).max(0.0)
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

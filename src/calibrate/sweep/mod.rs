@@ -22,6 +22,7 @@ use deep::{DeepRun, DeepWindow};
 use memo::Memo;
 use rows::{Rows, point, spread};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -196,12 +197,12 @@ impl<'a> Sweep<'a> {
         let mut of_depths = points(&mut depths.iter().map(|&n| ExitRule::fixed(n)), &depth_rows);
         let mut of_rules = points(&mut rules.iter().copied(), &rule_rows);
         self.seeds(full_depth, &mut of_depths, &mut of_rules, (&depth_rows, &rule_rows))?;
-        self.time(full_depth, &mut of_depths, &mut of_rules)?;
+        let threads = self.time(full_depth, &mut of_depths, &mut of_rules)?;
         let dynamics = self.dynamics()?;
         let sample = self.sample(&of_depths, &of_rules, &rule_rows, &depth_rows);
         Ok(Swept {
             full_depth,
-            cost: timing::cost(&of_depths),
+            cost: timing::cost(&of_depths, threads),
             depths: of_depths,
             rules: of_rules,
             screened: screened.into_iter().flatten().collect(),
@@ -377,10 +378,16 @@ impl<'a> Sweep<'a> {
         Ok(())
     }
 
-    /// Times the settings that can matter: the front by steps, and some fixed depths.
-    fn time(&mut self, full_depth: usize, depths: &mut [Point], rules: &mut [Point]) -> Result<(), Error> {
+    /// Times the settings that can matter, the best of each kind and some fixed depths; gives the speed at fewer threads, as a share of
+    /// that with all.
+    fn time(
+        &mut self,
+        full_depth: usize,
+        depths: &mut [Point],
+        rules: &mut [Point],
+    ) -> Result<BTreeMap<usize, f64>, Error> {
         if !self.plan.timing {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
         self.stage("time per token");
         let (published, deepest) = (self.plan.published, self.plan.steps);
@@ -403,7 +410,16 @@ impl<'a> Sweep<'a> {
         for (point, runs) in points.iter_mut().zip(runs) {
             point.timing = Some(timing::timing(runs));
         }
-        Ok(())
+        let (all, rule) = (self.session.threads(), ExitRule::fixed(published));
+        let mut of_threads = vec![Vec::new(); all];
+        for _ in 0..ROUNDS {
+            for (i, runs) in of_threads.iter_mut().enumerate() {
+                self.session.set_threads(i + 1);
+                runs.push(timing::run(self.session, rule, &window, &meter)?);
+            }
+        }
+        let ms: Vec<f64> = of_threads.into_iter().map(|runs| timing::timing(runs).ms_per_token).collect();
+        Ok(ms.iter().enumerate().map(|(i, one)| (i + 1, ms[all - 1] / one)).collect())
     }
 
     /// How states move, over the first windows; blocks and paths, over the first.

@@ -4,6 +4,7 @@ use super::super::{Cost, Error, Point, Timing, Window};
 use crate::exit::{ExitRule, RulePolicy, Signal};
 use crate::model::{Batch, Logits, Session};
 use crate::sensors::EnergyMeter;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Rounds over all settings; the median of them counts, so that what else the machine does hits all settings alike.
@@ -68,7 +69,7 @@ pub(super) fn timing(mut runs: Vec<Run>) -> Timing {
 }
 
 /// Base and step by least squares over the fixed depths that were timed, neither below 0; `None` with fewer than two of them.
-pub(super) fn cost(depths: &[Point]) -> Option<Cost> {
+pub(super) fn cost(depths: &[Point], threads: BTreeMap<usize, f64>) -> Option<Cost> {
     let points: Vec<_> = depths.iter().filter_map(|p| p.timing).map(|t| (t.mean_steps, t.ms_per_token)).collect();
     let n = points.len() as f64;
     let mean = |f: fn(&(f64, f64)) -> f64| points.iter().map(f).sum::<f64>() / n;
@@ -79,5 +80,5 @@ pub(super) fn cost(depths: &[Point]) -> Option<Cost> {
     }
     let slope = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>() / spread;
     let slope = slope.clamp(0.0, y / x);
-    Some(Cost { base_ms: (y - slope * x).max(0.0), step_ms: slope, threads: Default::default() })
+    Some(Cost { base_ms: (y - slope * x).max(0.0), step_ms: slope, threads })
 }

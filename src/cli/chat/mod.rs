@@ -18,6 +18,8 @@ pub mod state;
 
 use super::{DepthFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive};
 use crate::arch;
+use crate::calibrate::Profile;
+use crate::cli::profile::recommended_line;
 use crate::exit::ExitRule;
 use crate::files::Bytes;
 use crate::kernels::KvType;
@@ -183,15 +185,19 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     flags.governor.budget(flags.depth.exits.profile.max_loss())?;
     let (model, origin) = open(flags, built_in)?;
     let cancel = Cancel::default();
-    let mut chat = start(flags, model, cancel.clone())?;
+    let (mut chat, profile) = start(flags, model, cancel.clone())?;
     let notes = match &saved {
         Some(saved) => Some(chat.load(saved)?),
         None => None,
     };
     let mut screen = Screen::new(flags.show_steps);
     screen.note(&report::headline(&chat, &origin));
-    if let Some(governor) = chat.governor() {
-        screen.note(&governor.headline());
+    match (chat.governor(), profile) {
+        (Some(governor), _) => screen.note(&governor.headline()),
+        (None, Some(profile)) if flags.depth.exits.exit_rule.is_none_or(|c| c == ExitChoice::Auto) => {
+            recommended_line(&profile, chat.settings().rule).iter().for_each(|line| screen.note(line));
+        }
+        _ => {}
     }
     if let Some(note) = chat.too_deep("--") {
         screen.note(&format!("rdt-chat: {note}"));
@@ -248,7 +254,8 @@ fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, S
     })
 }
 
-fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Chat> {
+/// The conversation, and the model's calibration profile if it has one.
+fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<(Chat, Option<Profile>)> {
     let usual = ExitRule::for_model(model.config());
     let (rule, profile) = flags.depth.exits.recommended(&model, flags.model.as_deref(), usual)?;
     let settings = Settings {
@@ -279,7 +286,7 @@ fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<Cha
         chat.set_condition(condition)?;
     }
     super::warn("rdt-chat", chat.tokenizer().warnings());
-    Ok(chat)
+    Ok((chat, profile))
 }
 
 /// The template that the flags ask for.
