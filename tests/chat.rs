@@ -353,7 +353,7 @@ fn a_governor_holds_a_rate_and_says_what_it_does() {
     assert!(words.contains("governor: balanced, 5 tokens/s; the model has no calibration profile"), "{words}");
     assert_eq!((&answer["governor"]["mode"], &answer["governor"]["rungs"]), (&"balanced".into(), &1.into()));
 
-    profile.write(&rdt::calibrate::Profile::beside(&model)).unwrap();
+    profile.write(&rdt::calibrate::Profile::beside(&model, "json")).unwrap();
     let (answer, words) = ask(&["--target-tps", "5", "--governor-log", path(&log)]);
     assert!(words.contains("settings that lose 1 % at most"), "{words}");
     let governor = &answer["governor"];

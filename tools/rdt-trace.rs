@@ -194,7 +194,8 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     let (t, v) = (tokens.len(), config.vocab);
     let mut logits_shape = vec![t, v];
     if let (true, Some(last)) = (flags.all_logits, recorder.loops.last()) {
-        logits.reserve_exact(last.steps * t * v);
+        let size = last.steps.checked_mul(t).and_then(|n| n.checked_mul(v)).context("the trace is too large")?;
+        logits.try_reserve_exact(size).context("--all-logits: not enough memory; trace fewer tokens or steps")?;
         for latents in last.latents.chunks_exact(t * config.state_width) {
             logits.extend_from_slice(session.read_out(0, 0, latents, Logits::All)?);
         }

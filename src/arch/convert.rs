@@ -271,7 +271,10 @@ impl Conversion {
                 }
             })
             .collect();
-        Self { metadata: header.metadata.clone(), tensors, notes: Vec::new() }
+        let mut metadata = header.metadata.clone();
+        // It was measured on weights as they were.
+        metadata.remove(crate::gguf::CALIBRATION_KEY);
+        Self { metadata, tensors, notes: Vec::new() }
     }
 
     /// Rows of the embedding table, 0 if there is none.

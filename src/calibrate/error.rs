@@ -165,12 +165,27 @@ pub enum Error {
     },
     /// What an interrupted calibration left belongs to another setting.
     #[error(
-        "{} holds what a calibration with other settings, another text or another model had measured when it was interrupted; \
-         repeat that one to finish it, or start anew with --restart", .path.display()
+        "{} holds something else, such as what a calibration with other settings, text or model had measured when it was \
+         interrupted; repeat that one to finish it, or start anew with --restart", .path.display()
     )]
     Unfinished {
         /// The folder.
         path: PathBuf,
+    },
+    /// A plan that asks for what there is not.
+    #[error(
+        "a calibration of {windows} windows to {steps} steps, losses counted from {published}: it takes a window at least, and from 1 \
+         to {most} steps, the published ones among them"
+    )]
+    Plan {
+        /// Windows of the text.
+        windows: usize,
+        /// Deepest depth.
+        steps: usize,
+        /// The published depth.
+        published: usize,
+        /// The deepest that model and session support.
+        most: usize,
     },
     /// A model, or a KV cache, with which depths cannot share a run.
     #[error(

@@ -55,21 +55,8 @@ impl<'a, P: DepthPolicy> Evaluation<'a, P> {
     /// # Errors
     /// [`Error::Prefix`], [`Error::NoPrefix`], [`Error::Room`]; [`model::Error::PrefixTooLong`].
     pub fn new(session: &'a mut Session, policy: P, windows: &'a Windows, reading: Reading) -> Result<Self, Error> {
-        let (prefix, scored, context) = (reading.prefix, windows.scored(), windows.context());
-        let config = session.model().config();
-        if prefix > 0 && !config.prefix_lm {
-            return Err(Error::NoPrefix { prefix, architecture: config.architecture.clone() });
-        }
-        if prefix > scored.start {
-            return Err(Error::Prefix { prefix, context, most: scored.start });
-        }
-        if prefix > session.chunk_rows() {
-            return Err(model::Error::PrefixTooLong { asked: prefix, most: session.chunk_rows() }.into());
-        }
-        let room = session.kv_shape().context;
-        if scored.end > room {
-            return Err(Error::Room { context, room });
-        }
+        check(session, windows, reading.prefix)?;
+        let scored = windows.scored();
         Ok(Self {
             session,
             policy,
@@ -162,6 +149,25 @@ impl<P: std::fmt::Debug> std::fmt::Debug for Evaluation<'_, P> {
             .field("piece", &self.piece)
             .finish_non_exhaustive()
     }
+}
+
+/// Can a session read these windows, with a prefix of this length?
+pub(super) fn check(session: &Session, windows: &Windows, prefix: usize) -> Result<(), Error> {
+    let (scored, context, config) = (windows.scored(), windows.context(), session.model().config());
+    if prefix > 0 && !config.prefix_lm {
+        return Err(Error::NoPrefix { prefix, architecture: config.architecture.clone() });
+    }
+    if prefix > scored.start {
+        return Err(Error::Prefix { prefix, context, most: scored.start });
+    }
+    if prefix > session.chunk_rows() {
+        return Err(model::Error::PrefixTooLong { asked: prefix, most: session.chunk_rows() }.into());
+    }
+    let room = session.kv_shape().context;
+    if scored.end > room {
+        return Err(Error::Room { context, room });
+    }
+    Ok(())
 }
 
 /// Runs a session over all windows and hands out every scored position, in the order of the text.

@@ -67,7 +67,7 @@ pub use evaluate::{Evaluation, Reading, Scored, evaluate};
 pub use findings::{Findings, Sample, SampleToken, Screened};
 pub use importance::importance;
 pub use plane::{Plane, principal_plane};
-pub use profile::{Cost, FORMAT, KEY, MachineId, ModelId, Point, Profile, TextId, Timing};
+pub use profile::{BEARABLE, Cost, FORMAT, MachineId, ModelId, Point, Profile, TextId, Timing};
 pub use score::{Depths, Estimate, Moments, Perplexity};
 pub use sensitivity::{Candidate, Sensitivity, Step, Trial};
 pub use trajectory::{Cosines, Recorder, StepCosine};

@@ -1,13 +1,13 @@
 //! What a calibration found, as a file: the quality, depth and cost of every setting that is worth having.
 //!
-//! A profile is JSON: beside the model as `NAME.calibration.json`, or inside its GGUF under [`KEY`]. Every [`Point`] was run
+//! A profile is JSON: beside the model as `NAME.calibration.json`, or inside its GGUF under [`KEY`](crate::gguf::CALIBRATION_KEY). Every [`Point`] was run
 //! exactly as it says; nothing in a profile is estimated from another setting.
 
 use super::Error;
 use super::score::{Estimate, number};
 use crate::exit::{ExitRule, Signal};
 use crate::files::AtomicFile;
-use crate::gguf::Metadata;
+use crate::gguf::{CALIBRATION_KEY as KEY, Metadata};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -15,8 +15,11 @@ use std::path::{Path, PathBuf};
 
 /// The version of the format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-/// Where a GGUF keeps its profile, as a string of JSON.
-pub const KEY: &str = "rdt.calibration.profile";
+/// Settings that a profile can have, and loop steps that one can take: far more than a calibration measures.
+const MOST_POINTS: usize = 4096;
+const MOST_STEPS: usize = 4096;
+/// A loss that is not missed, as a share: what is allowed where nobody says.
+pub const BEARABLE: f64 = 0.01;
 /// Losses below this are as good as none, on a scale that is logarithmic.
 const LEAST_LOSS: f64 = 1e-4;
 /// Bytes of a profile file that are read: far more than any has.
@@ -55,7 +58,7 @@ pub struct ModelId {
     pub name: String,
     /// `general.architecture`.
     pub architecture: String,
-    /// A hash over the shapes, types and samples of all tensors.
+    /// [`Model::fingerprint`](crate::model::Model::fingerprint), in hexadecimal.
     pub fingerprint: String,
     /// Bytes of its tensors.
     pub bytes: u64,
@@ -162,7 +165,7 @@ pub struct Cost {
 impl Profile {
     /// Perplexity at the model's published number of steps, which losses are counted from; NaN if it was not measured.
     pub fn reference(&self) -> f64 {
-        let published = self.depths.iter().find(|p| p.rule.max_steps() == Some(self.published_steps));
+        let published = self.depths.iter().find(|p| p.rule == ExitRule::fixed(self.published_steps));
         published.map_or(f64::NAN, |p| p.perplexity.value)
     }
 
@@ -172,7 +175,13 @@ impl Profile {
     /// The text alone can deceive: where most of its tokens need no depth, the few that do hardly show in the mean, and a depth
     /// that fails them can even have the lower perplexity. That it says something else than full depth does shows in KL.
     pub fn loss(&self, point: &Point) -> f64 {
-        self.text_loss(point).max(libm::expm1(point.kl.value))
+        self.loss_over(point, self.reference())
+    }
+
+    fn loss_over(&self, point: &Point, reference: f64) -> f64 {
+        let (text, apart) = (point.perplexity.value / reference - 1.0, libm::expm1(point.kl.value));
+        // What is not known is not small: `max` would pass a NaN over.
+        if text.is_nan() || apart.is_nan() { f64::NAN } else { text.max(apart) }
     }
 
     /// The part of the loss that is on the text; negative where a point is better than the reference.
@@ -180,15 +189,16 @@ impl Profile {
         point.perplexity.value / self.reference() - 1.0
     }
 
-    /// What a point's token costs: milliseconds where it was timed, else what [`Cost`] makes of its steps, else its steps. A rule that was
+    /// What a point's token costs: milliseconds where it was timed, else what [`Cost`] makes of its steps; steps where there is no cost. A rule that was
     /// not timed and reads out at every step is taken to pay for all of a token's work outside the loop each time; without a
     /// cost, as much as a step.
     pub fn price(&self, point: &Point) -> f64 {
         let readouts = if point.rule.signal() == Signal::Readout { point.mean_steps } else { 0.0 };
         match (&point.timing, &self.cost) {
-            (Some(timing), _) => timing.ms_per_token,
+            (Some(timing), Some(_)) => timing.ms_per_token,
             (None, Some(cost)) => cost.base_ms * (1.0 + readouts) + cost.step_ms * point.mean_steps,
-            (None, None) => point.mean_steps + readouts,
+            // Without a cost, times of some cannot be set beside steps of others.
+            (_, None) => point.mean_steps + readouts,
         }
     }
 
@@ -200,21 +210,17 @@ impl Profile {
     /// The Pareto front: points of which no other costs as little or less ([`price`](Self::price)) and loses less
     /// ([`loss`](Self::loss)); ascending in cost, so that each is better than those before it.
     pub fn front(&self) -> Vec<&Point> {
-        let finite = |p: &&Point| self.loss(p).is_finite() && self.price(p).is_finite();
-        let mut points: Vec<_> = self.points().filter(finite).collect();
-        let key = |p: &Point| (self.price(p), self.loss(p));
-        points.sort_by(|a, b| {
-            let (a, b) = (key(a), key(b));
-            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
-        });
+        let reference = self.reference();
+        let keyed = self.points().map(|p| (self.price(p), self.loss_over(p, reference), p));
+        let mut points: Vec<_> = keyed.filter(|(price, loss, _)| price.is_finite() && loss.is_finite()).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let mut best = f64::INFINITY;
-        points.retain(|p| {
-            let loss = self.loss(p);
+        points.retain(|&(_, loss, _)| {
             let better = loss < best;
             best = best.min(loss);
             better
         });
-        points
+        points.into_iter().map(|(.., point)| point).collect()
     }
 
     /// The cheapest point that loses at most `max_loss` (0.01 is one per cent); where none does, the one that loses least.
@@ -253,8 +259,22 @@ impl Profile {
         if self.published_steps == 0 || self.full_depth == 0 || self.depths.is_empty() {
             return wrong("it has no depths".into());
         }
+        if self.text.windows == 0 || self.text.context == 0 {
+            return wrong("it was measured on no text".into());
+        }
+        if self.depths.len() + self.rules.len() > MOST_POINTS {
+            return wrong(format!("it has more than {MOST_POINTS} settings"));
+        }
+        let depth = |p: &Point| p.rule.max_steps().filter(|&n| p.rule == ExitRule::fixed(n));
+        if !self.depths.is_sorted_by(|a, b| depth(a) < depth(b)) || self.depths.iter().any(|p| depth(p).is_none()) {
+            return wrong("its depths are not fixed ones in order".into());
+        }
+        if let Some(p) = self.points().find(|p| p.rule.max_steps().is_none_or(|n| n > MOST_STEPS)) {
+            return wrong(format!("{} has no cap, or one beyond {MOST_STEPS} steps", p.rule));
+        }
         for p in self.points() {
-            let sound = p.mean_steps.is_finite() && p.mean_steps > 0.0 && p.perplexity.value > 0.0;
+            let sound =
+                p.mean_steps.is_finite() && p.mean_steps > 0.0 && p.perplexity.value > 0.0 && !p.kl.value.is_nan();
             if !sound || p.timing.is_some_and(|t| t.ms_per_token.is_nan() || t.ms_per_token <= 0.0) {
                 return wrong(format!("the numbers of {} make no sense", p.rule));
             }
@@ -307,12 +327,20 @@ impl Profile {
     /// As [`Profile::parse`].
     pub fn embedded(metadata: &Metadata) -> Result<Option<Self>, Error> {
         let text = metadata.str(KEY).map_err(|e| Error::Profile(e.to_string()))?;
+        if let Some(text) = text.filter(|text| text.len() as u64 > LONGEST) {
+            return Err(Error::Profile(format!("{} bytes are no profile", text.len())));
+        }
         text.map(Self::parse).transpose()
     }
 
-    /// Where a model's profile lies if it lies beside it: `model.gguf` → `model.calibration.json`.
-    pub fn beside(model: &Path) -> PathBuf {
-        model.with_extension("calibration.json")
+    /// Where what belongs to a model's calibration lies: `model.gguf` → `model.calibration.json` for the ending `json`, and beside the
+    /// folder of a checkpoint likewise.
+    pub fn beside(model: &Path, ending: &str) -> PathBuf {
+        let ending = format!("calibration.{ending}");
+        match (model.is_dir(), model.file_name()) {
+            (true, Some(name)) => model.with_file_name(format!("{}.{ending}", name.to_string_lossy())),
+            _ => model.with_extension(ending),
+        }
     }
 }
 
@@ -420,7 +448,13 @@ mod tests {
             Profile::parse(&profile.to_json().unwrap())
         };
         assert!(with(&|p| p.format = FORMAT + 1).unwrap_err().to_string().contains("newer"));
-        let nonsense: [&dyn Fn(&mut Profile); 7] = [
+        let nonsense: [&dyn Fn(&mut Profile); 13] = [
+            &|p| p.depths[0].kl.value = f64::NAN,
+            &|p| p.depths.swap(0, 1),
+            &|p| p.depths[3] = point("kl,max=4", 4.0, 10.0, 0.0),
+            &|p| p.rules[0].rule = "kl".parse().unwrap(),
+            &|p| p.rules[0].rule = "fixed:999999999999".parse().unwrap(),
+            &|p| p.text.windows = 0,
             &|p| p.published_steps = 0,
             &|p| p.depths.clear(),
             &|p| p.depths[0].mean_steps = f64::NAN,

@@ -24,7 +24,7 @@ pub use reading::{CONTEXT, Stop, TextFlags, bos};
 use crate::arch::{self, Input, Load};
 use crate::calibrate::Profile;
 use crate::checkpoint::Checkpoint;
-use crate::exit::{ExitRule, RulePolicy};
+use crate::exit::{self, ExitRule, RulePolicy};
 use crate::generate::SamplerConfig;
 use crate::kernels::KvType;
 use crate::model::{Config, InitialState, Model, Repack, Repacked, Session, SessionOptions, cache_folder};
@@ -231,7 +231,8 @@ impl ExitFlags {
         }
     }
 
-    /// As [`rule`](Self::rule), but what a profile recommends is the default wherever there is one; the profile is given too.
+    /// As [`rule`](Self::rule), but what a profile recommends is the default wherever there is one, save for models whose tokens
+    /// [never leave early](exit::can_exit); the profile is given too.
     ///
     /// # Errors
     /// As [`rule`](Self::rule).
@@ -243,6 +244,7 @@ impl ExitFlags {
     ) -> anyhow::Result<(ExitRule, Option<Profile>)> {
         let profile = self.profile.find(model, path)?;
         let rule = match (self.exit_rule, &profile) {
+            (None, Some(_)) if !exit::can_exit(model.config()) => default,
             (None, Some(profile)) => self.profile.recommended(profile)?,
             _ => self.rule(model, path, default)?,
         };

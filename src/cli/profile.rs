@@ -1,6 +1,6 @@
 //! Calibration profiles at work: which one a model has, and what it recommends.
 
-use crate::calibrate::{ModelId, Profile};
+use crate::calibrate::{BEARABLE, ModelId, Profile};
 use crate::exit::ExitRule;
 use crate::model::Model;
 use anyhow::{Context, bail};
@@ -33,7 +33,7 @@ impl FromStr for ExitChoice {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Depth")]
 pub struct ProfileFlags {
-    /// Calibration profile (default: the one inside the model file, or MODEL.calibration.json beside it)
+    /// Calibration profile (default: MODEL.calibration.json beside the model, or the one inside its file)
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
     /// Take the cheapest setting of the profile that raises perplexity over the published depth's by no more than this
@@ -63,7 +63,7 @@ fn percent(s: &str) -> Result<f64, String> {
 
 impl ProfileFlags {
     /// The loss in perplexity that is allowed where nobody says, as a share.
-    pub const MAX_LOSS: f64 = 0.01;
+    pub const MAX_LOSS: f64 = BEARABLE;
 
     /// Is anything asked for?
     pub fn is_given(&self) -> bool {
@@ -81,7 +81,7 @@ impl ProfileFlags {
         named.flatten().filter(|loss| loss.is_finite()).map_or(self.max_loss(), |loss| loss.max(0.0))
     }
 
-    /// The profile of a model: the one that is named, the one inside its file, or the one beside it. One that lies there but was made for
+    /// The profile of a model: the one that is named, the one beside it, or the one inside its file. One that lies there but was made for
     /// another model is passed over, and said to be.
     ///
     /// # Errors
@@ -100,19 +100,24 @@ impl ProfileFlags {
             }
             return Ok(Some(profile));
         }
-        let beside = path.filter(|p| p.is_file()).map(Profile::beside).filter(|p| p.is_file());
-        let found = match Profile::embedded(model.metadata()) {
-            Ok(None) => beside.as_deref().map(Profile::read).transpose(),
-            embedded => embedded,
-        };
+        // What lies beside the model may be newer than what is in it.
+        let beside = path.map(|p| Profile::beside(p, "json")).filter(|p| p.is_file());
+        let mut why = None;
+        for found in [beside.map(|p| Profile::read(&p).map(Some)), Some(Profile::embedded(model.metadata()))]
+            .into_iter()
+            .flatten()
+        {
+            match found {
+                Ok(Some(profile)) if fits(&profile) => return Ok(Some(profile)),
+                Ok(Some(_)) => why = Some("it was made for other weights".to_owned()),
+                Ok(None) => {}
+                Err(e) => why = Some(e.to_string()),
+            }
+        }
         // A file that is merely there should not keep anybody from using the model.
-        let why = match found {
-            Ok(Some(profile)) if fits(&profile) => return Ok(Some(profile)),
-            Ok(Some(_)) => "it was made for other weights".to_owned(),
-            Ok(None) => return Ok(None),
-            Err(e) => e.to_string(),
-        };
-        eprintln!("the model's calibration profile is not used: {}", super::one_line(&why));
+        if let Some(why) = why {
+            eprintln!("the model's calibration profile is not used: {}", super::one_line(&why));
+        }
         Ok(None)
     }
 

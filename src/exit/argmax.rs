@@ -7,8 +7,12 @@
 use super::readout::{Previous, top};
 use super::{Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule =
-    Rule { name: "argmax", statistic: Statistic::Readout(changed), threshold: Threshold::None(0.5), hits: 5 };
+pub(super) static RULE: Rule = Rule {
+    name: "argmax",
+    statistic: Statistic::Readout { measure: changed, whole: false },
+    threshold: Threshold::None(0.5),
+    hits: 5,
+};
 
 /// 0 if the most likely token is the one before, 1 if it is another; NaN if there is none.
 fn changed(previous: &mut Previous, logits: &[f32]) -> f32 {

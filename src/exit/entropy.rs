@@ -7,8 +7,12 @@
 use super::readout::{Previous, log_sum_exp};
 use super::{Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule =
-    Rule { name: "entropy", statistic: Statistic::Readout(change), threshold: Threshold::Usual(1e-3), hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "entropy",
+    statistic: Statistic::Readout { measure: change, whole: false },
+    threshold: Threshold::Usual(1e-3),
+    hits: 1,
+};
 
 fn change(previous: &mut Previous, logits: &[f32]) -> f32 {
     let log_sum = log_sum_exp(logits);

@@ -111,7 +111,9 @@ impl FromStr for ExitRule {
         let settings = Settings::parse(settings)?;
         match rule.statistic {
             Statistic::Nothing => fixed(rule, argument, &settings),
-            Statistic::Latent(_) | Statistic::Readout(_) | Statistic::Gate(_) => adaptive(rule, argument, &settings),
+            Statistic::Latent(_) | Statistic::Readout { .. } | Statistic::Gate(_) => {
+                adaptive(rule, argument, &settings)
+            }
         }
     }
 }

@@ -9,8 +9,12 @@
 use super::readout::{Previous, divergence, log_sum_exp};
 use super::{Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule =
-    Rule { name: "kl", statistic: Statistic::Readout(change), threshold: Threshold::Usual(1e-3), hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "kl",
+    statistic: Statistic::Readout { measure: change, whole: true },
+    threshold: Threshold::Usual(1e-3),
+    hits: 1,
+};
 
 /// KL(previous ‖ `logits`), and makes `logits` the previous read-out; only the sum is rounded to f32.
 fn change(previous: &mut Previous, logits: &[f32]) -> f32 {

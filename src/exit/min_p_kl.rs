@@ -8,8 +8,12 @@
 use super::readout::{Previous, log_sum_exp};
 use super::{Rule, Statistic, Threshold};
 
-pub(super) static RULE: Rule =
-    Rule { name: "min-p-kl", statistic: Statistic::Readout(change), threshold: Threshold::Usual(1e-5), hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "min-p-kl",
+    statistic: Statistic::Readout { measure: change, whole: true },
+    threshold: Threshold::Usual(1e-5),
+    hits: 1,
+};
 
 /// Tokens less likely than this share of the most likely one are the tail.
 const MIN_P: f64 = 0.1;

@@ -121,8 +121,12 @@ enum Statistic {
     /// It has none.
     Nothing,
     Latent(fn(&LatentStats) -> f32),
-    /// From a row's read-out, `[vocabulary]`, and the one before it, which the function replaces.
-    Readout(fn(&mut Previous, &[f32]) -> f32),
+    /// From a row's read-out, `[vocabulary]`, and what is remembered of the one before it, which the function replaces.
+    Readout {
+        measure: fn(&mut Previous, &[f32]) -> f32,
+        /// Is the whole read-out before this one needed?
+        whole: bool,
+    },
     /// From the logit of the model's exit gate and what the gate said before. It has to reach the threshold, not to fall below it.
     Gate(fn(&mut gate::Survival, f32) -> f32),
 }
@@ -207,7 +211,7 @@ impl ExitRule {
         match self.rule.statistic {
             Statistic::Nothing => Signal::None,
             Statistic::Latent(_) => Signal::Latent,
-            Statistic::Readout(_) => Signal::Readout,
+            Statistic::Readout { .. } => Signal::Readout,
             Statistic::Gate(_) => Signal::Gate,
         }
     }
@@ -239,8 +243,12 @@ impl ExitRule {
         if self.signal() == Signal::None { self } else { Self { hits: hits.max(1), ..self } }
     }
 
-    /// One rule of every kind that a model can follow, but `fixed`; thresholds that need to be written are 1.
+    /// One rule of every kind that a model can follow, but `fixed`; thresholds that need to be written are 1. None for a model whose
+    /// tokens [cannot leave early](can_exit).
     pub fn kinds(config: &Config) -> Vec<Self> {
+        if !can_exit(config) {
+            return Vec::new();
+        }
         let rule = |&rule: &&'static Rule| {
             let threshold = match rule.threshold {
                 Threshold::Usual(x) | Threshold::None(x) => x,
@@ -296,7 +304,8 @@ impl ExitRule {
     /// What the rule remembers of one row, allocated once; `vocab` is the number of logits in a read-out
     /// (of no account unless the [signal](Self::signal) is [`Signal::Readout`]).
     pub fn memory(&self, vocab: usize) -> Memory {
-        let logits = if self.signal() == Signal::Readout { vocab } else { 0 };
+        let whole = matches!(self.rule.statistic, Statistic::Readout { whole: true, .. });
+        let logits = if whole { vocab } else { 0 };
         Memory { run: 0, previous: Previous::new(logits), survival: gate::Survival::new() }
     }
 
@@ -306,17 +315,17 @@ impl ExitRule {
         match self.rule.statistic {
             Statistic::Latent(statistic) => statistic(stats),
             Statistic::Gate(statistic) => statistic(&mut memory.survival, stats.gate),
-            Statistic::Nothing | Statistic::Readout(_) => f32::NAN,
+            Statistic::Nothing | Statistic::Readout { .. } => f32::NAN,
         }
     }
 
     /// As [`measure_latent`](Self::measure_latent), of a read-out `[vocab]`, for rules on these.
     ///
     /// # Panics
-    /// If it has another number of logits than [`memory`](Self::memory) was told.
+    /// If the rule compares whole read-outs and this one has another number of logits than [`memory`](Self::memory) was told.
     pub fn measure_readout(&self, memory: &mut Memory, logits: &[f32]) -> f32 {
         match self.rule.statistic {
-            Statistic::Readout(statistic) => statistic(&mut memory.previous, logits),
+            Statistic::Readout { measure, .. } => measure(&mut memory.previous, logits),
             Statistic::Nothing | Statistic::Latent(_) | Statistic::Gate(_) => f32::NAN,
         }
     }
@@ -358,7 +367,7 @@ impl ExitRule {
     /// among the logits, in this read-out or the previous one, means go on.
     ///
     /// # Panics
-    /// If a checked step brings another number of logits than [`memory`](Self::memory) was told.
+    /// As [`measure_readout`](Self::measure_readout), at a checked step.
     pub fn check_readout(&self, memory: &mut Memory, step: usize, logits: &[f32]) -> bool {
         if self.signal() != Signal::Readout || !self.is_checked(step) {
             return self.is_capped(step);
@@ -370,6 +379,12 @@ impl ExitRule {
     fn is_capped(&self, step: usize) -> bool {
         self.max.is_some_and(|max| step >= max)
     }
+}
+
+/// Can tokens of this model leave its loop early at all? HRM-Text and Nanbeige were trained at one depth, and have no gate to say
+/// when less would do.
+pub fn can_exit(config: &Config) -> bool {
+    config.exit_gate || config.loops.iter().any(|l| l.max_steps != Some(l.mean_steps))
 }
 
 /// What a rule remembers of one row between steps; made by [`ExitRule::memory`].

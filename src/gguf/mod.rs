@@ -65,6 +65,9 @@ pub const DEFAULT_ALIGNMENT: usize = 32;
 /// huge.
 pub const MAX_ALIGNMENT: usize = 1 << 20;
 
+/// Where a model file keeps its calibration profile, as a string of JSON.
+pub const CALIBRATION_KEY: &str = "rdt.calibration.profile";
+
 /// The key under which a file declares its alignment, of type u32.
 const ALIGNMENT_KEY: &str = "general.alignment";
 

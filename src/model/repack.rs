@@ -199,15 +199,22 @@ impl Model {
         hash.number()
     }
 
-    /// A number that tells this model's matrices from others': their names, types and shapes, and samples of their bytes. Metadata
-    /// and how the weights lie in memory do not count.
+    /// A number that tells this model from others: names, types and shapes of its tensors, samples of its matrices' bytes, and its family's
+    /// keys. Other metadata and how the weights lie in memory do not count.
     pub fn fingerprint(&self) -> u64 {
         const SAMPLES: usize = 256;
         const SAMPLE: usize = 64;
         let mut hash = Fnv::new();
+        for info in &self.header().tensors {
+            hash.add(info.name.as_bytes());
+            hash.add_numbers(std::iter::once(info.ty as usize).chain(info.dims.iter().copied()));
+        }
+        let family = format!("{}.", self.config().architecture);
+        for (key, value) in self.metadata().iter().filter(|(key, _)| key.starts_with(&family)) {
+            hash.add(format!("{key} = {value:?}").as_bytes());
+        }
         for m in self.matrices() {
             hash.add(m.name.as_bytes());
-            hash.add_numbers([m.ty as usize, m.rows, m.cols]);
             let stored = m.stored(0..m.rows);
             for i in 0..SAMPLES {
                 let at = (stored.len().saturating_sub(SAMPLE) as u128 * i as u128 / (SAMPLES - 1) as u128) as usize;

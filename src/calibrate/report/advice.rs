@@ -1,10 +1,8 @@
 //! What the numbers mean, in sentences.
 
 use super::words::{change, estimate, fixed, percent, short, steps};
-use crate::calibrate::{Dynamics, Point, Profile};
+use crate::calibrate::{BEARABLE, Dynamics, Point, Profile};
 
-/// A loss that is not missed, as a share ([`Profile::loss`]).
-const BEARABLE: f64 = 0.01;
 /// Perplexities that differ by less are the same for all that the reader needs to know.
 const SAME: f64 = 0.005;
 /// Costs that differ by less are the same: thresholds are not spaced more finely.
@@ -78,14 +76,12 @@ fn choice(profile: &Profile) -> String {
     text += ".";
     if point.same_top.value.is_finite() {
         let full = steps(profile.full_depth as f64);
+        let does = if profile.full_depth == 1 { "does" } else { "do" };
         text += &format!(
-            " At {} of positions it finds the same token most likely as {full} do, and text that these had written would lose {}.",
+            " At {} of positions it finds the same token most likely as {full} {does}, and text that full depth had written would lose {}.",
             percent(point.same_top.value),
             percent(libm::expm1(point.kl.value))
         );
-        if profile.full_depth == 1 {
-            text = text.replace("1 step do.", "1 step does.");
-        }
     }
     if point.capped > 0.05 {
         text += &format!(" {} of tokens reach the rule's cap.", percent(point.capped));

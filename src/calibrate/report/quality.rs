@@ -4,7 +4,7 @@ use super::advice::published;
 use super::family::{Family, families};
 use super::page::{Section, figure, section};
 use super::words::{change, estimate, fixed, percent, short};
-use crate::calibrate::{Findings, Point, Profile};
+use crate::calibrate::{BEARABLE, Findings, Point, Profile};
 use crate::plot::{Axis, Chart, Marks, Series};
 
 /// Loss above which a chart of losses ends, in per cent: what is worse is of no use.
@@ -215,7 +215,7 @@ fn leaving(profile: &Profile, families: &[Family]) -> String {
 /// The point of a rule that stands for it.
 fn typical<'a>(profile: &Profile, family: &Family<'a>) -> Option<&'a Point> {
     let counted = || family.exact.iter().copied().filter(|p| p.steps.values().any(|&n| n > 0));
-    let bearable = counted().filter(|p| profile.loss(p) <= 0.01);
+    let bearable = counted().filter(|p| profile.loss(p) <= BEARABLE);
     let cheapest = bearable.min_by(|a, b| profile.price(a).total_cmp(&profile.price(b)));
     cheapest.or_else(|| counted().min_by(|a, b| a.perplexity.value.total_cmp(&b.perplexity.value)))
 }

@@ -4,6 +4,7 @@ use super::super::compare::Comparison;
 use super::super::score::negative_log_likelihood;
 use super::super::trajectory::Recorder;
 use super::super::{Error, Window};
+use super::rows::Rows;
 use crate::exit::{ExitRule, Signal};
 use crate::model::{DepthPolicy, LatentStats, Logits, Row, Segment, Session, Verdict};
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,17 @@ impl<'a> DeepRun<'a> {
         Ok(self.session.read_out(0, self.scored.start, scored, Logits::All)?)
     }
 
+    /// The scored positions of a run that ends after `step` steps, against full depth's logits `[scored][V]`.
+    pub(super) fn rows(&mut self, step: usize, full: &[f32], targets: &[u32]) -> Result<Rows, Error> {
+        let vocab = self.session.model().config().vocab;
+        let mut rows = Rows::default();
+        let logits = self.read_out(step)?.chunks_exact(vocab);
+        for ((full, logits), &target) in full.chunks_exact(vocab).zip(logits).zip(targets) {
+            rows.add(Some(full), logits, target, step);
+        }
+        Ok(rows)
+    }
+
     /// How scored position number `row` moved in a step.
     fn stats(&self, step: usize, row: usize) -> Option<&LatentStats> {
         let log = self.recorder.policy();
@@ -98,6 +110,13 @@ pub(super) struct DeepWindow {
 }
 
 impl DeepWindow {
+    /// Is this of so many positions, steps and kinds of rules?
+    pub(super) fn fits(&self, rows: usize, steps: usize, kinds: usize) -> bool {
+        let of = |n: usize| n == rows * steps;
+        let all = self.statistics.iter().all(|s| of(s.len())) && self.statistics.len() == kinds;
+        rows > 0 && self.rows == rows && of(self.nll.len()) && of(self.kl.len()) && all
+    }
+
     /// Reads out every step of a run, and measures what the rules (one of each kind) would see.
     pub(super) fn measure(
         run: &mut DeepRun<'_>,

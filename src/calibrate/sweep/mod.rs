@@ -13,9 +13,11 @@ mod timing;
 
 use super::score::Moments;
 use super::{
-    Dynamics, DynamicsOptions, DynamicsRecorder, Error, Point, Sample, SampleToken, Screened, Timing, Window, Windows,
+    BEARABLE, Dynamics, DynamicsOptions, DynamicsRecorder, Error, Point, Sample, SampleToken, Screened, Timing, Window,
+    Windows,
 };
 use crate::exit::ExitRule;
+use crate::hash::Fnv;
 use crate::model::{Batch, DepthPolicy, FixedDepth, InitialState, Logits, Session, WaypointOptions};
 use crate::sensors::{EnergyMeter, Machine};
 use deep::{DeepRun, DeepWindow};
@@ -28,6 +30,8 @@ use std::path::Path;
 use std::sync::Arc;
 use timing::{ROUNDS, Run};
 
+/// Counts the changes of what is kept: results of an older program are none of ours.
+const RESULTS: u32 = 1;
 /// Depths up to this are all measured; beyond, some ([`depths`]).
 const EVERY_DEPTH: usize = 16;
 /// Full depth is the smallest from which on cross-entropy stays within this share of the deepest's,
@@ -48,7 +52,7 @@ pub struct Plan {
     pub published: usize,
     /// Exit rules, one of each kind; thresholds are found.
     pub kinds: Vec<ExitRule>,
-    /// Settings of each kind that are run exactly, at most, besides the usual one.
+    /// Settings of each kind that are run exactly, at most 8, besides the usual one.
     pub points: usize,
     /// Initial states that full depth, the published one and the best setting of each kind are run from.
     pub seeds: u64,
@@ -106,6 +110,20 @@ pub fn depths(deepest: usize, published: usize, full: usize) -> Vec<usize> {
     all
 }
 
+/// Results in their folder, which have served.
+#[derive(Debug)]
+pub struct Kept(Memo);
+
+impl Kept {
+    /// Removes them.
+    ///
+    /// # Errors
+    /// They cannot be removed.
+    pub fn clear(self) -> Result<(), Error> {
+        self.0.clear()
+    }
+}
+
 /// A sweep over a text.
 pub struct Sweep<'a> {
     session: &'a mut Session,
@@ -122,7 +140,7 @@ impl<'a> Sweep<'a> {
     ///
     /// # Errors
     /// [`Error::Unfinished`]: the folder holds results of another setup, and `restart` does not say to remove them; it cannot be
-    /// made; [`Error::Shared`]: the model's depths cannot share a run.
+    /// made; [`Error::Shared`]: the model's depths cannot share a run; [`Error::Plan`]; a prefix that does not suit.
     pub fn new(
         session: &'a mut Session,
         windows: &'a Windows,
@@ -131,12 +149,18 @@ impl<'a> Sweep<'a> {
         restart: bool,
         report: &'a mut dyn FnMut(Progress),
     ) -> Result<Self, Error> {
-        let loops = session.model().config().loops.len();
+        super::evaluate::check(session, windows, plan.prefix)?;
+        let config = session.model().config();
+        let most = config.max_steps().unwrap_or(usize::MAX).min(session.steps());
+        if windows.is_empty() || !(1..=most).contains(&plan.steps) || !(1..=plan.steps).contains(&plan.published) {
+            return Err(Error::Plan { windows: windows.len(), steps: plan.steps, published: plan.published, most });
+        }
+        let loops = config.loops.len();
         if loops != 1 || session.kv_shape().slots < plan.steps {
             return Err(Error::Shared { loops, slots: session.kv_shape().slots, steps: plan.steps });
         }
         let plan_text = serde_json::to_string(plan).map_err(|e| Error::Profile(e.to_string()))?;
-        let setup = folder.map(|(_, setup)| format!("{setup}\n{plan_text}\n"));
+        let setup = folder.map(|(_, setup)| format!("{RESULTS}\n{setup}\n{plan_text}\n"));
         let memo = Memo::open(folder.map(|(path, _)| path), setup.as_deref().unwrap_or_default(), restart)?;
         let all = (windows.len() * plan.steps) as f64 * 4.0;
         let progress = Progress { stage: "deepest depth", done: 0.0, all };
@@ -153,17 +177,19 @@ impl<'a> Sweep<'a> {
         (self.report)(self.progress);
     }
 
-    /// Measures everything.
+    /// Measures everything. What was kept on the way stays until [`Kept::clear`], so that nothing is lost if what was found cannot
+    /// be written.
     ///
     /// # Errors
     /// As [`Session::run`]; results that cannot be kept.
-    pub fn run(mut self) -> Result<Swept, Error> {
-        let initial = self.session.initial().clone();
+    pub fn run(mut self) -> Result<(Swept, Kept), Error> {
+        let (initial, threads) = (self.session.initial().clone(), self.session.most_threads());
         let result = self.measure();
         self.session.set_initial(initial);
-        let (swept, memo) = result.map(|swept| (swept, self.memo))?;
-        memo.clear()?;
-        Ok(swept)
+        self.session.set_threads(threads);
+        // An error may have left it at work.
+        self.session.take_waypoints();
+        Ok((result?, Kept(self.memo)))
     }
 
     fn measure(&mut self) -> Result<Swept, Error> {
@@ -219,12 +245,16 @@ impl<'a> Sweep<'a> {
         let mut all = Vec::with_capacity(self.windows.len());
         for w in 0..self.windows.len() {
             let Self { memo, session, windows, plan, .. } = self;
-            all.push(memo.get(&format!("deep-{w}"), || {
-                let window = windows.get(w);
-                let targets = &window.tokens[scored.start + 1..=scored.end];
-                let mut run = DeepRun::new(session, &window, scored.clone(), prefix, steps)?;
-                DeepWindow::measure(&mut run, targets, steps, &plan.kinds)
-            })?);
+            all.push(memo.get(
+                &format!("deep-{w}"),
+                |found: &DeepWindow| found.fits(scored.len(), steps, plan.kinds.len()),
+                || {
+                    let window = windows.get(w);
+                    let targets = &window.tokens[scored.start + 1..=scored.end];
+                    let mut run = DeepRun::new(session, &window, scored.clone(), prefix, steps)?;
+                    DeepWindow::measure(&mut run, targets, steps, &plan.kinds)
+                },
+            )?);
             self.advance(2.0 * steps as f64);
         }
         Ok(all)
@@ -288,47 +318,49 @@ impl<'a> Sweep<'a> {
         rules: &[ExitRule],
     ) -> Result<(Vec<Rows>, Vec<Rows>), Error> {
         self.stage("fixed depths");
-        let (names, depth_name) = (|i: usize| format!("rule-{i}-{w}"), format!("depths-{w}"));
-        let missing = !self.memo.has(&depth_name) || (0..rules.len()).any(|i| !self.memo.has(&names(i)));
         let Self { session, memo, windows, plan, .. } = self;
         let (window, scored) = (windows.get(w), windows.scored());
-        let targets = &window.tokens[scored.start + 1..=scored.end];
-        let vocab = session.model().config().vocab;
-        let mut full = Vec::new();
-        let mut run = match missing {
-            true => {
+        let (depths_name, rule_name) =
+            (format!("depths-{w}-{full_depth}"), |i: usize| format!("rule-{i}-{w}-{full_depth}"));
+        let fits = |rows: &Rows| rows.fits(scored.len(), true);
+        let of_depths = memo.find(&depths_name, |all: &Vec<Rows>| all.len() == depths.len() && all.iter().all(fits));
+        let of_rules: Vec<Option<Rows>> = (0..rules.len()).map(|i| memo.find(&rule_name(i), fits)).collect();
+        let (mut full, vocab) = (Vec::new(), session.model().config().vocab);
+        let of_depths = match of_depths {
+            Some(found) if of_rules.iter().all(Option::is_some) => found,
+            found => {
                 let mut run = DeepRun::new(session, &window, scored.clone(), plan.prefix, plan.steps)?;
                 full = run.read_out(full_depth)?.to_vec();
-                Some(run)
-            }
-            false => None,
-        };
-        let of_depths = memo.get(&depth_name, || {
-            let mut all = Vec::with_capacity(depths.len());
-            for &depth in depths {
-                let mut rows = Rows::default();
-                if let Some(run) = &mut run {
-                    let logits = run.read_out(depth)?.chunks_exact(vocab);
-                    for ((full, logits), &target) in full.chunks_exact(vocab).zip(logits).zip(targets) {
-                        rows.add(Some(full), logits, target, depth);
+                match found {
+                    Some(found) => found,
+                    None => {
+                        let targets = &window.tokens[scored.start + 1..=scored.end];
+                        let all = depths.iter().map(|&n| run.rows(n, &full, targets)).collect::<Result<Vec<_>, _>>()?;
+                        memo.keep(&depths_name, &all)?;
+                        all
                     }
                 }
-                all.push(rows);
             }
-            Ok(all)
-        })?;
-        drop(run);
+        };
+        debug_assert!(full.is_empty() || full.len() == scored.len() * vocab);
         self.advance(self.plan.steps as f64 + depths.len() as f64);
         self.stage("exit rules");
-        let mut of_rules = Vec::with_capacity(rules.len());
-        for (i, &rule) in rules.iter().enumerate() {
+        let mut all = Vec::with_capacity(rules.len());
+        for (i, (&rule, found)) in rules.iter().zip(of_rules).enumerate() {
             let Self { session, memo, windows, plan, .. } = self;
-            let rows = memo.get(&names(i), || Rows::run(session, rule, &windows.only(w), plan.prefix, &full))?;
+            let rows = match found {
+                Some(found) => found,
+                None => {
+                    let rows = Rows::run(session, rule, &windows.only(w), plan.prefix, &full)?;
+                    memo.keep(&rule_name(i), &rows)?;
+                    rows
+                }
+            };
             let mean = rows.steps.iter().map(|&n| f64::from(n)).sum::<f64>() / rows.steps.len().max(1) as f64;
-            of_rules.push(rows);
+            all.push(rows);
             self.advance(mean);
         }
-        Ok((of_depths, of_rules))
+        Ok((of_depths, all))
     }
 
     /// Runs some settings from other initial states.
@@ -365,9 +397,13 @@ impl<'a> Sweep<'a> {
                 for w in 0..self.windows.len() {
                     let Self { session, memo, windows, plan, .. } = self;
                     session.set_initial(InitialState::Noise { seed: first.wrapping_add(s) });
-                    let name = format!("seed-{s}-{w}-{}", point.rule);
                     let rule = point.rule;
-                    all.push(memo.get(&name, || Rows::run(session, rule, &windows.only(w), plan.prefix, &[]))?);
+                    // Rules have characters that file names may not have.
+                    let mut name = Fnv::new();
+                    name.add(rule.to_string().as_bytes());
+                    let (name, scored) = (format!("seed-{s}-{w}-{name}"), windows.scored().len());
+                    let run = || Rows::run(session, rule, &windows.only(w), plan.prefix, &[]);
+                    all.push(memo.get(&name, |rows: &Rows| rows.fits(scored, false), run)?);
                     self.advance(point.mean_steps);
                 }
                 seeds.push(nll(&all));
@@ -404,52 +440,57 @@ impl<'a> Sweep<'a> {
         let mut runs: Vec<Vec<Run>> = vec![Vec::new(); points.len()];
         for _ in 0..ROUNDS {
             for (point, runs) in points.iter().zip(&mut runs) {
-                runs.push(timing::run(self.session, point.rule, &window, &meter)?);
+                runs.push(timing::run(self.session, point.rule, &window, self.plan.prefix, &meter)?);
             }
         }
         for (point, runs) in points.iter_mut().zip(runs) {
             point.timing = Some(timing::timing(runs));
         }
+        // All of a few numbers, and powers of two of many.
         let (all, rule) = (self.session.threads(), ExitRule::fixed(published));
-        let mut of_threads = vec![Vec::new(); all];
+        let counts: Vec<usize> = (1..=all).filter(|n| all <= 4 || n.is_power_of_two() || *n == all).collect();
+        let mut of_threads = vec![Vec::new(); counts.len()];
         for _ in 0..ROUNDS {
-            for (i, runs) in of_threads.iter_mut().enumerate() {
-                self.session.set_threads(i + 1);
-                runs.push(timing::run(self.session, rule, &window, &meter)?);
+            for (&count, runs) in counts.iter().zip(&mut of_threads) {
+                self.session.set_threads(count);
+                runs.push(timing::run(self.session, rule, &window, self.plan.prefix, &meter)?);
             }
         }
         let ms: Vec<f64> = of_threads.into_iter().map(|runs| timing::timing(runs).ms_per_token).collect();
-        Ok(ms.iter().enumerate().map(|(i, one)| (i + 1, ms[all - 1] / one)).collect())
+        let whole = ms.last().copied().unwrap_or(f64::NAN);
+        Ok(counts.iter().zip(&ms).map(|(&count, one)| (count, whole / one)).collect())
     }
 
     /// How states move, over the first windows; blocks and paths, over the first.
     fn dynamics(&mut self) -> Result<Dynamics, Error> {
         self.stage("trajectories");
         let Self { session, windows, plan, memo, .. } = self;
-        memo.get("dynamics", || {
-            let scored = windows.scored();
-            let paths = (0..PATHS).map(|i| scored.start + i * scored.len() / PATHS).collect();
-            let options = DynamicsOptions { positions: scored.clone(), paths, ..DynamicsOptions::default() };
-            let model = Arc::clone(session.model());
-            let mut recorder = DynamicsRecorder::new(FixedDepth(plan.steps), model.config(), options);
-            session.record_waypoints(WaypointOptions { positions: scored.clone(), ..WaypointOptions::default() });
-            let mut waypoints = None;
-            for window in windows.iter().take(WINDOWS_WATCHED) {
-                run_window(session, &window, &scored, plan.prefix, &mut recorder)?;
-                waypoints = waypoints.or_else(|| session.take_waypoints());
-            }
-            Ok(recorder.finish(&model, waypoints.as_mut(), |_| String::new()))
-        })
+        memo.get(
+            "dynamics",
+            |_: &Dynamics| true,
+            || {
+                let scored = windows.scored();
+                let paths = (0..PATHS).map(|i| scored.start + i * scored.len() / PATHS).collect();
+                let options = DynamicsOptions { positions: scored.clone(), paths, ..DynamicsOptions::default() };
+                let model = Arc::clone(session.model());
+                let mut recorder = DynamicsRecorder::new(FixedDepth(plan.steps), model.config(), options);
+                session.record_waypoints(WaypointOptions { positions: scored.clone(), ..WaypointOptions::default() });
+                let mut waypoints = None;
+                for window in windows.iter().take(WINDOWS_WATCHED) {
+                    run_window(session, &window, &scored, plan.prefix, &mut recorder)?;
+                    waypoints = waypoints.or_else(|| session.take_waypoints());
+                }
+                Ok(recorder.finish(&model, waypoints.as_mut(), |_| String::new()))
+            },
+        )
     }
 
-    /// The first window under the usual rule.
+    /// The first window under the usual rule, or at the published depth if that was not run.
     fn sample(&self, depths: &[Point], rules: &[Point], rule_rows: &[Vec<Rows>], depth_rows: &[Vec<Rows>]) -> Sample {
-        // The usual acceleration rule if there is one, since that is the one that is looked at; else the first there is.
-        let mut all = rules.iter().zip(rule_rows).chain(depths.iter().zip(depth_rows));
-        let usual = ExitRule::usual().with_max(self.plan.steps);
-        let Some((point, rows)) = all.clone().find(|(p, _)| p.rule == usual).or_else(|| all.next()) else {
-            return Sample::default();
-        };
+        let all = rules.iter().zip(rule_rows).chain(depths.iter().zip(depth_rows));
+        let wanted = [ExitRule::usual().with_max(self.plan.steps), ExitRule::fixed(self.plan.published)];
+        let mut found = wanted.iter().filter_map(|rule| all.clone().find(|(p, _)| p.rule == *rule));
+        let Some((point, rows)) = found.next() else { return Sample::default() };
         let token = |(&steps, &nll): (&u32, &f64)| SampleToken { text: String::new(), steps: steps as usize, nll };
         let tokens = rows.first().map(|rows| rows.steps.iter().zip(&rows.nll).map(token).collect());
         Sample { rule: point.rule, tokens: tokens.unwrap_or_default() }
@@ -479,8 +520,14 @@ fn run_window(
 ///
 /// # Errors
 /// As [`Session::run`]; [`Error::Gate`].
-pub fn time(session: &mut Session, rule: ExitRule, window: &Window, meter: &EnergyMeter) -> Result<Timing, Error> {
-    let runs = (0..ROUNDS).map(|_| timing::run(session, rule, window, meter)).collect::<Result<_, _>>()?;
+pub fn time(
+    session: &mut Session,
+    rule: ExitRule,
+    window: &Window,
+    prefix: usize,
+    meter: &EnergyMeter,
+) -> Result<Timing, Error> {
+    let runs = (0..ROUNDS).map(|_| timing::run(session, rule, window, prefix, meter)).collect::<Result<_, _>>()?;
     Ok(timing::timing(runs))
 }
 
@@ -493,7 +540,8 @@ fn reference(depths: &[Point], steps: usize) -> f64 {
 fn best_of_kinds(rules: &[Point], reference: f64) -> Vec<usize> {
     let mut best: Vec<usize> = Vec::new();
     for (i, point) in rules.iter().enumerate() {
-        let good = |p: &Point| p.perplexity.value <= 1.01 * reference && libm::expm1(p.kl.value) <= 0.01;
+        let good =
+            |p: &Point| p.perplexity.value <= (1.0 + BEARABLE) * reference && libm::expm1(p.kl.value) <= BEARABLE;
         let better = |a: &Point, b: &Point| match (good(a), good(b)) {
             (true, true) => a.mean_steps < b.mean_steps,
             (false, false) => a.kl.value < b.kl.value,

@@ -33,6 +33,12 @@ impl Rows {
         }
     }
 
+    /// Are these so many positions, compared with full depth or not?
+    pub(super) fn fits(&self, count: usize, compared: bool) -> bool {
+        let other = if compared { count } else { 0 };
+        (self.nll.len(), self.steps.len(), self.kl.len(), self.same_top.len()) == (count, count, other, other)
+    }
+
     /// Runs one window under a rule, against full depth's logits `[scored][V]`; empty: against nothing.
     pub(super) fn run(
         session: &mut Session,

@@ -24,16 +24,17 @@ pub(super) struct Run {
     pub(super) joules: Option<f64>,
 }
 
-/// Runs tokens of a window one by one behind its first half, as generation does, with the text's own tokens in place of drawn ones.
-pub(super) fn run(session: &mut Session, rule: ExitRule, window: &Window, meter: &EnergyMeter) -> Result<Run, Error> {
+/// Runs tokens of a window one by one behind its first half (of which `prefix` tokens see each other in both directions), as generation does, with the text's own tokens in place of drawn ones.
+pub(super) fn run(
+    session: &mut Session,
+    rule: ExitRule,
+    window: &Window,
+    prefix: usize,
+    meter: &EnergyMeter,
+) -> Result<Run, Error> {
     let (context, drawn) = window.tokens.split_at(window.tokens.len() / 2);
     let mut policy = RulePolicy::new(rule, None, session.model().config(), session.chunk_rows())?;
-    session.truncate(0, 0);
-    let both_ways = session.model().config().prefix_lm;
-    session.run(
-        Batch { sequence: 0, tokens: context, logits: Logits::Last, readout_exits: false, both_ways },
-        &mut policy,
-    )?;
+    super::run_window(session, window, &(0..context.len()), prefix, &mut policy)?;
     let readout_exits = rule.signal() == Signal::Readout;
     let (mut count, mut steps) = (0u32, 0);
     let (energy, begin) = (meter.sample(), Instant::now());

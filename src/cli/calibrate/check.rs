@@ -1,7 +1,7 @@
 //! Does a saved profile still hold?
 
 use super::{Flags, note, plan, session, text_id, windows};
-use crate::calibrate::{self, MachineId, ModelId, Perplexity, Profile, Reading};
+use crate::calibrate::{self, MachineId, ModelId, Perplexity, Profile, Reading, TextId};
 use crate::cli::{ProfileFlags, Stop};
 use crate::model::{FixedDepth, Model};
 use crate::sensors::{EnergyMeter, Machine};
@@ -35,13 +35,16 @@ pub(super) fn check(flags: &Flags, model: &Arc<Model>, path: Option<&Path>) -> a
         );
     }
     let tokenizer = super::super::tokenizer("rdt-calibrate", model)?;
-    // As the profile's text was cut, unless told otherwise.
-    let mut flags = flags.clone();
-    flags.session.ctx_size.get_or_insert(profile.text.context);
-    flags.text.chunks.get_or_insert(profile.text.windows);
-    flags.text.special |= profile.text.special;
+    // As the profile was made, but for the text, which may have another place.
+    let (mut flags, made) = (flags.clone(), &profile.text);
+    flags.session.ctx_size = Some(made.context);
+    flags.session.kv_type = made.kv_type.parse().ok();
+    flags.text.chunks = Some(made.windows);
+    flags.text.special = made.special;
+    flags.text.prefix_len = Some(made.prefix);
+    (flags.init.init, flags.init.seed) = (made.init.clone(), made.seed);
     let windows = windows(&flags, model, &tokenizer)?;
-    flags.steps.get_or_insert(profile.depths.iter().filter_map(|p| p.rule.max_steps()).max().unwrap_or(1));
+    flags.steps = profile.depths.iter().filter_map(|p| p.rule.max_steps()).max();
     let plan = plan(&flags, model, &windows)?;
     let mut session = session(&flags, model, &windows, plan.steps)?;
     let stop = Stop::install()?;
@@ -49,7 +52,7 @@ pub(super) fn check(flags: &Flags, model: &Arc<Model>, path: Option<&Path>) -> a
     let text = text_id(&flags, &windows, &session, plan.prefix);
     let machine = MachineId::here(model, session.threads());
 
-    let same_text = text.fingerprint == profile.text.fingerprint;
+    let same_text = TextId { name: made.name.clone(), ..text.clone() } == *made;
     let published = profile.depths.iter().find(|p| p.rule.max_steps() == Some(profile.published_steps));
     let mut quality = None;
     if let (true, Some(point)) = (same_text, published) {
@@ -66,7 +69,7 @@ pub(super) fn check(flags: &Flags, model: &Arc<Model>, path: Option<&Path>) -> a
     let mut times = Vec::new();
     for point in profile.depths.iter().filter(|p| p.timing.is_some()) {
         if let Some(timing) = point.timing {
-            let now = calibrate::sweep::time(&mut session, point.rule, &windows.get(0), &meter)?;
+            let now = calibrate::sweep::time(&mut session, point.rule, &windows.get(0), plan.prefix, &meter)?;
             times.push((point.rule, timing.ms_per_token, now.ms_per_token));
         }
     }
@@ -89,7 +92,7 @@ pub(super) fn check(flags: &Flags, model: &Arc<Model>, path: Option<&Path>) -> a
         writeln!(out, "{report:#}")?;
     } else {
         let yes = |same: bool| if same { "same" } else { "differs" };
-        writeln!(out, "model    same     {} ({})", id.name, id.fingerprint)?;
+        writeln!(out, "model    same     {} ({})", crate::cli::one_line(&id.name), id.fingerprint)?;
         let (then, now) = (describe(&profile.machine), describe(&machine));
         match same_machine {
             true => writeln!(out, "machine  same     {now}")?,

@@ -4,13 +4,14 @@ mod check;
 mod sample;
 
 use super::{InitFlags, Interrupted, ModelFlags, SessionFlags, Stop, TextFlags, bos, one_line, positive};
-use crate::calibrate::sweep::{Plan, Progress, Sweep, Swept};
+use crate::calibrate::sweep::{Kept, Plan, Progress, Sweep, Swept};
 use crate::calibrate::{self, FORMAT, Findings, MachineId, ModelId, Profile, TextId, Windows, report};
 use crate::exit::ExitRule;
 use crate::files::{AtomicFile, Bytes};
 use crate::gguf;
+use crate::hash::Fnv;
 use crate::kernels::KvType;
-use crate::model::{self, Model, Session};
+use crate::model::{self, InitialState, Model, Session};
 use crate::text::Tokenizer;
 use anyhow::{Context, bail};
 use clap::Parser;
@@ -63,7 +64,7 @@ struct Flags {
     /// Kinds of exit rules to try (default: all that the model can follow)
     #[arg(long, value_name = "NAME,..", value_delimiter = ',', help_heading = "Measurement")]
     rules: Vec<String>,
-    /// Settings of each kind of rule that are run exactly, at most
+    /// Settings of each kind of rule that are run exactly, at most (up to 8), besides the rule as it is without a threshold
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 5, help_heading = "Measurement")]
     points: usize,
     /// Initial states that some settings are run from, to see how much they matter
@@ -137,12 +138,13 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         session.threads(),
         model.kernels().isa,
     ));
-    let swept = sweep(flags, &model, &mut session, &windows, &plan, &text, &outputs.partial)?;
+    let (swept, kept) = sweep(flags, &model, &mut session, &windows, &plan, &text, &outputs.partial)?;
     if swept.found > 0 {
         note(&format!("{} results were there from before", swept.found));
     }
     let findings = findings(&model, &session, &tokenizer, &windows, text, swept, plan.published);
     outputs.write(flags, &findings)?;
+    kept.clear()?;
     let mut out = io::stdout().lock();
     if flags.json {
         writeln!(out, "{}", findings.profile.to_json()?)?;
@@ -180,23 +182,30 @@ impl Outputs {
                 model.display()
             );
         }
-        // Beside a folder, not inside it.
-        let beside = |end: &str| match model.is_dir() {
-            true => PathBuf::from(format!("{}.{end}", model.display().to_string().trim_end_matches('/'))),
-            false => model.with_extension(end),
-        };
-        let profile = (!flags.embed).then(|| flags.out.clone().unwrap_or_else(|| beside("calibration.json")));
-        let report = (!flags.no_report).then(|| flags.report.clone().unwrap_or_else(|| beside("calibration.html")));
+        let beside = |ending| Profile::beside(model, ending);
+        let profile = (!flags.embed).then(|| flags.out.clone().unwrap_or_else(|| beside("json")));
+        let report = (!flags.no_report).then(|| flags.report.clone().unwrap_or_else(|| beside("html")));
         for path in [&profile, &report].into_iter().flatten() {
             if path.exists() && path.canonicalize().ok() == model.canonicalize().ok() {
                 bail!("{} is the model; choose another name for the output", path.display());
             }
         }
-        let partial = profile.clone().unwrap_or_else(|| beside("calibration")).with_extension("partial");
+        let partial = profile.clone().unwrap_or_else(|| beside("json")).with_extension("partial");
         Ok(Self { profile, report, partial })
     }
 
+    /// The profile first: what took long is then safe.
     fn write(&self, flags: &Flags, findings: &Findings) -> anyhow::Result<()> {
+        match &self.profile {
+            Some(path) => {
+                findings.profile.write(path)?;
+                note(&format!("wrote {}", path.display()));
+            }
+            None => {
+                embed(&flags.model.model, &findings.profile)?;
+                note(&format!("wrote the profile into {}", flags.model.model.display()));
+            }
+        }
         if let Some(path) = &self.report {
             let mut file = AtomicFile::create(path)?;
             file.write_all(report::html(findings).as_bytes())?;
@@ -213,16 +222,6 @@ impl Outputs {
             }
             note(&format!("wrote {} charts into {}", charts.len(), folder.display()));
         }
-        match &self.profile {
-            Some(path) => {
-                findings.profile.write(path)?;
-                note(&format!("wrote {}", path.display()));
-            }
-            None => {
-                embed(&flags.model.model, &findings.profile)?;
-                note(&format!("wrote the profile into {}", flags.model.model.display()));
-            }
-        }
         Ok(())
     }
 }
@@ -238,7 +237,7 @@ fn embed(model: &Path, profile: &Profile) -> anyhow::Result<()> {
     let file: Bytes = crate::arch::read(model, crate::arch::Load::Map)?;
     let json = serde_json::to_string(profile)?;
     gguf::rewrite(&file, model, |metadata| {
-        metadata.insert(calibrate::KEY, json);
+        metadata.insert(gguf::CALIBRATION_KEY, json);
     })
     .with_context(|| format!("cannot write the profile into {}", model.display()))
 }
@@ -262,15 +261,19 @@ fn plan(flags: &Flags, model: &Model, windows: &Windows) -> anyhow::Result<Plan>
     let published = config.mean_steps();
     let steps = flags.steps.unwrap_or_else(|| published.saturating_mul(2)).min(most);
     if steps < published {
-        note(&format!(
-            "losses are counted from {steps} steps, since the published {published} are deeper than --steps"
-        ));
+        bail!(
+            "--steps {steps}: losses are counted from the published {published} steps, so that many must be measured"
+        );
     }
     if flags.steps.is_some_and(|n| n > most) {
         note(&format!("this model was trained for {most} steps and breaks beyond; using {most}"));
     }
-    // One that never leaves early has nothing to be tried.
-    let able = if most > 1 { ExitRule::kinds(config) } else { Vec::new() };
+    let able = ExitRule::kinds(config);
+    if able.is_empty() {
+        note(
+            "tokens of this model never leave its loop early: only fixed depths are measured, and the other programs run all of it",
+        );
+    }
     let kinds = match flags.rules.as_slice() {
         [] => able,
         names => names
@@ -284,7 +287,7 @@ fn plan(flags: &Flags, model: &Model, windows: &Windows) -> anyhow::Result<Plan>
     };
     Ok(Plan {
         steps,
-        published: published.min(steps),
+        published,
         kinds,
         points: flags.points,
         seeds: flags.seeds,
@@ -331,9 +334,14 @@ fn sweep(
     plan: &Plan,
     text: &TextId,
     partial: &Path,
-) -> anyhow::Result<Swept> {
-    // What results depend on, but for threads and instruction sets, which they do not.
-    let setup = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), ModelId::of(model), text))?;
+) -> anyhow::Result<(Swept, Kept)> {
+    // What results depend on, but for threads and instruction sets, which they do not. A file of initial states may change under its
+    // name.
+    let mut initial = Fnv::new();
+    if let InitialState::Given(states) = session.initial() {
+        states.iter().for_each(|x| initial.add(&x.to_le_bytes()));
+    }
+    let setup = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), ModelId::of(model), text, initial.to_string()))?;
     let bar = ProgressBar::new(1000);
     let style = ProgressStyle::with_template("{msg:14} [{bar:30}] {percent:>3} %, {elapsed} gone, {eta} left")?;
     bar.set_style(style.progress_chars("=> "));
