@@ -20,7 +20,7 @@ pub struct GovernorFlags {
     /// the bounds below is given]
     #[arg(long, value_name = "MODE")]
     pub governor: Option<Mode>,
-    /// Tokens per second to hold: depth is lowered and raised, within what quality may be lost, and pauses do the rest
+    /// Tokens per second to hold, 0.05 or more: depth is lowered and raised, within what quality may be lost, and pauses do the rest
     #[arg(long, value_name = "N")]
     pub target_tps: Option<f64>,
     /// Milliseconds per token at most, as a mean
@@ -29,7 +29,7 @@ pub struct GovernorFlags {
     /// Joules per token at most, as a mean, where energy can be read
     #[arg(long, value_name = "N")]
     pub max_joules_per_token: Option<f64>,
-    /// Degrees Celsius to keep the processor below
+    /// Degrees Celsius to keep the processor at or below, as well as heat that comes late can be foreseen
     #[arg(long, value_name = "N")]
     pub max_temp: Option<f64>,
     /// Write every decision of the governor to FILE, as lines of JSON

@@ -20,6 +20,10 @@
 //! pace unless the bound needs more. A model without a profile, or of a
 //! family whose tokens never leave the loop early ([`can_exit`]), has a ladder of one rung, and threads and pace are what is left.
 //!
+//! A prompt is not paced, whatever it costs. Pressure on the processor ([`Readings::cpu_pressure`]) is shown and not acted on: slow
+//! tokens say more. With a governor the same question can get another depth, since clocks and sensors decide; what it decided is kept
+//! with a saved conversation, which replays to the bit.
+//!
 //! **How it decides.** A token is predicted to take (base + step × steps) of the profile, times what the latest 16 tokens took over
 //! what they were predicted to take, the steps times what the latest text needed over what the calibration's did. One slow token
 //! changes little, three in a row are believed. When the setting in force takes a tenth longer than allowed, the deepest rung that

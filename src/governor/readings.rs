@@ -19,7 +19,7 @@ pub struct Readings {
     pub clock_share: Option<f64>,
     /// How often the processor has throttled, ever.
     pub throttle_count: Option<u64>,
-    /// Share of the last ten seconds in which some program waited for a processor.
+    /// Share of the last ten seconds in which some program waited for a processor. Nothing is decided by it.
     pub cpu_pressure: Option<f64>,
     /// What the system says of thermal pressure in words.
     pub thermal_pressure: Option<String>,

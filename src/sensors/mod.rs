@@ -52,7 +52,7 @@ pub struct State {
     pub throttle_count: Option<u64>,
     /// Share of the last ten seconds in which some program waited for a processor, by Linux's pressure stall information.
     pub cpu_pressure: Option<f64>,
-    /// What the system says of thermal pressure, where it says it in words (macOS).
+    /// What the system says of its thermal state, where it says it in words: on macOS what `pmset -g therm` prints.
     pub thermal_pressure: Option<String>,
     /// Batteries and mains.
     pub supplies: Vec<Supply>,
