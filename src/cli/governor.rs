@@ -342,6 +342,50 @@ mod tests {
         Flags::try_parse_from([&["x"], args].concat())?.governor.budget(0.01)
     }
 
+    fn prepared(budget: Budget) -> Prepared {
+        Prepared::of(Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "alone"), budget)
+    }
+
+    /// Somebody who asks one question reads it before the answer.
+    #[test]
+    fn the_first_line_says_what_cannot_be_read() {
+        use crate::sensors::Fake;
+        let all = Budget { max_temp: Some(60.0), max_joules_per_token: Some(3.0), ..Budget::of_mode(Mode::Auto) };
+        let begin = |fake: &Fake, budget| prepared(budget).begin_on(&fake.machine(), None, 1).unwrap();
+        let mut bare = begin(&Fake::new(&[]), all);
+        let line = bare.headline();
+        for missing in ["no temperature can be read", "neither battery nor mains", "no energy can be read"] {
+            assert_eq!(line.matches(missing).count(), 1, "{line}");
+        }
+        assert_eq!(bare.take_notes(), [""; 0], "it is said once");
+        let plain = begin(&Fake::new(&[]), Budget { target_tps: Some(8.0), ..Budget::of_mode(Mode::Balanced) });
+        assert!(!plain.headline().contains("can be read"), "no bound needs any");
+        if cfg!(target_os = "linux") {
+            let laptop = Fake::new(&[
+                ("sys/class/thermal/thermal_zone0/temp", "40000"),
+                ("sys/class/power_supply/BAT0/type", "Battery"),
+                ("sys/class/power_supply/BAT0/status", "Discharging"),
+                ("sys/class/power_supply/BAT0/capacity", "12"),
+                ("sys/class/power_supply/BAT0/power_now", "8000000"),
+            ]);
+            let governor = begin(&laptop, all);
+            assert!(!governor.headline().contains("can be read"), "{}", governor.headline());
+            assert_eq!(governor.summary().mode, Mode::Saver, "before the first prompt");
+        }
+    }
+
+    /// `--steps 3` under a rule without a maximum of its own: the session needs room for 3 steps, not for the model's mean.
+    #[test]
+    fn a_users_cap_bounds_the_depth() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let model = crate::arch::open(&path, crate::arch::Load::Map).unwrap();
+        let flags = GovernorFlags { target_tps: Some(8.0), ..Default::default() };
+        let usual = Usual { rule: "kl".parse().unwrap(), limit: 3, asked: true, most_steps: Some(3) };
+        let depth = |usual| flags.prepare(&model, None, usual, 0.01).unwrap().unwrap().depth_limit(&model);
+        assert_eq!(depth(usual), 3);
+        assert!(depth(Usual { limit: 12, most_steps: None, ..usual }) > 3);
+    }
+
     #[test]
     fn flags_become_a_budget() {
         assert_eq!(budget(&[]).unwrap(), None);
