@@ -81,8 +81,8 @@ pub struct Budget {
     pub max_ms_per_token: Option<f64>,
     /// Joules per token at most, above 0, as a mean over the latest seconds.
     pub max_joules_per_token: Option<f64>,
-    /// Degrees Celsius that the processor is kept to, from 20 to 120. On the devices of [`simulate`](super::simulate) 2 degrees more
-    /// are never reached.
+    /// Degrees Celsius that the processor is kept to, from 20 to 120. On the devices of [`simulate`](super::simulate) no
+    /// more than 2 degrees above it are reached.
     pub max_temp: Option<f64>,
     /// What may be lost of the quality at the published depth, at least 0: 0.01 is one per cent of perplexity.
     pub max_loss: f64,
