@@ -2,7 +2,9 @@
 
 use rdt::calibrate::Profile;
 use rdt::governor::simulate::{self, Device, Load, Spec, Trace, run, run_with};
-use rdt::governor::{Budget, Cause, Controller, Decision, Ladder, Log, Mode, Observation, READING_RATE, Readings};
+use rdt::governor::{
+    Budget, Cause, Controller, Decision, LONGEST_PAUSE, Ladder, Log, Mode, Observation, READING_RATE, Readings,
+};
 
 const LOSS: f64 = 0.01;
 
@@ -31,6 +33,7 @@ fn told(trace: &Trace) -> String {
 
 /// Is the quality floor held by every token?
 fn floor_holds(trace: &Trace, floor: f64) {
+    assert!(!trace.tokens.is_empty() && trace.tokens.iter().all(|t| t.loss.is_finite()), "{}", told(trace));
     let worst = trace.tokens.iter().map(|t| t.loss).fold(f64::NEG_INFINITY, f64::max);
     assert!(worst <= floor, "{worst} lost: {}", told(trace));
 }
@@ -151,6 +154,114 @@ fn a_time_per_token_is_a_bound_and_no_pace_in_quality_mode() {
         60.0,
     );
     assert!(free.mean_loss() < 0.005 && free.mean_loss() > 0.0, "half of the floor: {}", free.mean_loss());
+}
+
+/// A bound of `saver` is no reason to write faster than people read, unless it needs that.
+#[test]
+fn saver_keeps_its_reading_pace_beside_a_bound() {
+    let profile = laptop();
+    for (ms, rate) in [(400.0, READING_RATE), (100.0, 10.0)] {
+        let budget = Budget { max_ms_per_token: Some(ms), ..Budget::of_mode(Mode::Saver) };
+        let trace = run(&mut Device::new(Spec::laptop()), &mut governor(&profile, budget, 4), &profile, 120.0);
+        floor_holds(&trace, LOSS);
+        let found = trace.rate(20.0, 120.0);
+        assert!((found / rate - 1.0).abs() < 0.05, "{ms} ms: {found}\n{}", told(&trace));
+    }
+}
+
+/// Nothing is known of an adaptive rule but how deep it goes at most, here 16 times what it takes: the first tokens tell.
+#[test]
+fn the_depth_of_an_unknown_rule_is_learnt() {
+    let mut controller = Controller::new(
+        Ladder::of_rule("acceleration:0.05,max=64".parse().unwrap(), 64.0, "alone"),
+        Budget { target_tps: Some(10.0), ..Budget::of_mode(Mode::Balanced) },
+        4,
+        0.0,
+    );
+    let mut now = 0.0;
+    for _ in 0..40 {
+        now += 0.08;
+        now += controller.token(now, Observation { seconds: 0.08, steps: 4, joules: None });
+    }
+    let decisions: Vec<_> = std::iter::from_fn(|| controller.take_decision()).collect();
+    assert!(!decisions.iter().any(|d| d.cause == Cause::Short), "{decisions:?}");
+    assert!((40.0 / now / 10.0 - 1.0).abs() < 0.05, "{now}");
+    controller.read(now, &Readings::default());
+    let rate = controller.summary().tokens_per_second.unwrap();
+    assert!((rate / 10.0 - 1.0).abs() < 0.05, "{rate}");
+}
+
+/// A big model on a small, hot device: a token of ten seconds at the least duty is followed by four minutes of rest. A reading in
+/// between that shows it cool ends them.
+#[test]
+fn the_debt_of_a_long_token_is_paid_and_forgiven_when_it_is_cool() {
+    let mut controller = Controller::new(
+        Ladder::of_rule("fixed:32".parse().unwrap(), 32.0, "alone"),
+        Budget { max_temp: Some(60.0), ..Budget::of_mode(Mode::Quality) },
+        1,
+        0.0,
+    );
+    let of = |celsius| Readings { celsius: Some(celsius), ..Readings::default() };
+    let mut now = 0.0;
+    for _ in 0..60 {
+        now += 1.0;
+        controller.read(now, &of(80.0));
+    }
+    controller.start(now);
+    now += 10.0;
+    let pause = controller.token(now, Observation { seconds: 10.0, steps: 32, joules: None });
+    assert!((pause - (10.0 / rdt::governor::LEAST_DUTY - 10.0)).abs() < 1.0, "{pause}");
+    now += 60.0;
+    let left = controller.wait(now);
+    assert!((left - (pause - 60.0)).abs() < 1e-6, "{left} of {pause}");
+    for _ in 0..60 {
+        now += 1.0;
+        controller.read(now, &of(30.0));
+    }
+    assert_eq!(controller.wait(now), 0.0);
+    // What was slept counts, and not what was asked for.
+    now += 10.0;
+    controller.token(now, Observation { seconds: 10.0, steps: 32, joules: None });
+    assert!((controller.summary().paused_seconds - 120.0).abs() < 1.0, "{}", controller.summary().paused_seconds);
+}
+
+/// A user, or a vendor, may have lowered the clock for good; that is no heat, with or without a thermometer.
+#[test]
+fn a_clock_that_was_always_low_is_no_sign_of_heat() {
+    let (profile, budget) = (laptop(), Budget { max_temp: Some(90.0), ..Budget::of_mode(Mode::Quality) });
+    let low = |_: f64, readings: Readings| Readings { celsius: None, clock_share: Some(0.6), ..readings };
+    let mut device = Device::new(Spec::laptop());
+    let trace = run_with(&mut device, &mut governor(&profile, budget, 4), &profile, 120.0, &mut { low });
+    assert!(trace.tokens.iter().all(|t| t.pause == 0.0), "{}", told(&trace));
+}
+
+#[test]
+fn what_a_bound_needs_and_nobody_tells_is_said_at_the_first_reading() {
+    let profile = laptop();
+    let budget = Budget { max_temp: Some(60.0), max_joules_per_token: Some(3.0), ..Budget::of_mode(Mode::Auto) };
+    let said = |readings: &Readings, energy| {
+        let mut controller = governor(&profile, budget, 4);
+        controller.first(0.0, readings, energy);
+        (0..10).for_each(|t| controller.read(f64::from(t), readings));
+        let decisions = std::iter::from_fn(|| controller.take_decision()).filter(|d| d.cause == Cause::Limit);
+        decisions.map(|d| d.reason).collect::<Vec<_>>()
+    };
+    let nothing = said(&Readings::default(), false);
+    let expected = ["no temperature can be read", "neither battery nor mains can be read", "no energy can be read"];
+    assert!(nothing.len() == 3 && nothing.iter().zip(expected).all(|(a, b)| a.contains(b)), "{nothing:?}");
+    let all = Readings { celsius: Some(40.0), on_battery: Some(false), ..Readings::default() };
+    assert_eq!(said(&all, true), [""; 0]);
+}
+
+/// The rate at which nobody could read any more is refused, not paused for.
+#[test]
+fn rates_below_a_token_in_twenty_seconds_are_refused() {
+    let of = |rate| Budget { target_tps: Some(rate), ..Budget::of_mode(Mode::Balanced) }.checked();
+    assert!(of(0.05).is_ok());
+    for rate in [0.0499, 1e-9, 0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = of(rate).unwrap_err().to_string();
+        assert!(error.contains("0.05 tokens per second"), "{error}");
+    }
 }
 
 #[test]
@@ -309,6 +420,9 @@ fn families_without_exits_are_governed_by_threads_and_pace() {
     }
 }
 
+/// A field of what is read, made to say something.
+type Field = (&'static str, fn(&mut Readings, f64));
+
 #[test]
 fn missing_and_hostile_readings_change_nothing() {
     let profile = laptop();
@@ -317,20 +431,41 @@ fn missing_and_hostile_readings_change_nothing() {
         run_with(&mut Device::new(Spec::laptop()), &mut governor(&profile, budget, 4), &profile, 120.0, sensors).tokens
     };
     let usual = of(&mut |_, readings| readings);
-    for hostile in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1e300, 1e300, -274.0, 1e9] {
-        let found = of(&mut |_, _| Readings {
-            on_battery: Some(true),
-            battery_percent: Some(hostile),
-            watts: Some(hostile),
-            celsius: Some(hostile),
-            clock_share: Some(hostile),
-            throttle_count: Some(u64::MAX),
-            cpu_pressure: Some(hostile),
-            thermal_pressure: Some("\u{0}CPU_Speed_Limit = 99999999999999999999".repeat(1000)),
-        });
-        assert!(found == usual, "{hostile}");
-    }
     assert!(of(&mut |_, _| Readings::default()) == usual);
+
+    // Where everything that is read counts, each field that says what cannot be says nothing.
+    let fields: [Field; 5] = [
+        ("charge", |r, x| r.battery_percent = Some(x)),
+        ("watts", |r, x| r.watts = Some(x)),
+        ("temperature", |r, x| r.celsius = Some(x)),
+        ("clock", |r, x| r.clock_share = Some(x)),
+        ("pressure", |r, x| r.cpu_pressure = Some(x)),
+    ];
+    let (profile, budget) = (phone(), Budget { max_temp: Some(60.0), ..Budget::of_mode(Mode::Auto) });
+    let of = |sensors: &mut dyn FnMut(f64, Readings) -> Readings| {
+        run_with(&mut Device::new(Spec::phone()), &mut governor(&profile, budget, 4), &profile, 300.0, sensors)
+    };
+    for (name, set) in fields {
+        let without = of(&mut |_, mut readings| {
+            set(&mut readings, f64::NAN);
+            Readings { celsius: readings.celsius.filter(|c| !c.is_nan()), ..readings }
+        });
+        floor_holds(&without, LOSS);
+        for hostile in [f64::INFINITY, f64::NEG_INFINITY, -1e300, 1e300, -274.0, 1e9] {
+            let found = of(&mut |_, mut readings| {
+                set(&mut readings, hostile);
+                readings
+            });
+            assert!(found.tokens == without.tokens && found.decisions == without.decisions, "{name} {hostile}");
+        }
+    }
+    // A count that turns over, and words without end, are no signs of heat either.
+    let count = |at: f64| if at < 100.0 { u64::MAX } else { 0 };
+    let words = || Some("\u{0}CPU_Speed_Limit = 99999999999999999999".repeat(1000));
+    let usual = of(&mut |_, readings| readings);
+    let found =
+        of(&mut |at, readings| Readings { throttle_count: Some(count(at)), thermal_pressure: words(), ..readings });
+    assert!(found.tokens == usual.tokens && found.decisions == usual.decisions);
 
     // A sensor that dies, or shows nonsense, while the phone is hot does not let it get hotter.
     let (profile, budget) = (phone(), Budget { max_temp: Some(55.0), ..Budget::of_mode(Mode::Balanced) });
@@ -406,7 +541,8 @@ mod any {
     use proptest::prelude::*;
 
     fn number() -> impl Strategy<Value = f64> {
-        prop_oneof![any::<f64>(), -100.0..200.0f64, 0.0..1.0f64]
+        // NaN, infinities and subnormal numbers too.
+        prop_oneof![proptest::num::f64::ANY, -100.0..200.0f64, 0.0..1.0f64]
     }
 
     fn readings() -> impl Strategy<Value = Readings> {
@@ -444,10 +580,11 @@ mod any {
 
     fn events() -> impl Strategy<Value = Vec<Event>> {
         let event = (
-            prop_oneof![number(), 0.0..1.0f64],
+            // The caller's clock: mostly right, at times standing still or anything at all.
+            prop_oneof![8 => 0.0..1.0f64, 1 => Just(0.0), 1 => number()],
             proptest::option::of(readings()),
             prop_oneof![number(), 0.001..1.0f64],
-            prop_oneof![any::<usize>(), 0..64usize],
+            prop_oneof![8 => 0..64usize, 1 => 0..1_000_000usize],
             proptest::option::of(number()),
         );
         proptest::collection::vec(event, 0..120)
@@ -464,12 +601,14 @@ mod any {
             let mut now = 0.0;
             for (step, readings, seconds, steps, joules) in events {
                 // The caller's clock goes wrong as well.
-                now += step;
+                now = if step.is_finite() { (now + step).clamp(-1e9, 1e9) } else { step };
                 if let Some(readings) = readings {
                     governor.read(now, &readings);
                 }
                 let pause = governor.token(now, Observation { seconds, steps, joules });
-                prop_assert!((0.0..=10.0).contains(&pause), "{pause}");
+                prop_assert!((0.0..=LONGEST_PAUSE).contains(&pause), "{pause}");
+                let left = governor.wait(now + pause / 2.0);
+                prop_assert!((0.0..=LONGEST_PAUSE).contains(&left), "{left}");
                 prop_assert!((1..=threads.max(1)).contains(&governor.threads()));
                 let rung = governor.ladder().rungs().iter().find(|r| r.rule == governor.rule());
                 prop_assert!(rung.is_some_and(|r| r.loss <= budget.max_loss));

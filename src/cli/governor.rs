@@ -4,7 +4,7 @@ use crate::calibrate::Profile;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::governor::{Budget, Cause, Controller, Decision, Ladder, Log, Mode, Observation, Readings, Summary};
 use crate::model::Model;
-use crate::sensors::{Machine, Poller};
+use crate::sensors::{EnergyMeter, Machine, Poller};
 use anyhow::Context;
 use clap::{Args, error::ErrorKind};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub struct GovernorFlags {
     /// the bounds below is given]
     #[arg(long, value_name = "MODE")]
     pub governor: Option<Mode>,
-    /// Tokens per second to hold: depth is lowered and raised, within what quality may be lost, and pauses do the rest
+    /// Tokens per second to hold, 0.05 or more: depth is lowered and raised, within what quality may be lost, and pauses do the rest
     #[arg(long, value_name = "N")]
     pub target_tps: Option<f64>,
     /// Milliseconds per token at most, as a mean
@@ -29,7 +29,7 @@ pub struct GovernorFlags {
     /// Joules per token at most, as a mean, where energy can be read
     #[arg(long, value_name = "N")]
     pub max_joules_per_token: Option<f64>,
-    /// Degrees Celsius to keep the processor below
+    /// Degrees Celsius to keep the processor at or below, as well as heat that comes late can be foreseen
     #[arg(long, value_name = "N")]
     pub max_temp: Option<f64>,
     /// Write every decision of the governor to FILE, as lines of JSON
@@ -56,6 +56,7 @@ pub struct Prepared {
     ladder: Ladder,
     budget: Budget,
     log: Option<PathBuf>,
+    most_steps: Option<usize>,
 }
 
 impl GovernorFlags {
@@ -103,7 +104,8 @@ impl GovernorFlags {
     ) -> Result<Option<Prepared>, clap::Error> {
         let Some(budget) = self.budget(max_loss)? else { return Ok(None) };
         let config = model.config();
-        let of_usual = |why: &str| Ladder::of_rule(usual.rule, (usual.limit * config.loops.len().max(1)) as f64, why);
+        let most = RulePolicy::total_limit(&usual.rule, Some(usual.limit), config);
+        let of_usual = |why: &str| Ladder::of_rule(usual.rule, most as f64, why);
         let ladder = if usual.asked {
             of_usual("the exit rule that was asked for is kept, so that budgets are held by threads and pace only")
         } else {
@@ -116,14 +118,15 @@ impl GovernorFlags {
                 ),
             }
         };
-        Ok(Some(Prepared { ladder, budget, log: self.governor_log.clone() }))
+        let most_steps = usual.most_steps;
+        Ok(Some(Prepared { ladder, budget, log: self.governor_log.clone(), most_steps }))
     }
 }
 
 impl Prepared {
     /// The deepest loop that it may ask for, which the session must have room for.
     pub fn depth_limit(&self, model: &Model) -> usize {
-        self.ladder.depth_limit(model.config())
+        self.ladder.depth_limit(model.config(), self.most_steps)
     }
 
     /// Begins, with `threads` that it may use.
@@ -138,11 +141,29 @@ impl Prepared {
             }
             None => None,
         };
-        let poller = Poller::start(Machine::here(), Poller::EVERY).context("cannot start the sensors' thread")?;
-        let controller = Controller::new(self.ladder, self.budget, threads, 0.0);
-        let mut governor =
-            Governor { controller, poller, number: 0, joules: None, began: Instant::now(), log, notes: Vec::new() };
+        self.begin_on(&Machine::here(), log, threads)
+    }
+
+    /// As [`begin`](Self::begin) on a machine. It is read once before anything else, so that the first prompt runs under a setting
+    /// that fits, and so that what cannot be read is known even to somebody who asks one question and leaves.
+    fn begin_on(self, machine: &Machine, log: Option<Log<File>>, threads: usize) -> anyhow::Result<Governor> {
+        let mut controller = Controller::new(self.ladder, self.budget, threads, 0.0);
+        let energy = EnergyMeter::new(machine).sample().is_some();
+        controller.first(0.0, &Readings::of(&machine.state()), energy);
+        let poller = Poller::start(machine.clone(), Poller::EVERY).context("cannot start the sensors' thread")?;
+        let mut governor = Governor {
+            controller,
+            poller,
+            number: 0,
+            joules: None,
+            spent: None,
+            began: Instant::now(),
+            log,
+            missing: Vec::new(),
+            notes: Vec::new(),
+        };
         governor.write_down();
+        governor.missing = std::mem::take(&mut governor.notes);
         Ok(governor)
     }
 }
@@ -156,8 +177,12 @@ pub struct Governor {
     number: u64,
     /// Joules until then.
     joules: Option<f64>,
+    /// Joules since a token was last told of any.
+    spent: Option<f64>,
     began: Instant,
     log: Option<Log<File>>,
+    /// What was amiss at the beginning.
+    missing: Vec<String>,
     /// What the user should know.
     notes: Vec<String>,
 }
@@ -167,31 +192,46 @@ impl Governor {
         self.began.elapsed().as_secs_f64()
     }
 
+    /// Looks at the sensors; rule and threads may have changed.
+    pub fn look(&mut self) {
+        self.poll();
+        self.write_down();
+    }
+
     /// A text begins.
     pub fn start(&mut self) {
-        self.look();
+        self.poll();
+        // The prompt's, and what went before it.
+        self.spent = None;
         self.controller.start(self.now());
         self.write_down();
     }
 
-    /// A token was computed in so much time and so many loop steps. Gives how long to pause before the next; rule and threads may
-    /// have changed.
-    pub fn token(&mut self, took: Duration, steps: usize) -> Duration {
-        let joules = self.look();
+    /// A token was computed in so much time and so many loop steps. [`wait`](Self::wait) says how long to pause before the next; rule
+    /// and threads may have changed.
+    pub fn token(&mut self, took: Duration, steps: usize) {
+        self.poll();
+        let joules = self.spent.take();
         let seen = Observation { seconds: took.as_secs_f64(), steps, joules };
-        let pause = self.controller.token(self.now(), seen);
+        self.controller.token(self.now(), seen);
         self.write_down();
-        Duration::from_secs_f64(pause)
     }
 
-    /// Shows the controller what the sensors say, if that is new; gives the joules since the last time.
-    fn look(&mut self) -> Option<f64> {
-        let polled = self.poller.newer(self.number)?;
+    /// How long the next token should still wait, after what the sensors say now.
+    pub fn wait(&mut self) -> Duration {
+        self.look();
+        Duration::from_secs_f64(self.controller.wait(self.now()))
+    }
+
+    /// Shows the controller what the sensors say, if that is new, and counts the joules since the last time.
+    fn poll(&mut self) {
+        let Some(polled) = self.poller.newer(self.number) else { return };
         self.number = polled.number;
         self.controller.read(self.now(), &Readings::of(&polled.state));
-        let spent = polled.joules.map(|now| now - self.joules.unwrap_or(0.0));
-        self.joules = polled.joules.or(self.joules);
-        spent
+        if let Some(now) = polled.joules {
+            self.spent = Some(self.spent.unwrap_or(0.0) + now - self.joules.unwrap_or(0.0));
+            self.joules = Some(now);
+        }
     }
 
     fn write_down(&mut self) {
@@ -212,10 +252,10 @@ impl Governor {
         }
     }
 
-    /// Keeps to a rule from now on.
-    pub fn pin(&mut self, rule: ExitRule, limit: usize) {
-        let why = "the exit rule that you set is kept, so that budgets are held by threads and pace only";
-        self.controller.pin(self.now(), rule, limit as f64, why);
+    /// Keeps to a rule from now on, of `most` loop steps in all loops together; `whose` rule it is.
+    pub fn pin(&mut self, rule: ExitRule, most: usize, whose: &str) {
+        let why = format!("the exit rule that {whose} is kept, so that budgets are held by threads and pace only");
+        self.controller.pin(self.now(), rule, most as f64, &why);
         self.write_down();
     }
 
@@ -229,13 +269,7 @@ impl Governor {
         self.controller.threads()
     }
 
-    /// The deepest loop that it may ask for.
-    pub fn depth_limit(&self, model: &Model) -> usize {
-        let rungs = self.controller.ladder().rungs().iter();
-        rungs.map(|r| RulePolicy::depth_limit(&r.rule, None, model.config())).max().unwrap_or(1)
-    }
-
-    /// One line at the beginning.
+    /// One line at the beginning, with what cannot be read or held here.
     pub fn headline(&self) -> String {
         let ladder = self.controller.ladder();
         let budget = self.controller.budget();
@@ -250,7 +284,8 @@ impl Governor {
             Some(note) => note.to_owned(),
             None => format!("{} settings that lose {} % at most", ladder.rungs().len(), 100.0 * budget.max_loss),
         };
-        format!("governor: {}; {rungs}", bounds.join(", "))
+        let missing: String = self.missing.iter().map(|m| format!("; {m}")).collect();
+        format!("governor: {}; {rungs}{missing}", bounds.join(", "))
     }
 
     /// What came up that the user should know, in sentences; each once.
@@ -288,7 +323,7 @@ impl Governor {
 impl Prepared {
     /// With a ladder of one's own.
     pub(super) fn of(ladder: Ladder, budget: Budget) -> Self {
-        Self { ladder, budget, log: None }
+        Self { ladder, budget, log: None, most_steps: None }
     }
 }
 
@@ -307,6 +342,50 @@ mod tests {
         Flags::try_parse_from([&["x"], args].concat())?.governor.budget(0.01)
     }
 
+    fn prepared(budget: Budget) -> Prepared {
+        Prepared::of(Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "alone"), budget)
+    }
+
+    /// Somebody who asks one question reads it before the answer.
+    #[test]
+    fn the_first_line_says_what_cannot_be_read() {
+        use crate::sensors::Fake;
+        let all = Budget { max_temp: Some(60.0), max_joules_per_token: Some(3.0), ..Budget::of_mode(Mode::Auto) };
+        let begin = |fake: &Fake, budget| prepared(budget).begin_on(&fake.machine(), None, 1).unwrap();
+        let mut bare = begin(&Fake::new(&[]), all);
+        let line = bare.headline();
+        for missing in ["no temperature can be read", "neither battery nor mains", "no energy can be read"] {
+            assert_eq!(line.matches(missing).count(), 1, "{line}");
+        }
+        assert_eq!(bare.take_notes(), [""; 0], "it is said once");
+        let plain = begin(&Fake::new(&[]), Budget { target_tps: Some(8.0), ..Budget::of_mode(Mode::Balanced) });
+        assert!(!plain.headline().contains("can be read"), "no bound needs any");
+        if cfg!(target_os = "linux") {
+            let laptop = Fake::new(&[
+                ("sys/class/thermal/thermal_zone0/temp", "40000"),
+                ("sys/class/power_supply/BAT0/type", "Battery"),
+                ("sys/class/power_supply/BAT0/status", "Discharging"),
+                ("sys/class/power_supply/BAT0/capacity", "12"),
+                ("sys/class/power_supply/BAT0/power_now", "8000000"),
+            ]);
+            let governor = begin(&laptop, all);
+            assert!(!governor.headline().contains("can be read"), "{}", governor.headline());
+            assert_eq!(governor.summary().mode, Mode::Saver, "before the first prompt");
+        }
+    }
+
+    /// `--steps 3` under a rule without a maximum of its own: the session needs room for 3 steps, not for the model's mean.
+    #[test]
+    fn a_users_cap_bounds_the_depth() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let model = crate::arch::open(&path, crate::arch::Load::Map).unwrap();
+        let flags = GovernorFlags { target_tps: Some(8.0), ..Default::default() };
+        let usual = Usual { rule: "kl".parse().unwrap(), limit: 3, asked: true, most_steps: Some(3) };
+        let depth = |usual| flags.prepare(&model, None, usual, 0.01).unwrap().unwrap().depth_limit(&model);
+        assert_eq!(depth(usual), 3);
+        assert!(depth(Usual { limit: 12, most_steps: None, ..usual }) > 3);
+    }
+
     #[test]
     fn flags_become_a_budget() {
         assert_eq!(budget(&[]).unwrap(), None);
@@ -318,6 +397,7 @@ mod tests {
             &["--governor", "warp"][..],
             &["--governor", "off", "--target-tps", "8"],
             &["--target-tps", "0"],
+            &["--target-tps", "0.049"],
             &["--target-tps", "nan"],
             &["--max-ms-per-token", "inf"],
             &["--max-joules-per-token=-1"],

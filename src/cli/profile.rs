@@ -45,11 +45,11 @@ pub struct ProfileFlags {
     pub quality: Option<f64>,
 }
 
-/// A share, as `1%` or `0.01`.
+/// A share, as `1%` or `0.01`, that a [budget](crate::governor::Budget) can allow to be lost.
 fn share(s: &str) -> Result<f64, String> {
     let (number, unit) = s.strip_suffix('%').map_or((s, 1.0), |number| (number, 0.01));
     match number.trim().parse::<f64>() {
-        Ok(x) if x >= 0.0 && (x * unit).is_finite() => Ok(x * unit),
+        Ok(x) if crate::governor::is_loss(x * unit) => Ok(x * unit),
         _ => Err("expected a share such as 1% or 0.01".into()),
     }
 }
@@ -149,6 +149,24 @@ pub(super) fn recommended_line(profile: &Profile, rule: ExitRule) -> Option<Stri
 mod tests {
     use super::*;
 
+    /// The cheapest place of a front may lose many times the perplexity.
+    #[test]
+    fn every_quality_is_a_floor_that_a_budget_takes() {
+        let mut profile = crate::governor::simulate::profile(12.0, 6.5);
+        for (i, point) in profile.depths.iter_mut().enumerate() {
+            point.perplexity.value *= 1.0 + 1e4 / (i as f64 + 1.0);
+            point.cross_entropy.value = libm::log(point.perplexity.value);
+            point.kl.value += 1.0 / (i as f64 + 1.0);
+        }
+        for percent in [0.0, 50.0, 100.0] {
+            let flags = ProfileFlags { quality: Some(percent), ..Default::default() };
+            let budget = crate::governor::Budget { max_loss: flags.floor(Some(&profile)), ..Default::default() };
+            assert!(budget.checked().is_ok(), "{percent}: {budget:?}");
+            let ladder = crate::governor::Ladder::of_points(&profile, budget.max_loss).unwrap();
+            assert_eq!(ladder.note(), None);
+        }
+    }
+
     #[test]
     fn shares_and_percents() {
         assert_eq!((share("1%"), share("0.05"), share("0")), (Ok(0.01), Ok(0.05), Ok(0.0)));
@@ -157,6 +175,11 @@ mod tests {
         }
         assert_eq!((percent("40"), percent("100%")), (Ok(40.0), Ok(100.0)));
         assert!(percent("101").is_err() && percent("-1").is_err() && percent("NaN").is_err());
+        // Whatever the flag takes, a budget takes.
+        for text in ["0", "0.01", "2000%", "1e6", "1e300"] {
+            let budget = crate::governor::Budget { max_loss: share(text).unwrap(), ..Default::default() };
+            assert!(budget.checked().is_ok(), "{text}");
+        }
         assert_eq!("auto".parse(), Ok(ExitChoice::Auto));
         assert!("automatic".parse::<ExitChoice>().is_err());
     }

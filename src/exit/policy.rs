@@ -44,6 +44,11 @@ impl RulePolicy {
         config.loops.iter().map(|depth| Self::limit(rule, steps, depth)).max().unwrap_or(1)
     }
 
+    /// The most loop steps that a token takes under a rule: [`depth_limit`](Self::depth_limit) of each loop, all together.
+    pub fn total_limit(rule: &ExitRule, steps: Option<usize>, config: &Config) -> usize {
+        config.loops.iter().fold(0, |sum: usize, depth| sum.saturating_add(Self::limit(rule, steps, depth))).max(1)
+    }
+
     fn limit(rule: &ExitRule, steps: Option<usize>, depth: &Depth) -> usize {
         let asked = match (rule.max_steps(), steps) {
             (Some(a), Some(b)) => a.min(b),

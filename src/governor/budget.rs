@@ -75,20 +75,29 @@ pub enum Error {
 pub struct Budget {
     /// What is spent where no number says.
     pub mode: Mode,
-    /// Tokens per second to hold, above 0: not less, and in every mode but [`Mode::Quality`] not more.
+    /// Tokens per second to hold, at least [`LEAST_RATE`]: not less, and in every mode but [`Mode::Quality`] not more.
     pub target_tps: Option<f64>,
     /// Milliseconds per token at most, above 0, as a mean over the latest tokens.
     pub max_ms_per_token: Option<f64>,
     /// Joules per token at most, above 0, as a mean over the latest seconds.
     pub max_joules_per_token: Option<f64>,
-    /// Degrees Celsius that the processor is kept to, from 20 to 120.
+    /// Degrees Celsius that the processor is kept to, from 20 to 120. On the devices of [`simulate`](super::simulate) no
+    /// more than 2 degrees above it are reached.
     pub max_temp: Option<f64>,
     /// What may be lost of the quality at the published depth, at least 0: 0.01 is one per cent of perplexity.
     pub max_loss: f64,
 }
 
+/// The lowest rate that can be asked for, in tokens per second: slower is no text any more, and pauses would take minutes.
+pub const LEAST_RATE: f64 = 0.05;
+
 /// What may be lost if nobody says.
 pub const MAX_LOSS: f64 = 0.01;
+
+/// Is this a loss that can be allowed? Any number from 0 on: at very little depth models lose many times their perplexity.
+pub fn is_loss(share: f64) -> bool {
+    share >= 0.0 && share.is_finite()
+}
 
 impl Default for Budget {
     fn default() -> Self {
@@ -120,11 +129,12 @@ impl Budget {
     /// # Errors
     /// [`Error::Number`].
     pub fn checked(self) -> Result<Self, Error> {
-        let positive = [
-            ("the target rate", self.target_tps),
-            ("the time per token", self.max_ms_per_token),
-            ("the energy per token", self.max_joules_per_token),
-        ];
+        if let Some(value) = self.target_tps.filter(|r| !(LEAST_RATE..=1e6).contains(r)) {
+            let expected = "0.05 tokens per second (one in 20 seconds) or more, up to a million";
+            return Err(Error::Number { what: "the target rate", value, expected });
+        }
+        let positive =
+            [("the time per token", self.max_ms_per_token), ("the energy per token", self.max_joules_per_token)];
         for (what, value) in positive {
             if let Some(value) = value.filter(|&x| !(x > 0.0 && x <= 1e6)) {
                 return Err(Error::Number { what, value, expected: "a number above 0, up to a million" });
@@ -133,8 +143,8 @@ impl Budget {
         if let Some(value) = self.max_temp.filter(|t| !(20.0..=120.0).contains(t)) {
             return Err(Error::Number { what: "the temperature", value, expected: "20 to 120 degrees Celsius" });
         }
-        if !(0.0..=10.0).contains(&self.max_loss) {
-            return Err(Error::Number { what: "the loss", value: self.max_loss, expected: "0 to 10; 0.01 is 1 %" });
+        if !is_loss(self.max_loss) {
+            return Err(Error::Number { what: "the loss", value: self.max_loss, expected: "0 or more; 0.01 is 1 %" });
         }
         Ok(self)
     }

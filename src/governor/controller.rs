@@ -36,8 +36,8 @@ const MODE_DWELL: f64 = 5.0;
 const NEARLY_EMPTY: (f64, f64) = (20.0, 23.0);
 /// What may be caught up after slow tokens: periods of the pace, and seconds.
 const CREDIT: (f64, f64) = (1.5, 1.0);
-/// Longest pause behind a token, in seconds.
-const LONGEST_PAUSE: f64 = 10.0;
+/// Longest pause behind a token, in seconds: a token of two minutes at the least duty. Who sleeps asks [`Controller::wait`] meanwhile.
+pub const LONGEST_PAUSE: f64 = 3600.0;
 /// Shorter pauses, in seconds, are not worth a system call; they are made up for later.
 const SHORTEST_PAUSE: f64 = 0.0005;
 /// Tokens that the rate is told of.
@@ -84,8 +84,12 @@ pub struct Controller {
     readings: Readings,
     read: u32,
     now: f64,
-    /// When the next token should begin.
+    /// When the next token should begin, and from when on its period counts.
     next: f64,
+    since: f64,
+    /// When the latest token ended, and the pause that was asked for behind it.
+    ended: f64,
+    asked: f64,
     /// Seconds of the latest token.
     latest: f64,
     depth_change: Change,
@@ -160,6 +164,7 @@ impl Controller {
         };
         let top = ladder.rungs().len() - 1;
         let most = threads.max(1);
+        let measured = ladder.measured();
         let mut governor = Self {
             duty: budget.max_temp.map(Duty::new),
             ladder,
@@ -172,7 +177,7 @@ impl Controller {
             period: 0.0,
             cooling: false,
             scale: Scale::default(),
-            ratio: Ratio::default(),
+            ratio: Ratio::new(measured),
             power: Power::default(),
             used: 0.0,
             used_since: now,
@@ -180,6 +185,9 @@ impl Controller {
             read: 0,
             now,
             next: now,
+            since: now,
+            ended: now,
+            asked: 0.0,
             latest: 0.0,
             depth_change: Change::new(),
             thread_change: Change::new(),
@@ -231,11 +239,11 @@ impl Controller {
         &self.budget
     }
 
-    /// Keeps the depth to one rule from `now` on, of `steps` mean loop steps; threads and pace remain. `why` says whose rule it is.
+    /// Keeps the depth to one rule from `now` on, of `steps` loop steps at most; threads and pace remain. `why` says whose rule it is.
     pub fn pin(&mut self, now: f64, rule: ExitRule, steps: f64, why: &str) {
         self.advance(now);
         self.ladder = Ladder::of_rule(rule, steps, why);
-        (self.rung, self.scale, self.ratio) = (0, Scale::default(), Ratio::default());
+        (self.rung, self.scale, self.ratio) = (0, Scale::default(), Ratio::new(false));
         if self.mode != Mode::Off {
             self.tell(Cause::Limit, format!("{rule}: {why}"));
         }
@@ -244,8 +252,18 @@ impl Controller {
     /// A text begins, or goes on after the user had the word: what was before is not caught up.
     pub fn start(&mut self, now: f64) {
         self.advance(now);
-        self.next = self.now;
+        (self.next, self.since, self.asked) = (self.now, self.now, 0.0);
         self.ends.clear();
+        // What was spent in between was spent on something else.
+        self.power.clear();
+    }
+
+    /// Takes the first readings, and says at once what cannot be read although the budget needs it. `energy`: can that be read?
+    pub fn first(&mut self, now: f64, readings: &Readings, energy: bool) {
+        self.read(now, readings);
+        if self.mode != Mode::Off {
+            self.complain(true, !energy);
+        }
     }
 
     /// Takes readings, once a second or so.
@@ -262,12 +280,12 @@ impl Controller {
             duty.read(self.now, used, &self.readings);
             (self.used, self.used_since) = (0.0, self.now);
         }
-        self.complain();
+        self.complain(self.read >= PATIENCE, self.read >= PATIENCE && self.depth_change.tokens > 64);
         self.choose_mode();
         self.decide();
     }
 
-    /// Takes a token that ended at `now`; gives the seconds to pause before the next, from 0 to 10.
+    /// Takes a token that ended at `now`; gives the seconds to pause before the next, from 0 to [`LONGEST_PAUSE`].
     pub fn token(&mut self, now: f64, seen: Observation) -> f64 {
         self.advance(now);
         if self.ends.len() > RATE_TOKENS {
@@ -277,6 +295,9 @@ impl Controller {
         if self.mode == Mode::Off {
             return 0.0;
         }
+        // What was really paused, which may have been cut short.
+        let paused = self.now - seen.seconds - self.ended;
+        self.paused += if paused > 0.0 { paused.min(self.asked) } else { 0.0 };
         if seen.seconds > 0.0 && seen.seconds < 3600.0 && seen.steps > 0 {
             self.latest = seen.seconds;
             let steps = seen.steps as f64;
@@ -293,7 +314,19 @@ impl Controller {
         let over = self.seconds(self.rung, self.most) > STAY * self.plan().limit;
         self.over = if over { self.over.saturating_add(1) } else { 0 };
         self.decide();
+        (self.ended, self.since) = (self.now, self.next);
         self.pause()
+    }
+
+    /// Seconds of the pause behind the latest token that are left at `now`, after what was read meanwhile.
+    pub fn wait(&mut self, now: f64) -> f64 {
+        self.advance(now);
+        if self.mode == Mode::Off || self.asked == 0.0 {
+            return 0.0;
+        }
+        let slept = (self.now - self.ended).min(self.asked);
+        self.asked = self.pause().max(slept);
+        (self.next - self.now).max(0.0)
     }
 
     /// The oldest decision that was not taken yet.
@@ -347,8 +380,9 @@ impl Controller {
 
     /// Tokens per second that are wanted.
     fn target(&self) -> Option<f64> {
-        let bound = self.budget.max_ms_per_token.map(|ms| 1e3 / ms);
-        let reading = (self.mode == Mode::Saver && bound.is_none()).then_some(READING_RATE);
+        // As fast as people read, or as a bound needs.
+        let bound = self.budget.max_ms_per_token.map_or(0.0, |ms| 1e3 / ms);
+        let reading = (self.mode == Mode::Saver).then_some(READING_RATE.max(bound));
         self.budget.target_tps.or(reading)
     }
 
@@ -580,12 +614,9 @@ impl Controller {
         self.tell(Cause::Mode, format!("{why}: {mode}, {}", self.setting()));
     }
 
-    /// Says once what cannot be read although the budget needs it.
-    fn complain(&mut self) {
-        if self.read < PATIENCE {
-            return;
-        }
-        if let (Some(cap), false) = (self.budget.max_temp, self.celsius_missing)
+    /// Says once what cannot be read although the budget needs it: temperature and battery `now`, energy if it is `silent`.
+    fn complain(&mut self, now: bool, silent: bool) {
+        if let (Some(cap), true) = (self.budget.max_temp, now && !self.celsius_missing)
             && !self.duty.as_ref().is_some_and(Duty::seen)
         {
             self.celsius_missing = true;
@@ -593,15 +624,13 @@ impl Controller {
             let instead = if signs { "the signs of throttling are gone by instead" } else { "the cap has no effect" };
             self.tell(Cause::Limit, format!("{cap} °C at most: no temperature can be read here; {instead}"));
         }
-        if self.budget.mode == Mode::Auto && !self.battery_missing && self.readings.on_battery.is_none() {
+        if self.budget.mode == Mode::Auto && now && !self.battery_missing && self.readings.on_battery.is_none() {
             self.battery_missing = true;
             let mode = self.mode;
             self.tell(Cause::Limit, format!("auto: neither battery nor mains can be read here; it stays with {mode}"));
         }
-        let tokens = self.depth_change.tokens;
-        if let (Some(most), false) = (self.budget.max_joules_per_token, self.joules_missing)
+        if let (Some(most), true) = (self.budget.max_joules_per_token, silent && !self.joules_missing)
             && self.power.watts().is_none()
-            && tokens > 64
         {
             self.joules_missing = true;
             let profiled = self.ladder.rungs().iter().any(|r| r.joules.is_some());
@@ -610,21 +639,21 @@ impl Controller {
         }
     }
 
-    /// Seconds until the next token may begin.
+    /// When the next token may begin, by what is in force now; gives the seconds from the end of the latest until then.
     fn pause(&mut self) -> f64 {
+        self.asked = 0.0;
         if !(self.period > 0.0 && self.period.is_finite()) {
-            self.next = self.now;
+            self.next = self.ended;
             return 0.0;
         }
         // Heat is not caught up.
         let credit = if self.cooling { 0.0 } else { (CREDIT.0 * self.period).min(CREDIT.1) };
-        self.next = (self.next + self.period).clamp(self.now - credit, self.now + LONGEST_PAUSE);
-        let pause = (self.next - self.now).min(LONGEST_PAUSE);
-        if pause < SHORTEST_PAUSE {
-            return 0.0;
+        self.next = (self.since + self.period).clamp(self.ended - credit, self.ended + LONGEST_PAUSE);
+        let pause = self.next - self.ended;
+        if pause >= SHORTEST_PAUSE {
+            self.asked = pause;
         }
-        self.paused += pause;
-        pause
+        self.asked
     }
 
     /// What is in force, in words.

@@ -24,6 +24,10 @@ const RISE: f64 = 0.05;
 pub(super) const LEAST: f64 = 0.04;
 /// Longest time between two readings that is believed to be one, in seconds.
 const GAP: f64 = 5.0;
+/// A clock below this share of the highest that was seen is taken for throttled,
+const THROTTLED: f64 = 0.97;
+/// until the least duty has not brought it back for so many seconds: then somebody has lowered it for good.
+const FOR_GOOD: f64 = 180.0;
 
 /// The duty u: the share of full power that is allowed, from [`LEAST`] to 1.
 ///
@@ -38,6 +42,10 @@ pub(super) struct Duty {
     readings: VecDeque<(f64, f64)>,
     at: Option<f64>,
     throttled: Option<u64>,
+    /// Highest share of its clock that the processor was allowed since the start; 0: none was told.
+    clock: f64,
+    /// Seconds at the least duty with a clock below that.
+    low: f64,
     /// Fastest rise seen, in degrees per second.
     fastest: f64,
     /// Has there ever been a temperature?
@@ -46,7 +54,17 @@ pub(super) struct Duty {
 
 impl Duty {
     pub(super) fn new(cap: f64) -> Self {
-        Self { cap, sum: 1.0, readings: VecDeque::new(), at: None, throttled: None, fastest: 0.0, seen: false }
+        Self {
+            cap,
+            sum: 1.0,
+            readings: VecDeque::new(),
+            at: None,
+            throttled: None,
+            clock: 0.0,
+            low: 0.0,
+            fastest: 0.0,
+            seen: false,
+        }
     }
 
     pub(super) fn value(&self) -> f64 {
@@ -102,11 +120,19 @@ impl Duty {
         if below > 0.0 { (above / below).clamp(-5.0, 5.0) } else { 0.0 }
     }
 
-    /// Without a temperature: down while the system's own thermal control is at work, slowly up while it is not.
+    /// Without a temperature: down while the system's own thermal control is at work, slowly up while it is not. A clock that was low
+    /// from the start is somebody's choice; only one that falls is a sign of heat.
     fn signs(&mut self, passed: f64, readings: &Readings) {
         let counted = self.throttled.zip(readings.throttle_count).is_some_and(|(old, new)| new > old);
         self.throttled = readings.throttle_count.or(self.throttled);
-        let strained = counted || readings.clock_share.is_some_and(|share| share < 0.97);
+        let share = readings.clock_share.unwrap_or(self.clock);
+        self.clock = self.clock.max(share);
+        let fallen = share < THROTTLED * self.clock;
+        self.low = if fallen && self.sum <= LEAST { self.low + passed } else { 0.0 };
+        if self.low >= FOR_GOOD {
+            self.clock = share;
+        }
+        let strained = counted || share < THROTTLED * self.clock;
         self.sum = if strained { self.sum * (1.0 - 0.1 * passed.min(1.0)) } else { self.sum + 0.01 * passed };
         self.sum = self.sum.clamp(LEAST, 1.0);
     }
@@ -169,9 +195,9 @@ mod tests {
         (40..80).for_each(|t| duty.read(f64::from(t), 1.0, &of(None)));
         assert_eq!(duty.value(), low);
         let mut duty = Duty::new(60.0);
-        for t in 0..20 {
-            duty.read(f64::from(t), 1.0, &Readings { clock_share: Some(0.8), ..Readings::default() });
-        }
+        let at = |share| Readings { clock_share: Some(share), ..Readings::default() };
+        duty.read(0.0, 1.0, &at(1.0));
+        (1..20).for_each(|t| duty.read(f64::from(t), 1.0, &at(0.8)));
         assert!(!duty.seen() && duty.value() < 0.2);
         (20..120).for_each(|t| duty.read(f64::from(t), 1.0, &of(None)));
         assert_eq!(duty.value(), 1.0);
@@ -180,5 +206,19 @@ mod tests {
             duty.read(f64::from(t), 1.0, &Readings { throttle_count: Some(u64::from(t)), ..Readings::default() });
         }
         assert!(duty.value() < 0.2);
+    }
+
+    /// `scaling_max_freq` is the user's too, and the vendor's.
+    #[test]
+    fn a_clock_that_was_lowered_for_good_is_no_heat() {
+        let at = |share| Readings { clock_share: Some(share), ..Readings::default() };
+        let mut duty = Duty::new(60.0);
+        (0..100).for_each(|t| duty.read(f64::from(t), 1.0, &at(0.6)));
+        assert_eq!(duty.value(), 1.0, "it never was higher");
+        duty.read(100.0, 1.0, &at(0.7));
+        (101..120).for_each(|t| duty.read(f64::from(t), 1.0, &at(0.6)));
+        assert!(duty.value() < 0.2, "it has fallen");
+        (120..1000).for_each(|t| duty.read(f64::from(t), 1.0, &at(0.6)));
+        assert_eq!(duty.value(), 1.0, "not even the least duty has brought it back");
     }
 }

@@ -13,6 +13,10 @@ const OUTLIER: f64 = 1.5;
 
 /// Tokens that depth is averaged over: it varies more from token to token than the machine does.
 const RATIO_TOKENS: f64 = 64.0;
+/// A token takes a step at least, of hundreds at most.
+const LEAST_RATIO: f64 = 1e-3;
+/// Seconds of computing without a joule after which an energy source counts as silent. Batteries tell every half a minute.
+const SILENCE: f64 = 60.0;
 
 /// Measured over predicted time per token: a mean over the latest tokens in which single outliers count little, and which begins
 /// anew when three tokens in a row are all off to the same side.
@@ -63,23 +67,28 @@ fn median<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {
 
 /// Observed over profiled mean steps: harder text than that of the calibration goes deeper under the same rule.
 #[derive(Debug, Clone)]
-pub(super) struct Ratio(f64);
-
-impl Default for Ratio {
-    fn default() -> Self {
-        Self(1.0)
-    }
+pub(super) struct Ratio {
+    mean: f64,
+    /// For how many tokens the mean counts.
+    weight: f64,
 }
 
 impl Ratio {
+    /// Where a calibration has `measured` the mean steps, single tokens say little against it. Where it is only known how many they
+    /// are at most, the first tokens say all.
+    pub(super) fn new(measured: bool) -> Self {
+        Self { mean: 1.0, weight: if measured { RATIO_TOKENS - 1.0 } else { 0.0 } }
+    }
+
     pub(super) fn add(&mut self, ratio: f64) {
         if ratio.is_finite() && ratio > 0.0 {
-            self.0 += (ratio.clamp(0.1, 10.0) - self.0) / RATIO_TOKENS;
+            self.weight = (self.weight + 1.0).min(RATIO_TOKENS);
+            self.mean += (ratio.clamp(LEAST_RATIO, 10.0) - self.mean) / self.weight;
         }
     }
 
     pub(super) fn value(&self) -> f64 {
-        self.0.clamp(0.25, 4.0)
+        self.mean.clamp(LEAST_RATIO, 4.0)
     }
 }
 
@@ -90,21 +99,39 @@ pub(super) struct Power {
     seconds: f64,
     tokens: u32,
     watts: Option<f64>,
+    /// Nothing was told for long: what is told next is of an unknown time.
+    silent: bool,
 }
 
 impl Power {
     /// A token of `seconds` of compute with a share of the power; `joules` were spent since they were last told.
     pub(super) fn add(&mut self, seconds: f64, share: f64, joules: Option<f64>) {
         self.seconds += seconds * share;
-        self.tokens += 1;
-        let Some(joules) = joules.filter(|j| j.is_finite() && *j >= 0.0 && *j < 1e7) else { return };
+        self.tokens = self.tokens.saturating_add(1);
+        let joules = joules.filter(|j| j.is_finite() && *j >= 0.0 && *j < 1e7).unwrap_or(0.0);
+        if joules == 0.0 {
+            if self.seconds > SILENCE {
+                self.clear();
+                self.silent = true;
+            }
+            return;
+        }
+        if self.silent {
+            self.clear();
+            return;
+        }
         self.joules += joules;
         // Counters tick seldom; a few tokens and something to divide are needed.
-        if self.tokens >= 4 && self.joules > 0.0 && self.seconds > 0.0 {
+        if self.tokens >= 4 && self.seconds > 0.0 {
             let watts = self.joules / self.seconds;
             self.watts = Some(self.watts.map_or(watts, |old| old + 0.5 * (watts - old)));
-            (self.joules, self.seconds, self.tokens) = (0.0, 0.0, 0);
+            self.clear();
         }
+    }
+
+    /// What was told of energy and time does not belong together: both begin anew. What is known stays known.
+    pub(super) fn clear(&mut self) {
+        (self.joules, self.seconds, self.tokens, self.silent) = (0.0, 0.0, 0, false);
     }
 
     pub(super) fn watts(&self) -> Option<f64> {
@@ -134,13 +161,19 @@ mod tests {
 
     #[test]
     fn ratios_follow_slowly_and_stay_in_bounds() {
-        let mut ratio = Ratio::default();
+        let mut ratio = Ratio::new(true);
         ratio.add(2.0);
         assert!((1.015..1.016).contains(&ratio.value()));
         (0..1000).for_each(|_| ratio.add(1e300));
         assert_eq!(ratio.value(), 4.0);
         ratio.add(f64::NAN);
         assert_eq!(ratio.value(), 4.0);
+        let mut unknown = Ratio::new(false);
+        assert_eq!(unknown.value(), 1.0);
+        unknown.add(0.05);
+        assert!((unknown.value() - 0.05).abs() < 1e-12, "the first token says all");
+        unknown.add(0.15);
+        assert!((unknown.value() - 0.1).abs() < 1e-12);
     }
 
     #[test]
@@ -152,6 +185,22 @@ mod tests {
         assert_eq!(power.watts(), Some(10.0));
         power.add(0.5, 1.0, Some(f64::INFINITY));
         power.add(0.5, 1.0, Some(-5.0));
+        assert_eq!(power.watts(), Some(10.0));
+    }
+
+    #[test]
+    fn energy_and_time_that_do_not_belong_together_are_not_divided() {
+        let tell = |power: &mut Power, n: u32| (0..n).for_each(|_| power.add(1.0, 1.0, Some(10.0)));
+        let mut power = Power::default();
+        tell(&mut power, 4);
+        // An hour without a word, then the source is back and tells of one token's time.
+        (0..3600).for_each(|_| power.add(1.0, 1.0, None));
+        tell(&mut power, 9);
+        assert_eq!(power.watts(), Some(10.0));
+        // Energy of a pause between two texts.
+        power.add(1.0, 1.0, Some(1000.0));
+        power.clear();
+        tell(&mut power, 4);
         assert_eq!(power.watts(), Some(10.0));
     }
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub struct Rung {
     /// The exit rule.
     pub rule: ExitRule,
-    /// Mean loop steps.
+    /// Mean loop steps of a token, all loops together; where nothing is known, how many they are at most.
     pub steps: f64,
     /// What it loses, as [`Profile::loss`] counts: 0.01 is one per cent of perplexity. NaN where nothing is known.
     pub loss: f64,
@@ -90,8 +90,8 @@ impl Ladder {
             points.push(best);
         }
         // A rung must be worth climbing: the front of a good measurement has many that differ by nothing that anyone could notice.
-        let worth = WORTH * max_loss.max(0.0);
-        let mut reached = f64::INFINITY;
+        let worth = WORTH * max_loss.clamp(0.0, 1.0);
+        let (mut reached, top) = (f64::INFINITY, *points.last()?);
         points.retain(|p| {
             let loss = profile.loss(p);
             let better = loss.is_nan() || loss <= reached - worth;
@@ -100,6 +100,10 @@ impl Ladder {
             }
             better
         });
+        // The best is always to be had; what nearly is, for much less, is to be had too.
+        if !points.last().is_some_and(|p| std::ptr::eq(*p, top)) {
+            points.push(top);
+        }
         let known = |x: f64| x.is_finite() && x >= 0.0;
         let cost =
             profile.cost.as_ref().filter(|c| known(c.base_ms) && known(c.step_ms) && c.base_ms + c.step_ms > 0.0);
@@ -122,11 +126,10 @@ impl Ladder {
 
     /// A ladder of one rung: the rule in force, of which nothing is known. `why` says why there is no other.
     pub fn single(config: &Config, rule: ExitRule, why: impl Into<String>) -> Self {
-        let steps = RulePolicy::depth_limit(&rule, None, config) * config.loops.len().max(1);
-        Self::of_rule(rule, steps as f64, why)
+        Self::of_rule(rule, RulePolicy::total_limit(&rule, None, config) as f64, why)
     }
 
-    /// As [`single`](Self::single), with the rule's mean loop steps.
+    /// As [`single`](Self::single), with the loop steps that the rule takes at most; how many it takes as a mean is learnt.
     pub fn of_rule(rule: ExitRule, steps: f64, why: impl Into<String>) -> Self {
         let rung = Rung { rule, steps: steps.max(1.0), loss: f64::NAN, ms: f64::NAN, joules: None };
         let note = Some(why.into());
@@ -143,9 +146,14 @@ impl Ladder {
         self.note.as_deref()
     }
 
-    /// The deepest loop that any rung may ask for.
-    pub fn depth_limit(&self, config: &Config) -> usize {
-        self.rungs.iter().map(|r| RulePolicy::depth_limit(&r.rule, None, config)).max().unwrap_or(1)
+    /// The deepest loop that any rung may ask for, where the user allows `most_steps`.
+    pub fn depth_limit(&self, config: &Config, most_steps: Option<usize>) -> usize {
+        self.rungs.iter().map(|r| RulePolicy::depth_limit(&r.rule, most_steps, config)).max().unwrap_or(1)
+    }
+
+    /// Are the mean steps of its rungs measured?
+    pub(super) fn measured(&self) -> bool {
+        self.rungs[0].loss.is_finite()
     }
 
     /// Are its times measured, or guesses up to a factor?
@@ -202,8 +210,12 @@ mod tests {
             let ladder = Ladder::of_points(&profile, max_loss).unwrap();
             let rungs = ladder.rungs();
             assert!(rungs.iter().all(|r| r.loss <= max_loss), "{max_loss}");
-            assert!(rungs.windows(2).all(|w| w[0].ms < w[1].ms && w[0].loss > w[1].loss + 0.009 * max_loss));
+            let worth = 0.009 * max_loss.min(1.0);
+            assert!(rungs.windows(2).all(|w| w[0].ms < w[1].ms && w[0].loss > w[1].loss));
+            assert!(rungs[..rungs.len() - 1].windows(2).all(|w| w[0].loss > w[1].loss + worth));
             assert_eq!(ladder.note(), None);
+            let best = profile.front().into_iter().rfind(|p| profile.loss(p) <= max_loss).unwrap();
+            assert_eq!(rungs.last().unwrap().rule, best.rule, "the best is never pruned");
         }
         let mut worse = profile;
         worse.depths.iter_mut().chain(&mut worse.rules).for_each(|p| p.kl.value += 0.5);
@@ -219,7 +231,8 @@ mod tests {
         let force: ExitRule = "fixed:6".parse().unwrap();
         let of = |config: &Config, most| Ladder::of_profile(&profile, config, 0.01, most, force);
         assert!(can_exit(&config) && of(&config, None).rungs().len() > 3);
-        assert_eq!(of(&config, None).depth_limit(&config), 64);
+        assert_eq!(of(&config, None).depth_limit(&config, None), 64);
+        assert_eq!(Ladder::single(&config, "kl".parse().unwrap(), "").depth_limit(&config, Some(3)), 3);
         // The rules have a maximum of 64 steps of their own.
         let shallow = of(&config, Some(32));
         assert!(shallow.rungs().iter().all(|r| r.rule.name() == "fixed"), "{:?}", shallow.rungs());

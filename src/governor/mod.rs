@@ -3,7 +3,8 @@
 //! A looped model can think less about a token, so a device that is slow, hot or nearly empty has a better way out than to stall. The
 //! governor looks at every token and at what the sensors say, and decides before the next one:
 //! 1. **depth** first: another [`Rung`] of the [`Ladder`], which holds the settings that a calibration found worth having and that
-//!    lose no more than the quality floor ([`Budget::max_loss`]) allows. It never goes below;
+//!    lose no more than the quality floor ([`Budget::max_loss`]) allows. It never goes below, with one exception: where no
+//!    calibrated setting meets the floor, the one that loses least is run, and it is said;
 //! 2. then **threads**: fewer of them draw less power than they are slower by;
 //! 3. then **pace**: pauses between tokens, which make up the rest.
 //!
@@ -15,8 +16,13 @@
 //! | `saver` | the cheapest rung, paced to [`READING_RATE`] tokens per second | the cheapest rung, paced to the rate | the same | the most efficient number that holds the rate | as said |
 //! | `auto` | `quality` on mains; `balanced` on battery; `saver` on a battery below 20 % (until it has 23 %) | | | | |
 //!
-//! A time per token ([`Budget::max_ms_per_token`]) is a bound and no pace: it causes no pauses. A model without a profile, or of a
+//! A time per token ([`Budget::max_ms_per_token`]) is a bound and no pace: it causes no pauses, and `saver` keeps to its reading
+//! pace unless the bound needs more. A model without a profile, or of a
 //! family whose tokens never leave the loop early ([`can_exit`]), has a ladder of one rung, and threads and pace are what is left.
+//!
+//! A prompt is not paced, whatever it costs. Pressure on the processor ([`Readings::cpu_pressure`]) is shown and not acted on: slow
+//! tokens say more. With a governor the same question can get another depth, since clocks and sensors decide; what it decided is kept
+//! with a saved conversation, which replays to the bit.
 //!
 //! **How it decides.** A token is predicted to take (base + step × steps) of the profile, times what the latest 16 tokens took over
 //! what they were predicted to take, the steps times what the latest text needed over what the calibration's did. One slow token
@@ -38,8 +44,8 @@ mod ladder;
 mod readings;
 pub mod simulate;
 
-pub use budget::{Budget, Error, MAX_LOSS, Mode};
-pub use controller::{Controller, LEAST_DUTY, Observation, READING_RATE};
+pub use budget::{Budget, Error, LEAST_RATE, MAX_LOSS, Mode, is_loss};
+pub use controller::{Controller, LEAST_DUTY, LONGEST_PAUSE, Observation, READING_RATE};
 pub use decision::{Cause, Decision, Log, Summary};
 pub use ladder::{Ladder, Rung, can_exit, whole_loop};
 pub use readings::Readings;

@@ -14,12 +14,12 @@ pub struct Readings {
     pub watts: Option<f64>,
     /// The hottest sensor of the processor, in degrees.
     pub celsius: Option<f64>,
-    /// What the fastest core may run at, as a share of what the hardware could: less than 1 where the user or the system's own
-    /// thermal control has lowered it.
+    /// What the fastest core may run at, as a share of what the hardware could: less than 1 where the user, the vendor or the
+    /// system's own thermal control has lowered it. Which of them it was is not told; only a fall is taken for heat.
     pub clock_share: Option<f64>,
     /// How often the processor has throttled, ever.
     pub throttle_count: Option<u64>,
-    /// Share of the last ten seconds in which some program waited for a processor.
+    /// Share of the last ten seconds in which some program waited for a processor. Nothing is decided by it.
     pub cpu_pressure: Option<f64>,
     /// What the system says of thermal pressure in words.
     pub thermal_pressure: Option<String>,

@@ -304,27 +304,32 @@ pub fn run_with(
     sensors: &mut dyn FnMut(f64, Readings) -> Readings,
 ) -> Trace {
     let mut trace = Trace::default();
-    let (mut polled, mut told) = (f64::NEG_INFINITY, device.joules());
+    let (mut polled, mut told, mut fresh) = (f64::NEG_INFINITY, device.joules(), false);
     governor.start(device.now());
-    while device.now() < until && device.charge() != Some(0.0) {
-        let mut joules = None;
-        if device.now() - polled >= POLL {
+    let mut look = |device: &Device, governor: &mut Controller| {
+        let due = device.now() - polled >= POLL;
+        if due {
             polled = device.now();
             governor.read(polled, &sensors(polled, device.readings()));
-            if device.spec.tells_energy {
-                joules = Some(device.joules() - told);
-                told = device.joules();
-            }
+        }
+        due
+    };
+    while device.now() < until && device.charge() != Some(0.0) {
+        fresh |= look(device, governor);
+        let joules = (device.spec.tells_energy && fresh).then(|| device.joules() - told);
+        if joules.is_some() {
+            (told, fresh) = (device.joules(), false);
         }
         let (rule, threads) = (governor.rule(), governor.threads());
         let point = profile.points().find(|p| p.rule == rule);
         let steps = point.map_or(1, |p| draw(p, device.tokens));
         let seconds = device.token(steps, threads);
-        let pause = governor.token(device.now(), Observation { seconds, steps, joules });
+        let end = device.now();
+        let mut pause = governor.token(end, Observation { seconds, steps, joules });
         trace.tokens.push(Sample {
-            at: device.now(),
+            at: end,
             seconds,
-            pause,
+            pause: 0.0,
             steps,
             loss: point.map_or(f64::NAN, |p| profile.loss(p)),
             threads,
@@ -332,7 +337,15 @@ pub fn run_with(
             clock: device.clock,
             charge: device.charge().unwrap_or(1.0),
         });
-        device.rest(pause);
+        // What is read during a pause may change it.
+        while pause > 1e-9 {
+            device.rest(pause.min(POLL));
+            fresh |= look(device, governor);
+            pause = governor.wait(device.now());
+        }
+        if let Some(token) = trace.tokens.last_mut() {
+            token.pause = device.now() - end;
+        }
         trace.decisions.extend(std::iter::from_fn(|| governor.take_decision()));
     }
     trace

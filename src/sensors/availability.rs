@@ -118,7 +118,10 @@ pub(super) fn availability(machine: &Machine) -> Vec<Sensor> {
         state.supplies.iter().find_map(value).map(|x| format!("{x:.1} {unit}"))
     };
     let meter = EnergyMeter::new(machine).sample().map(|s| s.source());
-    let rapl = (meter == Some(EnergySource::Rapl)).then(|| "counters of the processor".to_owned());
+    let energy = meter.map(|source| match source {
+        EnergySource::Rapl => "counters of the processor".to_owned(),
+        EnergySource::Battery => "the battery, while it discharges".to_owned(),
+    });
     let facts = super::cpu::memory(machine);
     vec![
         sensor("temperature", "/sys/class/thermal, /sys/class/hwmon", On::Linux, hottest, temperatures),
@@ -166,7 +169,7 @@ pub(super) fn availability(machine: &Machine) -> Vec<Sensor> {
             first(|s| s.watts, "W"),
             [supplies("power_now"), supplies("current_now")].concat(),
         ),
-        sensor("energy", "/sys/class/powercap (RAPL)", On::Linux, rapl, counters),
+        sensor("energy", "/sys/class/powercap (RAPL), else the battery", On::LinuxAndMac, energy, counters),
         sensor(
             "frequency governor",
             "cpufreq/scaling_governor",
@@ -319,6 +322,20 @@ mod tests {
             assert_eq!(after.clock, before.clock);
             assert_eq!(of(&machine.availability(), "battery charge").why, Some(Unavailable::Missing));
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn energy_is_the_battery_where_there_are_no_counters() {
+        let fake = Fake::new(&[
+            ("sys/class/power_supply/BAT0/type", "Battery"),
+            ("sys/class/power_supply/BAT0/status", "Discharging"),
+            ("sys/class/power_supply/BAT0/power_now", "8000000"),
+        ]);
+        let shows = |fake: &Fake| of(&fake.machine().availability(), "energy").shows.clone();
+        assert_eq!(shows(&fake).as_deref(), Some("the battery, while it discharges"));
+        fake.write("sys/class/power_supply/BAT0/status", "Charging");
+        assert_eq!(shows(&fake), None);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub struct State {
     pub throttle_count: Option<u64>,
     /// Share of the last ten seconds in which some program waited for a processor, by Linux's pressure stall information.
     pub cpu_pressure: Option<f64>,
-    /// What the system says of thermal pressure, where it says it in words (macOS).
+    /// What the system says of its thermal state, where it says it in words: on macOS what `pmset -g therm` prints.
     pub thermal_pressure: Option<String>,
     /// Batteries and mains.
     pub supplies: Vec<Supply>,
@@ -150,13 +150,13 @@ impl Machine {
 
 /// A made-up machine for tests: files under a temporary folder.
 #[cfg(test)]
-struct Fake {
+pub(crate) struct Fake {
     folder: tempfile::TempDir,
 }
 
 #[cfg(test)]
 impl Fake {
-    fn new(files: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(files: &[(&str, &str)]) -> Self {
         let fake = Self { folder: tempfile::tempdir().unwrap() };
         files.iter().for_each(|(path, text)| fake.write(path, text));
         fake
@@ -168,7 +168,7 @@ impl Fake {
         std::fs::write(path, text).unwrap();
     }
 
-    fn machine(&self) -> Machine {
+    pub(crate) fn machine(&self) -> Machine {
         Machine::at(self.folder.path())
     }
 }

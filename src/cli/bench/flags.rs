@@ -151,7 +151,10 @@ pub(super) struct Flags {
         hide_possible_values = true,
         help_heading = "Results"
     )]
-    pub(super) output: Format,
+    output: Format,
+    /// The same as '-o json'
+    #[arg(long, conflicts_with = "output", help_heading = "Results")]
+    json: bool,
     /// Compare with what an earlier run wrote with '-o jsonl'
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) compare: Option<PathBuf>,
@@ -194,6 +197,11 @@ impl Test {
 }
 
 impl Flags {
+    /// How results are written.
+    pub(super) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+
     /// The tests, each once.
     pub(super) fn tests(&self) -> Vec<Test> {
         let mut tests: Vec<Test> = Vec::new();
@@ -248,6 +256,16 @@ mod tests {
         let flags = Flags::try_parse_from(args.split_whitespace()).unwrap();
         let batch = |t: &Test| t.batch.map_or(String::new(), |b| format!(" b{b}"));
         flags.tests().iter().map(|t| t.name() + &batch(t)).collect()
+    }
+
+    #[test]
+    fn json_is_a_format() {
+        let format =
+            |args: &[&str]| Flags::try_parse_from([&["rdt-bench", "--sensors"], args].concat()).map(|f| f.format());
+        assert_eq!(format(&["--json"]).unwrap(), Format::Json);
+        assert_eq!(format(&["-o", "csv"]).unwrap(), Format::Csv);
+        assert_eq!(format(&[]).unwrap(), Format::Md);
+        assert!(format(&["--json", "-o", "csv"]).is_err());
     }
 
     #[test]

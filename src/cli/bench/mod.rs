@@ -52,7 +52,7 @@ fn note(text: &str) {
 
 fn work(flags: &Flags) -> anyhow::Result<()> {
     if flags.sensors {
-        return Ok(sensors::write(io::stdout().lock(), flags.output)?);
+        return Ok(sensors::write(io::stdout().lock(), flags.format())?);
     }
     let tests = flags.tests();
     if tests.is_empty() {
@@ -91,7 +91,7 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         meter,
         commit: commit::commit(),
         old: old.unwrap_or_default(),
-        output: Output::new(io::stdout().lock(), flags.output, shown),
+        output: Output::new(io::stdout().lock(), flags.format(), shown),
         bandwidths: Bandwidths::default(),
         buffer: size,
         answers: HashMap::new(),

@@ -131,6 +131,12 @@ impl Chat {
         self.governor.as_mut()
     }
 
+    /// Puts into force what the governor wants, after a look at the sensors: much may have changed while the user had the word.
+    fn look(&mut self) -> Result<(), Error> {
+        self.governor.iter_mut().for_each(Governor::look);
+        self.obey()
+    }
+
     /// Puts into force what the governor wants.
     fn obey(&mut self) -> Result<(), Error> {
         let Some(governor) = &self.governor else { return Ok(()) };
@@ -138,7 +144,7 @@ impl Chat {
         if rule != *self.engine().rule() {
             let limit = match rule == self.settings.rule {
                 true => self.depth_limit(),
-                false => RulePolicy::depth_limit(&rule, None, self.model().config()),
+                false => RulePolicy::depth_limit(&rule, self.settings.steps, self.model().config()),
             };
             self.recorder.settings_mut().set_rule(rule, Some(limit))?;
         }
@@ -284,7 +290,7 @@ impl Chat {
         if answer.dropped > 0 {
             sink(Event::Dropped(answer.dropped)).map_err(Error::Show)?;
         }
-        self.obey()?;
+        self.look()?;
         match self.recorder.prompt(&prompt, &both_ways).map_err(Error::from) {
             Ok(stats) => answer.prompt = stats,
             Err(e) if e.is_cancelled() => answer.end = End::Cancelled,
@@ -307,6 +313,10 @@ impl Chat {
             if answer.tokens.len() >= most {
                 break End::Length;
             }
+            // Behind a token if another one follows; the first one took no pass.
+            if !answer.tokens.is_empty() {
+                self.pause()?;
+            }
             if self.voice.cancel.is_set() {
                 break End::Cancelled;
             }
@@ -326,7 +336,7 @@ impl Chat {
             let token = Token { id: step.token, steps: step.steps, text };
             sink(Event::Token(&token)).map_err(Error::Show)?;
             answer.tokens.push(token);
-            self.pace(answer.tokens.len() == 1, took, step.steps)?;
+            self.tell(answer.tokens.len() == 1, took, step.steps)?;
         };
         let rest = decoder.flush();
         if let (false, Some(last)) = (rest.is_empty(), answer.tokens.last_mut()) {
@@ -337,24 +347,30 @@ impl Chat {
         Ok(())
     }
 
-    /// Tells the governor of a token, does what it wants, and pauses as it asks. The first token of an answer was drawn from what
-    /// the prompt left, and took no pass.
-    fn pace(&mut self, first: bool, took: Duration, steps: usize) -> Result<(), Error> {
+    /// Tells the governor of a token, and does what it wants. The first token of an answer was drawn from what the prompt left, and
+    /// took no pass.
+    fn tell(&mut self, first: bool, took: Duration, steps: usize) -> Result<(), Error> {
         let Some(governor) = &mut self.governor else { return Ok(()) };
-        let mut pause = Duration::ZERO;
         match first {
             true => governor.start(),
-            false => pause = governor.token(took, steps),
+            false => governor.token(took, steps),
         }
-        self.obey()?;
-        let end = Instant::now() + pause;
-        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {
-            if self.voice.cancel.is_set() {
+        self.obey()
+    }
+
+    /// Pauses as the governor asks; what the sensors say meanwhile counts. A cancellation ends it.
+    fn pause(&mut self) -> Result<(), Error> {
+        let Some(governor) = &mut self.governor else { return Ok(()) };
+        let mut paused = false;
+        loop {
+            let left = governor.wait();
+            if left.is_zero() || self.voice.cancel.is_set() {
                 break;
             }
             std::thread::sleep(left.min(SLICE));
+            paused = true;
         }
-        Ok(())
+        if paused { self.obey() } else { Ok(()) }
     }
 
     /// Leaves out what does not fit; gives the number of exchanges left out, and the prompt.
@@ -447,15 +463,21 @@ impl Chat {
             again = Some(held.len());
         }
         self.settings = settings;
-        // What the user sets by hand is not taken back.
-        let (rule, limit) = (self.settings.rule, self.depth_limit());
-        if let Some(governor) = &mut self.governor {
-            governor.pin(rule, limit);
-        }
+        self.pin("you set");
         Ok(again)
     }
 
-    /// Puts another session in the place of this one and runs `held` in it. On an error nothing has changed.
+    /// Makes the governor keep to the settings' depth: what the user sets by hand, or loads, is not taken back.
+    fn pin(&mut self, whose: &str) {
+        let (rule, limit) = (self.settings.rule, self.depth_limit());
+        let most = RulePolicy::total_limit(&rule, Some(limit), self.model().config());
+        if let Some(governor) = &mut self.governor {
+            governor.pin(rule, most, whose);
+        }
+    }
+
+    /// Puts another session in the place of this one and runs `held` in it. It is as deep as these settings and `held` need; a
+    /// governor's ladder counts no more, since its depth is [pinned](Self::pin) to the settings. On an error nothing has changed.
     fn replace(
         &mut self,
         options: SessionOptions,
@@ -464,8 +486,7 @@ impl Chat {
         runs: &[Run],
         draws: u64,
     ) -> Result<(), Error> {
-        let governed = self.governor.as_ref().map_or(1, |g| g.depth_limit(self.model()));
-        let deepest = runs.iter().map(|r| r.steps).max().unwrap_or(1).max(governed);
+        let deepest = runs.iter().map(|r| r.steps).max().unwrap_or(1);
         let mut recorder = self.voice.engine(&options, &settings, deepest)?;
         self.voice.cancel.watch(recorder.engine().cancel_flag());
         if let Err(e) = recorder.replay(held, runs) {
@@ -512,6 +533,7 @@ impl Chat {
             _ => None,
         };
         self.replace(options, settings, &held, runs, saved.draws())?;
+        self.pin("was saved");
         if let Some((template, condition)) = under {
             self.voice.template = template;
             self.voice.condition = Some(condition);

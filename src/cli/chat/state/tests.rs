@@ -402,7 +402,7 @@ fn what_a_governor_does_is_replayed() {
     let budget = Budget { target_tps: Some(1e6), max_loss: 2.0, ..Budget::of_mode(Mode::Quality) };
     // It is told that a token takes nanoseconds.
     let ladder = Ladder::of_points(&simulate::profile(1e-6, 1e-7), budget.max_loss).unwrap();
-    let depth = ladder.depth_limit(model.config());
+    let depth = ladder.depth_limit(model.config(), None);
     let mut governed =
         Chat::new(Arc::clone(&model), options(depth), settings("fixed:3"), None, Cancel::default()).unwrap();
     assert_eq!(governed.engine().session().steps(), depth);
@@ -432,20 +432,71 @@ fn what_a_governor_does_is_replayed() {
 fn pauses_can_be_cut_short() {
     use crate::cli::Prepared;
     use crate::governor::{Budget, Ladder, Mode};
-    let mut chat = chat("fixed:2");
-    let budget = Budget { target_tps: Some(0.001), ..Budget::of_mode(Mode::Balanced) };
+    let mut chat = chat_with(256, Settings { ignore_end: true, ..settings("fixed:2") }, None);
+    // A token an hour.
+    let budget = Budget { target_tps: Some(1.0 / 3600.0), ..Budget::of_mode(Mode::Balanced) };
     let ladder = Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "one rung");
     chat.govern(Prepared::of(ladder, budget).begin(1).unwrap());
-    chat.settings.ignore_end = true;
     let cancel = chat.voice.cancel.clone();
+    let (told, second) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        second.recv().unwrap();
+        // The second token has been shown; the pause behind it has begun, or begins.
+        std::thread::sleep(Duration::from_millis(300));
+        cancel.cancel();
+    });
     let mut seen = 0;
+    let start = Instant::now();
     let answer = chat.ask("Hello!", &mut |event| {
         seen += usize::from(matches!(event, Event::Token(_)));
         if seen == 2 {
-            cancel.cancel();
+            told.send(()).unwrap();
         }
         Ok(())
     });
     let answer = answer.unwrap();
-    assert!(answer.end == End::Cancelled || answer.tokens.len() < 3, "{answer:?}");
+    other.join().unwrap();
+    assert_eq!((answer.end, answer.tokens.len()), (End::Cancelled, 2));
+    assert!(start.elapsed() >= Duration::from_millis(300), "it paused until then");
+    assert!(start.elapsed() < Duration::from_secs(1800), "the rest of the hour was not slept");
+}
+
+/// Behind the last token there is nothing to pause for.
+#[test]
+fn an_answer_does_not_end_with_a_pause() {
+    use crate::cli::Prepared;
+    use crate::governor::{Budget, Ladder, Mode};
+    let mut chat = chat_with(256, Settings { predict: Some(2), ignore_end: true, ..settings("fixed:2") }, None);
+    let budget = Budget { target_tps: Some(1.0 / 3600.0), ..Budget::of_mode(Mode::Balanced) };
+    chat.govern(Prepared::of(Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "one rung"), budget).begin(1).unwrap());
+    let start = Instant::now();
+    let (first, second) = (ask(&mut chat, "Hello!"), ask(&mut chat, "And again?"));
+    assert_eq!((first.end, second.end), (End::Length, End::Length));
+    assert!(start.elapsed() < Duration::from_secs(1800), "not an hour behind each");
+}
+
+/// What is loaded is kept as what is set by hand is, and takes the place of that.
+#[test]
+fn a_loaded_rule_is_kept_by_the_governor() {
+    use crate::cli::Prepared;
+    use crate::governor::{Budget, Ladder, Mode, simulate};
+    let mut first = chat("acceleration");
+    first.set_steps(Some(4)).unwrap();
+    ask(&mut first, "Hello!");
+    let file = saved(&first);
+
+    let mut governed = chat("fixed:3");
+    let ladder = Ladder::of_points(&simulate::profile(12.0, 6.5), 2.0).unwrap();
+    governed.govern(Prepared::of(ladder, Budget::of_mode(Mode::Quality)).begin(1).unwrap());
+    governed.set_rule("fixed:30".parse().unwrap()).unwrap();
+    assert_eq!(governed.engine().session().steps(), 30);
+    governed.load(&file).unwrap();
+    let answer = ask(&mut governed, "Tell me a story.");
+    assert_eq!((*governed.engine().rule(), governed.engine().depth()), (first.settings.rule, Some(4)));
+    assert!(!answer.tokens.is_empty() && answer.depths().max <= 4);
+    let (summary, line) = (governed.governor().unwrap().summary(), governed.governor().unwrap().headline());
+    assert_eq!((summary.rungs, summary.rule), (1, first.settings.rule.to_string()));
+    assert!(line.contains("was saved"), "{line}");
+    assert!(governed.engine().session().steps() < 30, "the old rule has gone");
+    assert_eq!(answer.tokens, ask(&mut first, "Tell me a story.").tokens);
 }
