@@ -92,7 +92,7 @@ pub struct Budget {
 pub const LEAST_RATE: f64 = 0.05;
 
 /// What may be lost if nobody says.
-pub const MAX_LOSS: f64 = 0.01;
+pub const MAX_LOSS: f64 = crate::calibrate::BEARABLE;
 
 /// Is this a loss that can be allowed? Any number from 0 on: at very little depth models lose many times their perplexity.
 pub fn is_loss(share: f64) -> bool {

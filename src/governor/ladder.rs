@@ -1,7 +1,7 @@
 //! The settings that a governor chooses from.
 
 use crate::calibrate::{Point, Profile};
-use crate::exit::{ExitRule, RulePolicy};
+use crate::exit::{ExitRule, RulePolicy, can_exit};
 use crate::model::Config;
 use std::collections::BTreeMap;
 
@@ -33,12 +33,6 @@ pub struct Ladder {
     /// Are times more than guesses?
     timed: bool,
     note: Option<String>,
-}
-
-/// Can tokens of this model leave its loop early at all? HRM-Text and Nanbeige were trained at one depth, and have no gate to say
-/// when less would do.
-pub fn can_exit(config: &Config) -> bool {
-    config.exit_gate || config.loops.iter().any(|l| l.max_steps != Some(l.mean_steps))
 }
 
 /// What to say of a model whose tokens [cannot exit](can_exit).

@@ -44,8 +44,9 @@ mod ladder;
 mod readings;
 pub mod simulate;
 
+pub use crate::exit::can_exit;
 pub use budget::{Budget, Error, LEAST_RATE, MAX_LOSS, Mode, is_loss};
 pub use controller::{Controller, LEAST_DUTY, LONGEST_PAUSE, Observation, READING_RATE};
 pub use decision::{Cause, Decision, Log, Summary};
-pub use ladder::{Ladder, Rung, can_exit, whole_loop};
+pub use ladder::{Ladder, Rung, whole_loop};
 pub use readings::Readings;
