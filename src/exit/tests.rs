@@ -260,9 +260,9 @@ fn statistics_are_those_of_the_reference() {
             close(statistic(stats), expected);
         }
     }
-    // The reference works in f32: what is left of a difference is good to 1e-7 of its terms.
+    // The reference works in f32: what is left of a difference is good to some 1e-7 of its terms.
     let near = |found: f32, expected: f32, terms: f32| {
-        assert!((found - expected).abs() < 2e-7 * terms.max(1.0), "{found} is not {expected}");
+        assert!((found - expected).abs() < 5e-7 * terms.max(1.0), "{found} is not {expected}");
     };
     let cosine = rule("cosine");
     let expected = [0.171_906_53, 0.028_121_114, 0.009_639_442, 0.000_228_881_84];
@@ -302,8 +302,8 @@ fn readout_rules_see_different_things() {
     assert_eq!(readout_exit(&rule("min-p-kl"), &swap), None);
     // What happens in the tail is nothing to min-p-kl.
     let tail: Vec<Vec<f32>> = (0..3).map(|k| vec![9.0, k as f32, 2.0 - k as f32]).collect();
-    assert_eq!(readout_exit(&rule("min-p-kl:1e-9"), &tail), Some(2));
-    assert_eq!(readout_exit(&rule("kl:1e-9"), &tail), None);
+    assert_eq!(readout_exit(&rule("min-p-kl:1e-6"), &tail), Some(2));
+    assert_eq!(readout_exit(&rule("kl:1e-6"), &tail), None);
     // Nothing that is not a number lets a row leave.
     let nan = vec![vec![f32::NAN, 1.0]; 8];
     for text in ["kl:9", "min-p-kl:9", "entropy:9", "argmax,hits=1"] {
