@@ -31,9 +31,7 @@ impl Memo {
         std::fs::create_dir_all(folder)?;
         match std::fs::read_to_string(&path) {
             Ok(found) if found == setup => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && std::fs::read_dir(folder)?.next().is_none() => {
-                write(&path, setup.as_bytes())?;
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && is_free(folder)? => write(&path, setup.as_bytes())?,
             Ok(_) | Err(_) => return Err(Error::Unfinished { path: folder.to_owned() }),
         }
         Ok(this)
@@ -73,7 +71,7 @@ impl Memo {
         let Some(folder) = &self.folder else { return Ok(()) };
         for entry in std::fs::read_dir(folder)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|e| e == "bin") || path.ends_with(SETUP) {
+            if path.extension().is_some_and(|e| e == "bin") || path.ends_with(SETUP) || is_leftover(&path) {
                 std::fs::remove_file(path)?;
             }
         }
@@ -81,6 +79,23 @@ impl Memo {
         let _ = std::fs::remove_dir(folder);
         Ok(())
     }
+}
+
+/// Is this what a killed program had half written?
+fn is_leftover(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let ours = name.contains(".bin.") || name.contains(SETUP);
+    ours && name.starts_with('.') && name.ends_with(".tmp")
+}
+
+/// Is there nothing of anybody else's in the folder?
+fn is_free(folder: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        if !is_leftover(&entry?.path()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
@@ -114,6 +129,8 @@ mod tests {
         let again: Vec<f64> = memo.get("one", any, || Ok(vec![1.0])).unwrap();
         assert_eq!(again, [1.0], "and damaged ones");
 
+        // What a killed program had half written goes with the rest.
+        std::fs::write(at.join(".two.bin.Xy12.tmp"), b"half").unwrap();
         assert!(matches!(Memo::open(Some(&at), "b", false), Err(Error::Unfinished { .. })));
         let mut memo = Memo::open(Some(&at), "b", true).unwrap();
         assert!(memo.find("one", any).is_none());
