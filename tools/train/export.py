@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes a trained model as a checkpoint in Huginn's published layout.
+"""Writes a trained model as a checkpoint in the published layout of its shape.
 
   export.py RUN FOLDER [--shape nano] [--questions 10] [--dialogues 1200]
 
-FOLDER gets model.safetensors (matrices in bf16, norms and biases in f32), config.json, generation_config.json, the
+FOLDER gets the weights (matrices in bf16, vectors in f32), config.json, generation_config.json, the
 tokenizer with its chat template, and what tells how good the model is: eval.jsonl (held-out questions with this model's
 answers), accuracy_by_steps.json, heldout.txt (held-out dialogues, special tokens written out) and training.jsonl.
 """
@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 import dialogues
+import parcae
 import tokenizer as tokens
 from evaluate import answer, held_out_questions, score
-from model import SHAPES, Huginn, to_bfloat16
+from layouts import build
+from model import SHAPES, to_bfloat16
 
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -109,6 +111,14 @@ def held_out_text(seed, count):
     return "\n".join(written) + "\n"
 
 
+def write_weights(folder, shape, weights):
+    """In the kind of file that the published models have: of those that Parcae's two loaders look for, both take one."""
+    if shape.layout == "parcae":
+        torch.save(weights, folder / "pytorch_model.bin")
+    else:
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
 def write_json(path, value):
     path.write_text(json.dumps(value, indent=1) + "\n")
 
@@ -125,15 +135,15 @@ def main():
     torch.set_num_threads(1)
 
     shape = SHAPES[args.shape]
-    model = Huginn(shape)
+    model = build(shape)
     # What train_gpu.py leaves, or train.py.
     stored = args.run / "model.safetensors"
     model.load_state_dict(load_file(stored) if stored.exists() else torch.load(args.run / "state.pt")["mean"])
     to_bfloat16(model)
     args.folder.mkdir(parents=True, exist_ok=True)
     weights = {name: weight.contiguous() for name, weight in model.state_dict().items()}
-    save_file(weights, args.folder / "model.safetensors", {"format": "pt"})
-    write_json(args.folder / "config.json", config(shape))
+    write_weights(args.folder, shape, weights)
+    write_json(args.folder / "config.json", parcae.config(shape) if shape.layout == "parcae" else config(shape))
     write_json(args.folder / "generation_config.json", generation_config())
     write_json(args.folder / "tokenizer_config.json", tokenizer_config(shape))
     shutil.copy(args.run / "tokenizer.json", args.folder)

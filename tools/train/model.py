@@ -1,8 +1,9 @@
-"""A recurrent-depth language model in Huginn's published layout.
+"""Recurrent-depth language models: what they share, and Huginn's published layout.
 
     e = prelude(embedding);  s = noise;  s = core(adapter[s, e]), again and again;  logits = head(coda(s))
 
-Parameters carry the published names, so that a state dict is a checkpoint.
+Parameters carry the published names, so that a state dict is a checkpoint. Parcae's layout is in parcae.py, and
+layouts.py builds the model of a shape.
 """
 
 import math
@@ -27,6 +28,7 @@ class Shape:
     backprop_steps: int = 4
     rope_base: float = 50_000.0
     epsilon: float = 1e-6
+    layout: str = "huginn"
 
     @property
     def depth(self):
@@ -44,13 +46,15 @@ class Shape:
 
     @property
     def embedding_scale(self):
-        return math.sqrt(self.width)
+        return math.sqrt(self.width) if self.layout == "huginn" else 1.0
 
 
-# What fits 3 MB and 12 MB at four bits.
+# What fits 3 MB and 12 MB at four bits. Parcae's has two coda layers so that the reference puts no value embedding
+# anywhere (see parcae.py).
 SHAPES = {
     "nano": Shape(core=2, backprop_steps=8),
     "small": Shape(width=512, heads=8, feed_forward=1280, prelude=2, core=2, coda=2, backprop_steps=6),
+    "parcae-nano": Shape(core=2, coda=2, backprop_steps=8, epsilon=1e-5, layout="parcae"),
 }
 
 
@@ -79,6 +83,21 @@ def rotate(x, cos, sin):
     return x * cos + torch.stack((-odd, even), -1).flatten(-2) * sin
 
 
+def attend(q, k, v, mask=None):
+    """Attention [row, position, heads * head size] of queries, keys and values [row, position, head, head size].
+
+    `mask` is added to the scores; without one, every position sees those before it.
+    """
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+    if mask is not None:
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return y.transpose(1, 2).flatten(2)
+    length, size = q.shape[-2:]
+    future = torch.ones(length, length, dtype=torch.bool, device=q.device).triu(1)
+    scores = (q @ k.mT / math.sqrt(size)).float().masked_fill(future, -math.inf)
+    return (scores.softmax(-1).to(q.dtype) @ v).transpose(1, 2).flatten(2)
+
+
 class Attention(nn.Module):
     def __init__(self, shape):
         super().__init__()
@@ -88,18 +107,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(shape.width, shape.width, bias=False)
 
     def forward(self, x, rope, mask=None):
-        """`mask` is added to the scores; without one, every position sees those before it."""
         q, k, v = self.Wqkv(x).unflatten(-1, (3, self.heads, self.head)).unbind(2)
         q = rotate(q + self.qk_bias[0], *rope).to(x.dtype)
         k = rotate(k + self.qk_bias[1], *rope).to(x.dtype)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        if mask is not None:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            return self.proj(y.transpose(1, 2).flatten(2))
-        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-        scores = (q @ k.mT / math.sqrt(self.head)).float().masked_fill(future, -math.inf)
-        y = scores.softmax(-1).to(x.dtype) @ v
-        return self.proj(y.transpose(1, 2).flatten(2))
+        return self.proj(attend(q, k, v, mask))
 
 
 class GatedMLP(nn.Module):
@@ -127,58 +138,45 @@ class SandwichBlock(nn.Module):
         return self.norm_4(self.mlp(self.norm_3(x)) + x)
 
 
-class Huginn(nn.Module):
+class Looped(nn.Module):
+    """What the layouts share. Each has a `transformer` with a table `wte`, and says what `embed`, `step` and `coda` are."""
+
+    # Matrices that are stored as one, by a part of the name: how many.
+    FUSED = {}
+    # Matrices that are no layer's, by parts of the name: they are updated as vectors are.
+    APART = ("wte",)
+
     def __init__(self, shape):
         super().__init__()
         self.shape = shape
-
-        def blocks(count):
-            return nn.ModuleList(SandwichBlock(shape) for _ in range(count))
-
-        self.transformer = nn.ModuleDict(
-            dict(
-                wte=nn.Embedding(shape.vocabulary, shape.width),
-                prelude=blocks(shape.prelude),
-                adapter=nn.Linear(2 * shape.width, shape.width, bias=False),
-                core_block=blocks(shape.core),
-                coda=blocks(shape.coda),
-                ln_f=RMSNorm(shape),
-            )
-        )
         for name, angles in zip(("cos", "sin"), rope_angles(shape)):
             self.register_buffer(name, angles, persistent=False)
-        for name, weight in self.named_parameters():
-            if weight.dim() == 2:
-                std = shape.out_std if name.endswith("proj.weight") else shape.std
-                nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+    def is_hidden(self, name):
+        """Is this parameter a layer's matrix: one for Muon?"""
+        return self.get_parameter(name).dim() == 2 and not any(part in name for part in self.APART)
+
+    def fused(self, name):
+        """How many matrices this parameter holds."""
+        return next((count for part, count in self.FUSED.items() if part in name), 1)
 
     def angles(self, tokens):
         return tuple(t[: tokens.shape[1], None] for t in (self.cos, self.sin))
 
     def embed(self, tokens, mask=None):
-        x = self.transformer.wte(tokens) * self.shape.embedding_scale
-        rope = self.angles(tokens)
-        for block in self.transformer.prelude:
-            x = block(x, rope, mask)
-        return x
+        raise NotImplementedError
+
+    def step(self, state, embedded, rope, mask=None):
+        raise NotImplementedError
+
+    def coda(self, state, rope, mask=None):
+        raise NotImplementedError
 
     def noise(self, rows, generator):
         """A first state: normal, cut at three standard deviations."""
         state = torch.empty(*rows, self.shape.width, device=self.cos.device)
         nn.init.trunc_normal_(state, std=1.0, a=-3.0, b=3.0, generator=generator)
         return (state * (self.shape.std * self.shape.embedding_scale)).to(self.transformer.wte.weight.dtype)
-
-    def step(self, state, embedded, rope, mask=None):
-        x = self.transformer.adapter(torch.cat((state, embedded), dim=-1))
-        for block in self.transformer.core_block:
-            x = block(x, rope, mask)
-        return x
-
-    def coda(self, state, rope, mask=None):
-        x = self.transformer.ln_f(state)
-        for block in self.transformer.coda:
-            x = block(x, rope, mask)
-        return self.transformer.ln_f(x)
 
     def head(self, x):
         return F.linear(x, self.transformer.wte.weight)
@@ -200,6 +198,50 @@ class Huginn(nn.Module):
             state = self.step(state, embedded, rope)
             if i in depths:
                 yield i, self.head(self.coda(state, rope))
+
+
+class Huginn(Looped):
+    FUSED = {"Wqkv": 3, "mlp.fc": 2}
+
+    def __init__(self, shape):
+        super().__init__(shape)
+
+        def blocks(count):
+            return nn.ModuleList(SandwichBlock(shape) for _ in range(count))
+
+        self.transformer = nn.ModuleDict(
+            dict(
+                wte=nn.Embedding(shape.vocabulary, shape.width),
+                prelude=blocks(shape.prelude),
+                adapter=nn.Linear(2 * shape.width, shape.width, bias=False),
+                core_block=blocks(shape.core),
+                coda=blocks(shape.coda),
+                ln_f=RMSNorm(shape),
+            )
+        )
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                std = shape.out_std if name.endswith("proj.weight") else shape.std
+                nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+    def embed(self, tokens, mask=None):
+        x = self.transformer.wte(tokens) * self.shape.embedding_scale
+        rope = self.angles(tokens)
+        for block in self.transformer.prelude:
+            x = block(x, rope, mask)
+        return x
+
+    def step(self, state, embedded, rope, mask=None):
+        x = self.transformer.adapter(torch.cat((state, embedded), dim=-1))
+        for block in self.transformer.core_block:
+            x = block(x, rope, mask)
+        return x
+
+    def coda(self, state, rope, mask=None):
+        x = self.transformer.ln_f(state)
+        for block in self.transformer.coda:
+            x = block(x, rope, mask)
+        return self.transformer.ln_f(x)
 
 
 def to_bfloat16(model):

@@ -23,7 +23,8 @@ from tokenizers import Tokenizer
 import dialogues
 import tokenizer as tokens
 from evaluate import held_out_questions, score
-from model import SHAPES, Huginn, to_bfloat16
+from layouts import build
+from model import SHAPES, to_bfloat16
 
 # Steps whose dialogues are drawn together and sorted by length.
 POOL = 16
@@ -102,7 +103,7 @@ class Trainer:
         self.weights = [p.detach().clone() for p in model.parameters()]
         self.mean = [w.clone() for w in self.weights]
         to_bfloat16(model)
-        hidden = [w.dim() == 2 and "wte" not in name for (name, _), w in zip(model.named_parameters(), self.weights)]
+        hidden = [model.is_hidden(name) for name, _ in model.named_parameters()]
         self.optimisers = [
             torch.optim.Muon(
                 [w for w, is_hidden in zip(self.weights, hidden) if is_hidden],
@@ -180,6 +181,7 @@ def get_tokenizer(args, vocabulary, rank):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=pathlib.Path)
+    parser.add_argument("--shape", choices=SHAPES, default="nano")
     parser.add_argument("--steps", type=int, default=12_000, help="steps of training in all")
     parser.add_argument("--cool-down", type=int, default=2_000, help="last steps, in which the rate falls to nothing")
     parser.add_argument("--ramp", type=int, default=1_000, help="steps until questions get a reasoning step longer")
@@ -197,11 +199,11 @@ def main():
     rank, workers = dist.get_rank(), dist.get_world_size()
     torch.set_num_threads(1)
 
-    shape = SHAPES["nano"]
+    shape = SHAPES[args.shape]
     encoder = tokens.Encoder(get_tokenizer(args, shape.vocabulary, rank))
     questions = held_out_questions(args.seed, per_cell=24, longest=4)[rank::workers]
     torch.manual_seed(args.seed)
-    model = Huginn(shape)
+    model = build(shape)
     trainer = Trainer(model, args)
     checkpoint = args.run / "state.pt"
     start = trainer.restore(torch.load(checkpoint)) if checkpoint.exists() else 0

@@ -28,7 +28,8 @@ from tokenizers import Tokenizer
 import dialogues
 import tokenizer as tokens
 from evaluate import held_out_questions, score
-from model import SHAPES, Huginn, to_bfloat16
+from layouts import build
+from model import SHAPES, to_bfloat16
 from train import WARM_UP, draw_steps, save
 
 KINDS = [kind for kind in dialogues.KINDS if kind != "talk"]
@@ -128,11 +129,11 @@ def orthogonal(x):
     return (x.mT if tall else x).float()
 
 
-def parts(named):
-    """{shape: [matrix]} of tensors by name. Matrices that are stored as one are several."""
+def parts(named, fused):
+    """{shape: [matrix]} of tensors by name. Matrices that are stored as one are several: `fused` says how many."""
     groups = collections.defaultdict(list)
     for name, matrix in named.items():
-        count = 3 if "Wqkv" in name else 2 if "mlp.fc" in name else 1
+        count = fused(name)
         groups[matrix.shape[0] // count, matrix.shape[1]] += matrix.chunk(count)
     return groups
 
@@ -140,13 +141,13 @@ def parts(named):
 class Muon:
     """Muon with the step of AdamW's size. Matrices of a shape are updated together."""
 
-    def __init__(self, named, decay=0.05, momentum=0.95):
-        self.names, self.decay, self.momentum = list(named), decay, momentum
-        self.groups = parts(named)
+    def __init__(self, named, fused, decay=0.05, momentum=0.95):
+        self.names, self.fused, self.decay, self.momentum = list(named), fused, decay, momentum
+        self.groups = parts(named, fused)
         self.means = {shape: torch.zeros_like(torch.stack(group)) for shape, group in self.groups.items()}
 
     def step(self, rate, gradients):
-        gradients = parts({name: gradients[name] for name in self.names})
+        gradients = parts({name: gradients[name] for name in self.names}, self.fused)
         for shape, weights in self.groups.items():
             gradient, mean = torch.stack(gradients[shape]), self.means[shape]
             mean.lerp_(gradient, 1 - self.momentum)
@@ -163,9 +164,8 @@ class Trainer:
         self.weights = {name: p.detach().float().clone() for name, p in model.named_parameters()}
         self.mean = {name: w.clone() for name, w in self.weights.items()}
         to_bfloat16(model)
-        hidden = {name: w.dim() == 2 and "wte" not in name for name, w in self.weights.items()}
-        self.muon = Muon({name: w for name, w in self.weights.items() if hidden[name]})
-        self.others = [name for name in self.weights if not hidden[name]]
+        self.muon = Muon({name: w for name, w in self.weights.items() if model.is_hidden(name)}, model.fused)
+        self.others = [name for name in self.weights if not model.is_hidden(name)]
         self.adam = torch.optim.AdamW(
             [self.weights[name] for name in self.others], lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0
         )
@@ -319,8 +319,8 @@ def main():
     few = held_out_questions(args.seed, 12, dialogues.LONGEST)
 
     torch.manual_seed(args.seed + first)
-    model = Huginn(shape).to(device)
-    judge = Huginn(shape).to(device)
+    model = build(shape).to(device)
+    judge = build(shape).to(device)
     trainer = Trainer(model, args)
     before = trainer.restore(state) if state else 0.0
     blocks = [m for part in ("prelude", "core_block", "coda") for m in model.transformer[part]]
