@@ -55,7 +55,6 @@ def config(shape):
         "padded_vocab_size": shape.vocabulary,
         "padding_multiple": 256,
         "tie_embeddings": True,
-        "tie_word_embeddings": True,
         "injection_type": "linear",
         "state_init": "like-init",
         "init_strategy": "takase",
