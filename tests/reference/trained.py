@@ -17,8 +17,8 @@ import json
 import pathlib
 import sys
 
-import huginn
 import huggingface_hub
+import huginn
 import torch
 from safetensors.torch import load_file
 from tiny import relative
@@ -65,7 +65,8 @@ class Parcae:
         blocks = [*self.model.transformer.prelude, *self.model.transformer.core_block, *self.model.transformer.coda]
         gated = {str(i) for i, block in enumerate(blocks) if block.attn.ve_gate is not None}
         in_use = gated & set(self.model.value_embeds)
-        lacking = {name for name in state.keys() - stored.keys() if "value_embeds." not in name and "ve_gate" not in name}
+        unused = ("value_embeds.", "ve_gate")
+        lacking = {name for name in state.keys() - stored.keys() if not any(part in name for part in unused)}
         assert lacking <= {"freqs_cis", "lm_head.weight"} and not in_use, (lacking, in_use)
         self.width, self.steps = self.model.config.recurrent_embedding_dimension, self.model.config.mean_recurrence
 
@@ -117,7 +118,8 @@ def check_trace(reference, path, bound):
     for step, logits in of_steps.items():
         expected = reference.logits(tokens, trace["init_state"], step)
         difference, error = (logits - expected).abs().max().item(), relative(logits, expected)
-        print(f"{path}, {len(tokens)} tokens, {step} steps: largest difference {difference:.1e}, {error:.1e} of the spread")
+        told = f"largest difference {difference:.1e}, {error:.1e} of the spread"
+        print(f"{path}, {len(tokens)} tokens, {step} steps: {told}")
         assert error < bound
 
 

@@ -12,8 +12,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from model import Looped, RMSNorm, attend, rotate
 from torch import nn
+
+from model import Looped, RMSNorm, attend, rotate
 
 # What a step keeps of the state at first.
 DECAY = math.sqrt(1 / 5)
