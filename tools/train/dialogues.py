@@ -15,8 +15,8 @@ COLOURS = "Red Blue Green Gold Pink Black White Gray Brown Teal Violet Amber".sp
 TOWNS = "Ash Bray Cole Dale Elm Firth Glen Holt Ives Kirk Lund Moor".split()
 NAMES = "Ann Bob Eva Tom Mia Leo Sue Max Zoe Sam Ruby Finn Nora Jack Ivy Hugo".split()
 THINGS = "coins apples books stones cards eggs shells pens".split()
-LETTERS = "a b c d x y z".split()
-LONGEST = 4  # reasoning steps
+LETTERS = "a b c d x y z k m n".split()
+LONGEST = 6  # reasoning steps
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,13 @@ def score(model, encoder, questions, depths, batch=24):
 def answer(model, encoder, question, depth, longest=40, guess=""):
     """What the model says, greedily, to a question alone. As much of the guess as it says is had at once."""
     ids = [encoder.begin, *encoder.user, *encoder.tokenizer.encode(question).ids, encoder.end_turn, *encoder.assistant]
-    said = encoder.tokenizer.encode(guess).ids
+    said = encoder.tokenizer.encode(guess).ids[: longest - 1]
     while len(said) < longest:
         ((_, logits),) = model.at_depths(torch.tensor([ids + said]), (depth,))
         best = logits[0, len(ids) - 1 :].argmax(-1).tolist()
         agreed = next((i for i, token in enumerate(said) if token != best[i]), len(said))
         said = said[:agreed]
-        if best[agreed] == encoder.end_turn:
+        if best[agreed] in encoder.stops:
             break
         said.append(best[agreed])
     return encoder.tokenizer.decode(said)

@@ -105,7 +105,7 @@ def held_out_text(seed, count):
     written = []
     for _ in range(count):
         kind = rng.choice(list(dialogues.KINDS))
-        scene = dialogues.draw(rng, kind, rng.randint(1, 4), rng.randint(1, 2), held_out=True)
+        scene = dialogues.draw(rng, kind, rng.randint(1, dialogues.LONGEST), rng.randint(1, 2), held_out=True)
         written.append(tokens.written(scene.turns))
     return "\n".join(written) + "\n"
 
@@ -128,6 +128,8 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--shape", choices=SHAPES, default="nano")
     parser.add_argument("--questions", type=int, default=10, help="of each kind and number of reasoning steps")
+    parser.add_argument("--scored", type=int, help="the same, in accuracy_by_steps.json (default: as many)")
+    parser.add_argument("--longest", type=int, default=40, help="tokens of an answer in eval.jsonl")
     parser.add_argument("--dialogues", type=int, default=1200, help="in heldout.txt")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
@@ -155,13 +157,14 @@ def main():
     questions = held_out_questions(args.seed, args.questions, dialogues.LONGEST)
     # train_gpu.py has asked more questions at its end.
     last = json.loads((args.run / "log.jsonl").read_text().splitlines()[-1])
-    right = last["right"] if stored.exists() else score(model, encoder, questions, DEPTHS)
+    asked = held_out_questions(args.seed, args.scored or args.questions, dialogues.LONGEST)
+    right = last["right"] if stored.exists() else score(model, encoder, asked, DEPTHS)
     tables = [f'"{depth}": {json.dumps(dict(sorted(table.items())))}' for depth, table in right.items()]
     (args.folder / "accuracy_by_steps.json").write_text("{\n" + ",\n".join(tables) + "\n}\n")
     recorded = f"model_answer_at_{shape.mean_steps}_steps"
     with (args.folder / "eval.jsonl").open("w") as file:
         for turn in questions:
-            said = answer(model, encoder, turn.question, shape.mean_steps, guess=turn.answer)
+            said = answer(model, encoder, turn.question, shape.mean_steps, args.longest, guess=turn.answer)
             line = {"question": turn.question, "answer": turn.answer, "kind": turn.kind, "steps_needed": turn.steps}
             file.write(json.dumps(line | {recorded: said}) + "\n")
 

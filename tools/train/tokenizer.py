@@ -77,6 +77,8 @@ class Encoder:
         self.tokenizer = tokenizer
         self.pad = tokenizer.token_to_id(PAD)
         self.begin, self.end_turn = (tokenizer.token_to_id(token) for token in (BEGIN_TEXT, END_TURN))
+        # What generation_config.json names too.
+        self.stops = {tokenizer.token_to_id(token) for token in (END_TEXT, END_TURN)}
         self.user, self.assistant = (tokenizer.encode(header(role)).ids for role in (USER, ASSISTANT))
 
     def __call__(self, dialogues_turns):

@@ -30,13 +30,14 @@ import tokenizer as tokens
 from evaluate import held_out_questions, score
 from layouts import build
 from model import SHAPES, to_bfloat16
+from muon import Muon
 from train import WARM_UP, draw_steps, save
 
 KINDS = [kind for kind in dialogues.KINDS if kind != "talk"]
 CELLS = [(kind, steps) for kind in KINDS for steps in range(1, dialogues.LONGEST + 1)]
 # Numbers of what a token is: 0 is no answer, then an answer of small talk, of each cell, of no reasoning step.
 TALK, FIRST, NO_STEP = 1, 2, 2 + len(CELLS)
-# A token of a batch in 16 bits: which, whether a dialogue begins with it, what it is.
+# A token of a batch in 32 bits: which, whether a dialogue begins with it, what it is.
 BEGINS, WHAT = 10, 11
 TALK_SHARE, MORE_SCENES = 0.07, 0.25
 # The least weight of a cell in what is asked. Questions get a step longer once no more than this share is answered
@@ -63,7 +64,7 @@ def draw_dialogue(rng, weights):
     return turns
 
 
-def in_16_bits(ids, is_answer, turns):
+def in_32_bits(ids, is_answer, turns):
     coded, turn, before = [], -1, False
     for token, said in zip(ids, is_answer):
         turn += said and not before
@@ -88,9 +89,9 @@ def supply(seed, encoder, weights, rows, length, filled):
                 row = max(open_rows, key=len)
                 batch.append(row + [empty] * (length - len(row)))
                 row.clear()
-            row += in_16_bits(ids, is_answer, turns)
+            row += in_32_bits(ids, is_answer, turns)
             if len(batch) == rows:
-                filled.put(np.array(batch, dtype=np.uint16))
+                filled.put(np.array(batch, dtype=np.uint32))
                 batch = []
 
 
@@ -115,45 +116,6 @@ class Supply:
             return self.kept[-1]
         except queue.Empty:
             return self.rng.choice(self.kept)
-
-
-def orthogonal(x):
-    """About the nearest orthogonal matrix to each (Newton-Schulz, as Muon has it)."""
-    x = x.bfloat16()
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(5):
-        a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return (x.mT if tall else x).float()
-
-
-def parts(named, fused):
-    """{shape: [matrix]} of tensors by name. Matrices that are stored as one are several: `fused` says how many."""
-    groups = collections.defaultdict(list)
-    for name, matrix in named.items():
-        count = fused(name)
-        groups[matrix.shape[0] // count, matrix.shape[1]] += matrix.chunk(count)
-    return groups
-
-
-class Muon:
-    """Muon with the step of AdamW's size. Matrices of a shape are updated together."""
-
-    def __init__(self, named, fused, decay=0.05, momentum=0.95):
-        self.names, self.fused, self.decay, self.momentum = list(named), fused, decay, momentum
-        self.groups = parts(named, fused)
-        self.means = {shape: torch.zeros_like(torch.stack(group)) for shape, group in self.groups.items()}
-
-    def step(self, rate, gradients):
-        gradients = parts({name: gradients[name] for name in self.names}, self.fused)
-        for shape, weights in self.groups.items():
-            gradient, mean = torch.stack(gradients[shape]), self.means[shape]
-            mean.lerp_(gradient, 1 - self.momentum)
-            change = orthogonal(gradient.lerp(mean, self.momentum)) * (-rate * 0.2 * math.sqrt(max(shape)))
-            torch._foreach_mul_(weights, 1 - rate * self.decay)
-            torch._foreach_add_(weights, list(change.unbind(0)))
 
 
 class Trainer:
