@@ -146,7 +146,7 @@ fn activations(c: &mut Criterion) {
 /// One step of a model's loop, with weights as they are in the file and interleaved: passes of one token, of as many steps as
 /// criterion asks for, so that what comes before and behind the loop is next to nothing.
 fn core_step(c: &mut Criterion) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
     let mut group = c.benchmark_group("core step");
     let mut answers: Vec<Vec<f32>> = Vec::new();
     for (name, how) in [("as stored", Repack::Off), ("interleaved", Repack::Auto)] {

@@ -1,6 +1,6 @@
 //! Load a model, ask it something through its chat template, stream the answer, and show how deep each token went.
 //!
-//! Run with `cargo run --release --example stream -- models/huginn-hops-q4_0.gguf 'What is 4 + 5, keeping only the last digit?'`
+//! Run with `cargo run --release --example stream -- models/huginn-small-q4_k_m.gguf 'What is 4 + 5?'`
 
 use rdt::arch::{self, Load};
 use rdt::exit::ExitRule;

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0.gguf");
-const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops");
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops-q4_0.gguf");
+const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops");
 const FEW: [&str; 10] = ["-m", "hops.gguf", "-f", "text.txt", "--special", "-c", "32", "--chunks", "6", "--no-timing"];
 
 /// A folder with `hops.gguf` and `text.txt`: some dialogues that the model was not trained on.

@@ -7,10 +7,14 @@ use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-const SUM: &str = "What is 4 + 5, keeping only the last digit?";
+const SUM: &str = "What is 4 + 5?";
 
+/// With the model that is built in, unless another is named.
 fn chat(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-chat"));
+    if !args.contains(&"-m") {
+        command.args(["-m", "built-in"]);
+    }
     command.args(["-t", "1"]).args(args).stdin(Stdio::null());
     command
 }
@@ -58,10 +62,24 @@ fn path(p: &Path) -> &str {
 fn one_question_is_answered_on_stdout() {
     let output = run(&["-p", SUM]);
     assert_eq!(out(&output), "9.\n");
-    assert!(err(&output).contains("huginn-hops (built in)"));
-    assert!(err(&output).contains("acceleration:0.05,hits=2 up to 12 steps; 1 thread,"));
+    assert!(err(&output).contains("huginn-nano (built in)"));
+    assert!(err(&output).contains("acceleration:0.05,hits=2 up to 16 steps; 1 thread,"));
     assert!(err(&output).contains("[2 tokens, "));
     assert!(!err(&output).contains('\x1b'));
+}
+
+/// Without a name, the best model that is found is taken: here one beside the place where the program is called.
+#[test]
+fn a_better_model_is_picked_up_where_it_is_found() {
+    let answer = |folder: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-chat"));
+        command.current_dir(folder).args(["-t", "1", "-p", SUM]).stdin(Stdio::null()).output().unwrap()
+    };
+    let (here, elsewhere) = (Path::new(env!("CARGO_MANIFEST_DIR")), tempfile::tempdir().unwrap());
+    let (found, built_in) = (answer(here), answer(elsewhere.path()));
+    assert!(err(&found).contains("huginn-small (models/huginn-small-q4_k_m.gguf)"), "{}", err(&found));
+    assert!(err(&built_in).contains("huginn-nano (built in)"), "{}", err(&built_in));
+    assert_eq!((out(&found), out(&built_in)), ("9.\n", "9.\n"));
 }
 
 #[test]
@@ -279,7 +297,7 @@ fn damaged_conversations_are_refused() {
 fn a_full_context_is_told_and_survived() {
     let mut lines = String::new();
     for i in 0..6 {
-        lines.push_str(&format!("What is {i} + 1, keeping only the last digit?\n"));
+        lines.push_str(&format!("What is {i} + 1?\n"));
     }
     let output = piped(&["-i", "-c", "80"], lines.as_bytes());
     assert_eq!(out(&output).lines().count(), 6);
@@ -336,7 +354,7 @@ fn base_models_continue_the_text() {
 fn a_governor_holds_a_rate_and_says_what_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let [model, log] = ["model.gguf", "log.jsonl"].map(|name| dir.path().join(name));
-    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0.gguf"), &model).unwrap();
+    fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops-q4_0.gguf"), &model).unwrap();
     let mut profile = rdt::governor::simulate::profile(0.5, 0.2);
     profile.model = rdt::calibrate::ModelId::of(&rdt::arch::open(&model, rdt::arch::Load::Map).unwrap());
     let args = |more: &[&str]| -> Vec<String> {

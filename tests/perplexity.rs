@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0.gguf");
-const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops");
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops-q4_0.gguf");
+const CHECKPOINT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops");
 /// A model whose prompts start with BOS.
 const NANBEIGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/llama-cpp/nanbeige/every-pass-f32.gguf");
 const ROPE_FREQS: &str =

@@ -377,7 +377,7 @@ mod tests {
     /// `--steps 3` under a rule without a maximum of its own: the session needs room for 3 steps, not for the model's mean.
     #[test]
     fn a_users_cap_bounds_the_depth() {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
         let model = crate::arch::open(&path, crate::arch::Load::Map).unwrap();
         let flags = GovernorFlags { target_tps: Some(8.0), ..Default::default() };
         let usual = Usual { rule: "kl".parse().unwrap(), limit: 3, asked: true, most_steps: Some(3) };

@@ -8,8 +8,10 @@
 
 mod auto;
 pub mod bench;
+pub mod built_in;
 pub mod calibrate;
 pub mod chat;
+pub mod eval;
 mod governor;
 mod process;
 mod profile;

@@ -273,7 +273,24 @@ impl Engine {
     }
 
     /// Runs tokens and keeps text, cache and logits in step, also when it fails half way. Gives the loop steps of all of them.
+    ///
+    /// Where the rule reads out, the last token of a prompt runs alone and may leave as drawn ones may: the first token of an answer
+    /// is drawn from it. The others go through together at full depth.
     fn run(&mut self, tokens: &[u32], way: Way, logits: Logits) -> Result<u64, Error> {
+        let reads_out = self.policy.rule().signal() == Signal::Readout;
+        match tokens.split_last_chunk::<1>() {
+            Some((before, last)) if reads_out && way == Way::Prompt && logits == Logits::Last => {
+                let steps = match before {
+                    [] => 0,
+                    _ => self.pass(before, way, Logits::None)?,
+                };
+                Ok(steps + self.pass(last, Way::Drawn, logits)?)
+            }
+            _ => self.pass(tokens, way, logits),
+        }
+    }
+
+    fn pass(&mut self, tokens: &[u32], way: Way, logits: Logits) -> Result<u64, Error> {
         let before = self.session.len(0);
         let both_ways = way == Way::BothWays;
         let readout_exits = way == Way::Drawn && self.policy.rule().signal() == Signal::Readout;

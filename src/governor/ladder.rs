@@ -193,7 +193,7 @@ mod tests {
     use std::path::Path;
 
     fn config() -> Config {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
         crate::arch::open(&path, crate::arch::Load::Map).unwrap().config().clone()
     }
 

@@ -308,7 +308,7 @@ mod tests {
     /// Any columns of a table of blocks are those of the whole row, however they lie to the blocks.
     #[test]
     fn part_of_a_row_is_that_part() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
         let model = arch::open(&path, Load::Map).unwrap();
         let table = model.parts.token_embedding.clone();
         assert_eq!((table.ty.block_len(), table.cols), (32, 128));

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 use crate::programs::{BENCH, INSPECT, Outcome, run};
 
 fn model() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
     path.to_str().unwrap().to_owned()
 }
 

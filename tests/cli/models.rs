@@ -14,7 +14,7 @@ pub(crate) fn checkpoint() -> PathBuf {
 
 /// A published checkpoint with a tokenizer and everything else.
 pub(crate) fn chat_checkpoint() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops")
 }
 
 /// Copies the files of a checkpoint.

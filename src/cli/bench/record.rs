@@ -302,7 +302,7 @@ pub(super) mod tests {
 
     /// A record of made-up times on the shipped model: 10 tokens in 0.5, 1 and 2 seconds.
     pub(in super::super) fn record() -> Record {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
         let model = Arc::new(arch::open(&path, Load::Map).unwrap());
         let options = SessionOptions { threads: NonZeroUsize::new(2), context: Some(16), ..SessionOptions::default() };
         let session = Session::new(Arc::clone(&model), &options).unwrap();

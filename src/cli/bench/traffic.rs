@@ -103,7 +103,7 @@ mod tests {
     /// One token generated alone reads what the anatomy says, and every key and value that the cache keeps of what it sees.
     #[test]
     fn a_token_reads_what_there_is() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
         let model = arch::open(&path, Load::Map).unwrap();
         let traffic = Traffic::of(&model, KvType::F16);
         for (steps, sees) in [(1, 1), (6, 1), (8, 100)] {

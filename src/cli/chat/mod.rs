@@ -17,13 +17,11 @@ pub mod settings;
 pub mod state;
 
 use super::{DepthFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive};
-use crate::arch;
 use crate::calibrate::Profile;
+use crate::cli::built_in::{GREETING, Source};
 use crate::cli::profile::recommended_line;
 use crate::exit::ExitRule;
-use crate::files::Bytes;
 use crate::kernels::KvType;
-use crate::model::Model;
 use crate::text::Template;
 use anyhow::{Context, bail};
 use clap::{CommandFactory, Parser, ValueEnum, error::ErrorKind};
@@ -38,7 +36,6 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Chat with a recurrent-depth model in the terminal
 #[derive(Parser, Debug)]
@@ -64,14 +61,15 @@ further question is a prefix of its own, which sees the questions and answers be
 
 Examples:
   rdt-chat
-  rdt-chat -p 'What is 4 + 5, keeping only the last digit?' --show-steps
-  echo 'What is 4 + 5, keeping only the last digit?' | rdt-chat
+  rdt-chat -p 'What is 4 + 5?' --show-steps
+  echo 'What is 4 + 5?' | rdt-chat
   rdt-chat -m model.gguf --temp 0.8 --seed 7 --steps 32 --exit-rule acceleration:0.05,hits=2
   rdt-chat -m model.gguf --target-tps 8 --max-temp 70
   rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
 )]
 pub struct Flags {
-    /// Model file (GGUF), or the folder of a published checkpoint [default: the small model that is built in]
+    /// Model file (GGUF), or the folder of a published checkpoint [default: models/huginn-small-q4_k_m.gguf where that is found,
+    /// else 'built-in', the model inside the program]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -168,13 +166,12 @@ fn predict(s: &str) -> Result<usize, String> {
     if s == "-1" { Ok(usize::MAX) } else { positive(s).map_err(|e| format!("{e}, or -1")) }
 }
 
-/// The whole program. `built_in` is the model that is used if no other is asked for; it must be aligned as a GGUF file is,
-/// to 64 bytes.
-pub fn main(built_in: &'static [u8]) -> ExitCode {
-    super::run("rdt-chat", |flags: &Flags| run(flags, built_in))
+/// The whole program.
+pub fn main() -> ExitCode {
+    super::run("rdt-chat", run)
 }
 
-fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
+fn run(flags: &Flags) -> anyhow::Result<()> {
     let question = question(flags)?;
     if question.is_none() && flags.json {
         let message = "--json answers one question: it needs -p, -f or a pipe on stdin";
@@ -183,9 +180,10 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
     let saved = flags.load.as_deref().map(Saved::read).transpose()?;
     // A wrong one is told before the model is read.
     flags.governor.budget(flags.depth.exits.profile.max_loss())?;
-    let (model, origin) = open(flags, built_in)?;
+    let source = Source::choose(flags.model.as_deref());
+    let origin = source.to_string();
     let cancel = Cancel::default();
-    let (mut chat, profile) = start(flags, model, cancel.clone())?;
+    let (mut chat, profile) = start(flags, &source, cancel.clone())?;
     let notes = match &saved {
         Some(saved) => Some(chat.load(saved)?),
         None => None,
@@ -211,6 +209,9 @@ fn run(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<()> {
         None => {
             let (lines, note) = Lines::open()?;
             note.iter().for_each(|n| screen.note(n));
+            if flags.model.is_none() {
+                screen.note(GREETING);
+            }
             if lines.is_terminal() {
                 screen.note("/help lists the commands");
             }
@@ -246,18 +247,11 @@ fn question(flags: &Flags) -> anyhow::Result<Option<String>> {
     Ok(Some(text))
 }
 
-/// The model, and where it came from in words.
-fn open(flags: &Flags, built_in: &'static [u8]) -> anyhow::Result<(Arc<Model>, String)> {
-    Ok(match &flags.model {
-        Some(path) => (flags.load_flags.open(path)?, path.display().to_string()),
-        None => (flags.load_flags.ready(arch::from_bytes(Bytes::from_static(built_in))?)?, "built in".to_owned()),
-    })
-}
-
 /// The conversation, and the model's calibration profile if it has one.
-fn start(flags: &Flags, model: Arc<Model>, cancel: Cancel) -> anyhow::Result<(Chat, Option<Profile>)> {
+fn start(flags: &Flags, source: &Source, cancel: Cancel) -> anyhow::Result<(Chat, Option<Profile>)> {
+    let model = source.open(flags.load_flags)?;
     let usual = ExitRule::for_model(model.config());
-    let (rule, profile) = flags.depth.exits.recommended(&model, flags.model.as_deref(), usual)?;
+    let (rule, profile) = flags.depth.exits.recommended(&model, source.path(), usual)?;
     let settings = Settings {
         rule,
         steps: flags.depth.steps,

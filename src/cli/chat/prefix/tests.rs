@@ -151,7 +151,7 @@ fn conditions_are_for_models_that_have_them() {
     assert_eq!(chat.condition(), Some(text::DEFAULT_CONDITION));
     let said = report::prefix_line(&chat).unwrap();
     assert!(said.contains("synth,cot") && said.contains("not defined"), "{said}");
-    let huginn = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/huginn-hops-q4_0.gguf");
+    let huginn = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
     let huginn = Arc::new(arch::open(&huginn, arch::Load::Map).unwrap());
     let mut other =
         Chat::new(huginn, SessionOptions::default(), chat.settings().clone(), None, Cancel::default()).unwrap();

@@ -5,7 +5,7 @@ use crate::generate::{SamplerConfig, Way, engine};
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models/huginn-hops-q4_0.gguf");
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops-q4_0.gguf");
 
 fn settings(rule: &str) -> Settings {
     Settings {

@@ -1,0 +1,111 @@
+//! The model for those who name none: a better one where it is found, else the one that is built in.
+
+use super::LoadFlags;
+use crate::arch;
+use crate::files::Bytes;
+use crate::model::Model;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// How the model that is built in is called where a file could be named.
+pub const NAME: &str = "built-in";
+
+/// What a model of this project says of itself to those who have named none.
+pub(super) const GREETING: &str = "\
+a small model, trained for this program; it knows nothing of the world, and can be asked things like
+  Red leads to Blue. Blue leads to Green. Start at Red and take 2 steps. Where are you?
+  What is 4 + 5 - 2?    Sort 7 2 4.    a = 4; x = a + 2; c = x - 1. What is c?    Hello!";
+
+/// File names of better models, the best one first, and the folder that they are looked for in.
+const BETTER: [&str; 1] = ["huginn-small-q4_k_m.gguf"];
+const FOLDER: &str = "models";
+
+/// Bytes at an address that suits every tensor of a GGUF file.
+#[repr(align(64))]
+struct Aligned<T: ?Sized>(T);
+
+/// What `rdt-quantize --type q4_k_m` makes of `models/huginn-nano`.
+static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/huginn-nano-q4_k_m.gguf"));
+/// Questions that it was not trained on, with their answers, kinds and numbers of reasoning steps, as JSON lines.
+pub static QUESTIONS: &str = include_str!("../../models/huginn-nano/eval.jsonl");
+
+/// Where a model comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A GGUF file, or the folder of a checkpoint.
+    File(PathBuf),
+    /// The program itself.
+    BuiltIn,
+}
+
+impl Source {
+    /// The model that is named, or the best one that needs no name. A file called `built-in` goes first.
+    pub fn choose(named: Option<&Path>) -> Self {
+        match named {
+            Some(path) if path.as_os_str() == NAME && !path.exists() => Self::BuiltIn,
+            Some(path) => Self::File(path.to_owned()),
+            None => {
+                let program = std::env::current_exe().ok();
+                let beside = program.as_deref().and_then(Path::parent).map(|p| p.join(FOLDER));
+                found(&[Some(PathBuf::from(FOLDER)), beside]).map_or(Self::BuiltIn, Self::File)
+            }
+        }
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As [`LoadFlags::open`].
+    pub fn open(&self, flags: LoadFlags) -> anyhow::Result<Arc<Model>> {
+        match self {
+            Self::File(path) => flags.open(path),
+            Self::BuiltIn => flags.ready(arch::from_bytes(Bytes::from_static(&MODEL.0))?),
+        }
+    }
+
+    /// Its file, if it has one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::BuiltIn => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::BuiltIn => f.write_str("built in"),
+        }
+    }
+}
+
+/// The best model in the first of the folders that has one.
+fn found(folders: &[Option<PathBuf>]) -> Option<PathBuf> {
+    let files = folders.iter().flatten().flat_map(|folder| BETTER.map(|name| folder.join(name)));
+    files.into_iter().find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_better_model_is_found_in_the_first_folder_that_has_it() {
+        let (empty, full) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = full.path().join(BETTER[0]);
+        std::fs::write(&file, "").unwrap();
+        let [empty, full] = [&empty, &full].map(|folder| Some(folder.path().to_owned()));
+        assert_eq!(found(&[empty.clone(), None, full]), Some(file));
+        assert_eq!(found(&[empty]), None);
+    }
+
+    #[test]
+    fn what_is_built_in_belongs_together() {
+        let model = Source::choose(Some(Path::new(NAME))).open(LoadFlags::default()).unwrap();
+        assert_eq!(model.config().name, "huginn-nano");
+        assert!(MODEL.0.len() <= 3_000_000, "{}", MODEL.0.len());
+        assert_eq!(QUESTIONS.lines().next().map(|line| line.starts_with("{\"question\": ")), Some(true));
+    }
+}
