@@ -1,4 +1,4 @@
-//! The shipped checkpoint's own questions, through the program that the README names: the published implementation's answers
+//! A checkpoint's own questions, through the program that the README names: the published implementation's answers
 //! come out, an exit rule saves loop steps without losing answers, and everything that is shown adds up.
 #![cfg(feature = "cli")]
 

@@ -50,6 +50,8 @@ pub struct PromptStats {
     pub reused: usize,
     /// Loop steps of all tokens that were run.
     pub steps: u64,
+    /// Did the last token run alone, as drawn ones do ([`Way::Drawn`])? It does under rules on the read-out.
+    pub alone: bool,
 }
 
 /// How tokens are run.
@@ -59,7 +61,7 @@ pub enum Way {
     Prompt,
     /// As part of a prompt whose tokens all see each other, and everything before them.
     BothWays,
-    /// As drawn by the sampler, where read-out rules act.
+    /// As drawn by the sampler, or as the token from which the first is drawn: where read-out rules act.
     Drawn,
 }
 
@@ -217,7 +219,8 @@ impl Engine {
     /// Makes `tokens` the text, running what is not held already (at least the last token). A model that was trained with
     /// prefixes reads all of it in both directions; [`Engine::prompt_with`] is for prompts that have answers in them.
     ///
-    /// Read-out rules do not act on a prompt ([`crate::model::Verdict::ReadOut`]); latent rules do.
+    /// Read-out rules act on the last token of a prompt only ([`crate::model::Verdict::ReadOut`]), unless it is read in both directions;
+    /// latent rules act on all.
     ///
     /// # Errors
     /// As [`Session::run`]. What was run before the error is held; what the old text had beyond the common start is not.
@@ -242,7 +245,7 @@ impl Engine {
         for &token in tokens {
             self.sampler.accept(token);
         }
-        let mut stats = PromptStats { run: tokens.len() - reused, reused, steps: 0 };
+        let mut stats = PromptStats { run: tokens.len() - reused, reused, steps: 0, alone: false };
         for range in both_ways.iter().filter(|r| r.start >= reused) {
             let before = self.held.len();
             assert!(range.start >= before && !range.is_empty() && range.end <= tokens.len(), "ranges in order");
@@ -253,9 +256,22 @@ impl Engine {
                 }
             }
         }
-        let rest = &tokens[self.held.len()..];
-        // Without any token at all the session says what is wrong.
-        if !rest.is_empty() || tokens.is_empty() {
+        let mut rest = &tokens[self.held.len()..];
+        // The first token of the answer is drawn from the last one of the prompt, so that a rule on the read-out decides its depth too:
+        // it runs alone. (A prompt that does not fit is refused as a whole.)
+        let fits = tokens.len() <= self.session.kv_shape().context;
+        if let Some((before, [_])) = rest.split_last_chunk::<1>()
+            && fits
+            && self.policy.rule().signal() == Signal::Readout
+        {
+            if !before.is_empty() {
+                stats.steps += self.run(before, Way::Prompt, Logits::None)?;
+            }
+            rest = &rest[before.len()..];
+            stats.alone = true;
+            stats.steps += self.run(rest, Way::Drawn, Logits::Last)?;
+        } else if !rest.is_empty() || tokens.is_empty() {
+            // Without any token at all the session says what is wrong.
             stats.steps += self.run(rest, Way::Prompt, Logits::Last)?;
         }
         Ok(stats)
@@ -273,24 +289,7 @@ impl Engine {
     }
 
     /// Runs tokens and keeps text, cache and logits in step, also when it fails half way. Gives the loop steps of all of them.
-    ///
-    /// Where the rule reads out, the last token of a prompt runs alone and may leave as drawn ones may: the first token of an answer
-    /// is drawn from it. The others go through together at full depth.
     fn run(&mut self, tokens: &[u32], way: Way, logits: Logits) -> Result<u64, Error> {
-        let reads_out = self.policy.rule().signal() == Signal::Readout;
-        match tokens.split_last_chunk::<1>() {
-            Some((before, last)) if reads_out && way == Way::Prompt && logits == Logits::Last => {
-                let steps = match before {
-                    [] => 0,
-                    _ => self.pass(before, way, Logits::None)?,
-                };
-                Ok(steps + self.pass(last, Way::Drawn, logits)?)
-            }
-            _ => self.pass(tokens, way, logits),
-        }
-    }
-
-    fn pass(&mut self, tokens: &[u32], way: Way, logits: Logits) -> Result<u64, Error> {
         let before = self.session.len(0);
         let both_ways = way == Way::BothWays;
         let readout_exits = way == Way::Drawn && self.policy.rule().signal() == Signal::Readout;

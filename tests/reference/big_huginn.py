@@ -16,7 +16,7 @@ import struct
 
 import numpy as np
 
-HOPS = pathlib.Path(__file__).parent.parent.parent / "models" / "huginn-hops"
+HOPS = pathlib.Path(__file__).parents[1] / "data" / "huginn-hops"
 SHARD = 2 << 30
 """Bytes in a shard, at most one tensor more."""
 TILE = 1 << 24

@@ -158,7 +158,8 @@ def main():
     # train_gpu.py has asked more questions at its end.
     last = json.loads((args.run / "log.jsonl").read_text().splitlines()[-1])
     asked = held_out_questions(args.seed, args.scored or args.questions, dialogues.LONGEST)
-    right = last["right"] if stored.exists() else score(model, encoder, asked, DEPTHS)
+    told = stored.exists() and args.scored is None and "right" in last
+    right = last["right"] if told else score(model, encoder, asked, DEPTHS)
     tables = [f'"{depth}": {json.dumps(dict(sorted(table.items())))}' for depth, table in right.items()]
     (args.folder / "accuracy_by_steps.json").write_text("{\n" + ",\n".join(tables) + "\n}\n")
     recorded = f"model_answer_at_{shape.mean_steps}_steps"

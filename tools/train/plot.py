@@ -8,12 +8,13 @@ reads MODEL/accuracy_by_steps.json and writes MODEL/accuracy_by_steps.svg. Needs
 
 import argparse
 import collections
+import itertools
 import json
 import math
 import pathlib
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 560, 320, 50, 20, 140, 45
-COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00")
+COLOURS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7")
 
 
 def shares(table):
@@ -55,7 +56,7 @@ def drawn(tables, title):
     powers = [depth for depth in depths if depth & (depth - 1) == 0]
     out += [text(x(depth), HEIGHT - BOTTOM + 18, depth) for depth in powers]
     out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, f"loop steps ({title})"))
-    for colour, steps in zip(COLOURS, lines[depths[0]]):
+    for colour, steps in zip(itertools.cycle(COLOURS), lines[depths[0]]):
         points = " ".join(f"{x(depth):.1f},{y(lines[depth][steps]):.1f}" for depth in depths)
         out.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         words = f"{steps} reasoning step{'s' * (steps > 1)}"

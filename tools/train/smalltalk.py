@@ -1,6 +1,6 @@
 """Everyday small talk: what people open with, and answers that a very small model can honestly give.
 
-Half of what it cannot know is made up, of words or of letters, so that what it has never seen is answered honestly too.
+Two fifths of what it cannot know is about made-up words, so that what it has never seen is answered honestly too.
 The ten openings of models/openings.jsonl are never drawn, so that they stay a test, except the greeting everybody uses.
 """
 

@@ -225,9 +225,9 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
-    os.environ.setdefault("MASTER_ADDR", "localhost")
-    os.environ.setdefault("MASTER_PORT", "29500")
-    dist.init_process_group("gloo", rank=int(os.environ.get("RANK", 0)), world_size=int(os.environ.get("WORLD_SIZE", 1)))
+    # torchrun says who is who; without it there is one worker, which needs no port.
+    alone = {} if "WORLD_SIZE" in os.environ else dict(store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", **alone)
     rank, workers = dist.get_rank(), dist.get_world_size()
     torch.set_num_threads(1)
 
@@ -248,15 +248,16 @@ def main():
     for part in ("embed", "step", "coda") if args.compile else ():
         setattr(model, part, torch.compile(getattr(model, part), dynamic=True))
 
+    until = args.steps if args.until is None else min(args.until, args.steps)
     began, losses = time.time(), []
     for step, parts in batches(args, encoder, books, start, workers):
-        if step == args.steps:
+        if step >= until:
             break
         losses.append(backpropagate(model, args, step, parts, rank))
         trainer.update(step)
         done = step + 1
         last = done == args.steps
-        stop = last or done == args.until
+        stop = last or done == until
         if done % args.log_every == 0 or last:
             losses = [loss for loss in losses if not math.isnan(loss)]
             line = dict(step=done, answer_loss=round(sum(losses) / max(1, len(losses)), 4), seconds=round(time.time() - began))

@@ -290,6 +290,9 @@ def main():
         for block in blocks:
             block.compile(dynamic=False)
     ledger = Ledger(device)
+    if state:
+        ledger.opened.update(state.get("opened", {}))
+        data.weights[:] = state.get("asked", list(data.weights))
     depths = torch.Generator().manual_seed(args.seed + first)
     began = saved = logged = time.time()
     total = torch.zeros((), device=device)
@@ -307,7 +310,7 @@ def main():
     def keep(passed):
         save_file(trainer.stored(), args.run / "model.tmp", {"format": "pt"})
         os.replace(args.run / "model.tmp", args.run / "model.safetensors")
-        save(trainer.state(passed), checkpoint)
+        save(trainer.state(passed) | {"opened": ledger.opened, "asked": list(data.weights)}, checkpoint)
 
     while True:
         passed = before + (time.time() - began) / (args.minutes * 60)

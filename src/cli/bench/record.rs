@@ -300,7 +300,7 @@ pub(super) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    /// A record of made-up times on the shipped model: 10 tokens in 0.5, 1 and 2 seconds.
+    /// A record of made-up times on a small model: 10 tokens in 0.5, 1 and 2 seconds.
     pub(in super::super) fn record() -> Record {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
         let model = Arc::new(arch::open(&path, Load::Map).unwrap());

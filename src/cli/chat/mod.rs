@@ -69,7 +69,7 @@ Examples:
 )]
 pub struct Flags {
     /// Model file (GGUF), or the folder of a published checkpoint [default: models/huginn-small-q4_k_m.gguf where that is found,
-    /// else 'built-in', the model inside the program]
+    /// here or beside the program, else 'built-in', the model inside the program]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     #[command(flatten)]

@@ -64,7 +64,10 @@ impl Recorder {
             from = range.end;
             self.note(range, Way::BothWays);
         }
-        self.note(from..held, Way::Prompt);
+        // The last token may have run as drawn ones do.
+        let alone = result.as_ref().map_or(0, |stats| usize::from(stats.alone));
+        self.note(from..held - alone, Way::Prompt);
+        self.note(held - alone..held, Way::Drawn);
         result
     }
 

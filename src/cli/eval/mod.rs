@@ -58,7 +58,7 @@ takes all steps.
 Exit codes: 0 asked, whatever was right; 1 failed; 2 wrong usage.
 
 Examples:
-  rdt-eval                                              # the model that rdt-chat takes, questions held out from it
+  rdt-eval                                              # the model that rdt-chat takes, the questions that are built in
   rdt-eval -m models/huginn-nano --plot accuracy.svg    # the eval.jsonl in a checkpoint's folder
   rdt-eval -m model.gguf questions.jsonl --depths 1,2,3,4,8 --rule acceleration,max=16 --json
   rdt-eval -m model.gguf models/openings.jsonl          # scores ten ordinary openings of a chat
@@ -166,7 +166,12 @@ fn questions(flags: &Flags, source: &Source) -> anyhow::Result<Vec<Question>> {
     let read = match flags.questions.as_ref().or(in_folder.as_ref()) {
         Some(path) => read(path)?,
         None if flags.model.is_none() || source.path().is_none() => {
-            questions::read("the built-in questions", built_in::QUESTIONS.as_bytes())?
+            let mut read = questions::read("the built-in questions", built_in::QUESTIONS.as_bytes())?;
+            if source.path().is_some() {
+                // What they record was answered by the model that is built in.
+                read.iter_mut().for_each(Question::forget_recorded);
+            }
+            read
         }
         None => {
             let message =

@@ -113,6 +113,27 @@ fn a_loaded_conversation_goes_on_bit_for_bit() {
     assert_eq!(bits(&second), bits(&first));
 }
 
+/// Under a rule on the read-out a prompt's last token leaves early, and does so again when the conversation is loaded: also where no token
+/// was run as drawn between two prompts, and where the rule changed after an edited turn.
+#[test]
+fn prompts_that_end_in_an_early_exit_are_held_bit_for_bit() {
+    let short = Settings { predict: Some(1), ..settings("kl:20") };
+    let mut first = chat_with(256, short, None);
+    let most = first.depth_limit();
+    for question in ["Hello!", "Tell me a story.", "What is 1 + 1, keeping only the last digit?"] {
+        let answer = ask(&mut first, question);
+        assert!(answer.tokens[0].steps < most, "{question}: {} of {most}", answer.tokens[0].steps);
+    }
+    first.set_rule("fixed:4".parse().unwrap()).unwrap();
+    ask(&mut first, "Hello!");
+    first.set_rule("kl:20".parse().unwrap()).unwrap();
+    ask(&mut first, "Hello!");
+    let mut second = chat("fixed");
+    assert_eq!(second.load(&saved(&first)).unwrap(), Vec::<String>::new());
+    assert_eq!((second.runs(), second.engine().held()), (first.runs(), first.engine().held()));
+    assert_eq!(bits(&second), bits(&first));
+}
+
 #[test]
 fn a_deeper_session_holds_the_same() {
     let mut chat = chat("acceleration");
