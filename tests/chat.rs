@@ -9,12 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 const SUM: &str = "What is 4 + 5?";
 
-/// With the model that is built in, unless another is named.
 fn chat(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-chat"));
-    if !args.contains(&"-m") {
-        command.args(["-m", "built-in"]);
-    }
     command.args(["-t", "1"]).args(args).stdin(Stdio::null());
     command
 }
@@ -66,20 +62,6 @@ fn one_question_is_answered_on_stdout() {
     assert!(err(&output).contains("acceleration:0.05,hits=2 up to 16 steps; 1 thread,"));
     assert!(err(&output).contains("[2 tokens, "));
     assert!(!err(&output).contains('\x1b'));
-}
-
-/// Without a name, the best model that is found is taken: here one beside the place where the program is called.
-#[test]
-fn a_better_model_is_picked_up_where_it_is_found() {
-    let answer = |folder: &Path| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-chat"));
-        command.current_dir(folder).args(["-t", "1", "-p", SUM]).stdin(Stdio::null()).output().unwrap()
-    };
-    let (here, elsewhere) = (Path::new(env!("CARGO_MANIFEST_DIR")), tempfile::tempdir().unwrap());
-    let (found, built_in) = (answer(here), answer(elsewhere.path()));
-    assert!(err(&found).contains("huginn-small (models/huginn-small-q4_k_m.gguf)"), "{}", err(&found));
-    assert!(err(&built_in).contains("huginn-nano (built in)"), "{}", err(&built_in));
-    assert_eq!((out(&found), out(&built_in)), ("9.\n", "9.\n"));
 }
 
 #[test]

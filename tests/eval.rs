@@ -207,7 +207,7 @@ fn what_is_wrong_is_one_line() {
 #[test]
 fn depth_pays_on_the_model_that_is_built_in() {
     let outcomes =
-        json(&["-m", "built-in", "--depths", "1,2,8", "--rule", "acceleration,max=16", "--rule", "kl,max=16"]);
+        json(&["-m", "built-in", "--depths", "1,2,8", "--rule", "acceleration,max=16", "--rule", "kl,max=8"]);
     let [one, two, full, acceleration, kl] = outcomes.as_slice() else { panic!("{} outcomes", outcomes.len()) };
     let right = |o: &Value, steps: usize| {
         let class = &o["by_steps_needed"][steps - 1];

@@ -5,7 +5,8 @@
 
 PROGRAMS is the folder of rdt-quantize and rdt-eval. Run with a Python that has tools/train/requirements.txt. It checks that training
 learns; that a run which was stopped and went on has the weights of one that was not, to the last bit; that another seed has
-others; and that the runtime answers every question of the exported checkpoint as PyTorch does.
+others; that the runtime answers every question of the exported checkpoint as PyTorch does; that training goes on from a checkpoint and
+from a GGUF file; and that prose with another hash is refused.
 """
 
 import json
@@ -16,6 +17,7 @@ import sys
 import tempfile
 
 import torch
+from safetensors.torch import load_file
 
 TRAIN = pathlib.Path(__file__).parents[1] / "tools" / "train"
 STEPS, HALF = 16, 7
@@ -81,6 +83,9 @@ def check(shape, programs, folder):
     call([programs / "rdt-quantize"], model, folder / "model.gguf")
     call([programs / "rdt-eval"], "-m", folder / "model.gguf", model / "eval.jsonl", *rule)
 
+    if shape == "nano":
+        check_gguf(programs, model, folder)
+        check_prose(folder / "prose")
     # A checkpoint is a place to go on from.
     further = train(folder / "further", shape, "--until", 1, "--from", model, "--rate", 0)
     exported = {name: weight.bfloat16().float() if weight.dim() == 2 else weight for name, weight in whole["mean"].items()}
@@ -90,6 +95,24 @@ def check(shape, programs, folder):
     lines = (model / "accuracy_by_steps.svg").read_text().count("<polyline")
     assert lines == len({question["steps_needed"] for question in questions}), lines
     print(f"{shape}: loss {losses[0]} to {losses[-1]} in {STEPS} steps; {alike} of {asked} answers are PyTorch's, the others near ties or cut")
+
+
+def check_gguf(programs, model, folder):
+    """A GGUF file of a checkpoint is a place to go on from too."""
+    call([programs / "rdt-quantize"], model, folder / "f32.gguf", "--type", "f32")
+    python("from_gguf.py", folder / "f32.gguf", folder / "back")
+    ours, back = (load_file(path / "model.safetensors") for path in (model, folder / "back"))
+    assert ours.keys() == back.keys() and all(torch.equal(back[name], ours[name].float()) for name in ours)
+    assert (folder / "back" / "tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
+
+
+def check_prose(folder):
+    """Text that is not the one that was meant is refused."""
+    (name,) = [source["file"] for source in json.loads((TRAIN / "prose.json").read_text())][:1]
+    folder.mkdir()
+    (folder / name).write_text("Once upon a time there was another text.")
+    done = subprocess.run([sys.executable, TRAIN / "prose.py", folder], capture_output=True, text=True)
+    assert done.returncode != 0 and "the hash is" in done.stderr, done
 
 
 def main():

@@ -1,4 +1,4 @@
-//! The model for those who name none: a better one where it is found, else the one that is built in.
+//! The model that is built in, for those who name none.
 
 use super::LoadFlags;
 use crate::arch;
@@ -15,10 +15,6 @@ pub(super) const GREETING: &str = "\
 a small model, trained for this program; it knows nothing of the world, and can be asked things like
   Red leads to Blue. Blue leads to Green. Start at Red and take 2 steps. Where are you?
   What is 4 + 5 - 2?    Sort 7 2 4.    a = 4; x = a + 2; c = x - 1. What is c?    Hello!";
-
-/// File names of better models, the best one first, and the folder that they are looked for in.
-const BETTER: [&str; 1] = ["huginn-small-q4_k_m.gguf"];
-const FOLDER: &str = "models";
 
 /// Bytes at an address that suits every tensor of a GGUF file.
 #[repr(align(64))]
@@ -39,16 +35,11 @@ pub enum Source {
 }
 
 impl Source {
-    /// The model that is named, or the best one that needs no name. A file called `built-in` goes first.
+    /// The model that is named, or the one that is built in. A file called `built-in` goes first.
     pub fn choose(named: Option<&Path>) -> Self {
         match named {
-            Some(path) if path.as_os_str() == NAME && !path.exists() => Self::BuiltIn,
-            Some(path) => Self::File(path.to_owned()),
-            None => {
-                let program = std::env::current_exe().ok();
-                let beside = program.as_deref().and_then(Path::parent).map(|p| p.join(FOLDER));
-                found(&[Some(PathBuf::from(FOLDER)), beside]).map_or(Self::BuiltIn, Self::File)
-            }
+            Some(path) if path.as_os_str() != NAME || path.exists() => Self::File(path.to_owned()),
+            _ => Self::BuiltIn,
         }
     }
 
@@ -81,24 +72,15 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// The best model in the first of the folders that has one.
-fn found(folders: &[Option<PathBuf>]) -> Option<PathBuf> {
-    let files = folders.iter().flatten().flat_map(|folder| BETTER.map(|name| folder.join(name)));
-    files.into_iter().find(|file| file.is_file())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_better_model_is_found_in_the_first_folder_that_has_it() {
-        let (empty, full) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let file = full.path().join(BETTER[0]);
-        std::fs::write(&file, "").unwrap();
-        let [empty, full] = [&empty, &full].map(|folder| Some(folder.path().to_owned()));
-        assert_eq!(found(&[empty.clone(), None, full]), Some(file));
-        assert_eq!(found(&[empty]), None);
+    fn what_is_named_is_taken() {
+        assert_eq!(Source::choose(None), Source::BuiltIn);
+        assert_eq!(Source::choose(Some(Path::new(NAME))), Source::BuiltIn);
+        assert_eq!(Source::choose(Some(Path::new("a.gguf"))), Source::File("a.gguf".into()));
     }
 
     #[test]

@@ -68,8 +68,8 @@ Examples:
   rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
 )]
 pub struct Flags {
-    /// Model file (GGUF), or the folder of a published checkpoint [default: models/huginn-small-q4_k_m.gguf where that is found,
-    /// here or beside the program, else 'built-in', the model inside the program]
+    /// Model file (GGUF), or the folder of a published checkpoint [default: 'built-in', the small model that is inside the
+    /// program]
     #[arg(short, long, value_name = "FILE")]
     pub model: Option<PathBuf>,
     #[command(flatten)]

@@ -58,7 +58,7 @@ takes all steps.
 Exit codes: 0 asked, whatever was right; 1 failed; 2 wrong usage.
 
 Examples:
-  rdt-eval                                              # the model that rdt-chat takes, the questions that are built in
+  rdt-eval                                              # the model that is built in, its own questions
   rdt-eval -m models/huginn-nano --plot accuracy.svg    # the eval.jsonl in a checkpoint's folder
   rdt-eval -m model.gguf questions.jsonl --depths 1,2,3,4,8 --rule acceleration,max=16 --json
   rdt-eval -m model.gguf models/openings.jsonl          # scores ten ordinary openings of a chat
@@ -66,7 +66,7 @@ Examples:
   rdt-eval -m models/huginn-nano --init zeros --depths 8    # the answers that PyTorch gave?"
 )]
 struct Flags {
-    /// Model file (GGUF), the folder of a published checkpoint, or 'built-in' [default: the one that rdt-chat takes]
+    /// Model file (GGUF), the folder of a published checkpoint, or 'built-in' [default: built-in]
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -120,9 +120,6 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
     // Tried, and made when there is something to write: an interrupted program would leave it behind.
     flags.plot.as_deref().map(AtomicFile::create).transpose()?;
     let model = source.open(flags.load)?;
-    if flags.model.is_none() {
-        note(&format!("the model is {}", name(&source)));
-    }
     let rules = rules(flags, &model, source.path())?;
     let asker = Asker::new(flags, Arc::clone(&model), &questions)?;
     let mut out = io::stdout().lock();
@@ -165,14 +162,7 @@ fn questions(flags: &Flags, source: &Source) -> anyhow::Result<Vec<Question>> {
     let in_folder = source.path().map(|model| model.join(IN_FOLDER)).filter(|path| path.is_file());
     let read = match flags.questions.as_ref().or(in_folder.as_ref()) {
         Some(path) => read(path)?,
-        None if flags.model.is_none() || source.path().is_none() => {
-            let mut read = questions::read("the built-in questions", built_in::QUESTIONS.as_bytes())?;
-            if source.path().is_some() {
-                // What they record was answered by the model that is built in.
-                read.iter_mut().for_each(Question::forget_recorded);
-            }
-            read
-        }
+        None if source.path().is_none() => questions::read("the built-in questions", built_in::QUESTIONS.as_bytes())?,
         None => {
             let message =
                 "QUESTIONS is missing: only a checkpoint's folder with an eval.jsonl brings questions of its own";

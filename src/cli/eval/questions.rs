@@ -34,11 +34,6 @@ impl Question {
         self.other.get(&format!("model_answer_at_{steps}_steps"))?.as_str()
     }
 
-    /// Forgets what the published implementation answered, for a model that it is not the implementation of.
-    pub(super) fn forget_recorded(&mut self) {
-        self.other.clear();
-    }
-
     /// All answers that are right.
     pub(super) fn right_answers(&self) -> impl Iterator<Item = &str> {
         self.answer.iter().chain(&self.answers).map(|a| a.trim())
