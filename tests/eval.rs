@@ -203,7 +203,7 @@ fn what_is_wrong_is_one_line() {
 }
 
 /// What the model that is built in is for: easy questions take few loop steps, harder ones more, and the rule that chat follows loses
-/// nothing. The learned answers are PyTorch's.
+/// nothing.
 #[test]
 fn depth_pays_on_the_model_that_is_built_in() {
     let outcomes =

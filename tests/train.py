@@ -108,7 +108,7 @@ def check_gguf(programs, model, folder):
 
 def check_prose(folder):
     """Text that is not the one that was meant is refused."""
-    (name,) = [source["file"] for source in json.loads((TRAIN / "prose.json").read_text())][:1]
+    name = json.loads((TRAIN / "prose.json").read_text())[0]["file"]
     folder.mkdir()
     (folder / name).write_text("Once upon a time there was another text.")
     done = subprocess.run([sys.executable, TRAIN / "prose.py", folder], capture_output=True, text=True)

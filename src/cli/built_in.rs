@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How the model that is built in is called where a file could be named.
-pub const NAME: &str = "built-in";
+pub(super) const NAME: &str = "built-in";
 
-/// What a model of this project says of itself to those who have named none.
+/// What the model says of itself to those who have named none.
 pub(super) const GREETING: &str = "\
 a small model, trained for this program; it knows nothing of the world, and can be asked things like
   Red leads to Blue. Blue leads to Green. Start at Red and take 2 steps. Where are you?
@@ -23,7 +23,7 @@ struct Aligned<T: ?Sized>(T);
 /// What `rdt-quantize --type q4_k_m` makes of `models/huginn-nano`.
 static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/huginn-nano-q4_k_m.gguf"));
 /// Questions that it was not trained on, with their answers, kinds and numbers of reasoning steps, as JSON lines.
-pub static QUESTIONS: &str = include_str!("../../models/huginn-nano/eval.jsonl");
+pub(super) static QUESTIONS: &str = include_str!("../../models/huginn-nano/eval.jsonl");
 
 /// Where a model comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

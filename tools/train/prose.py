@@ -73,13 +73,20 @@ def cut(line):
         yield line
 
 
+def split(folder):
+    """The paragraphs that are trained on, and those held out."""
+    parts = [], []
+    for source, data in fetch(folder):
+        for line in paragraphs(source, data):
+            parts[dialogues.is_held_out(f"prose: {line}")].append(line)
+    return parts
+
+
 class Books:
-    """The paragraphs that are trained on, in tokens, and those held out, in words."""
+    """The paragraphs that are trained on, in tokens."""
 
     def __init__(self, folder, tokenizer):
-        told = [line for source, data in fetch(folder) for line in paragraphs(source, data)]
-        self.held_out = [line for line in told if dialogues.is_held_out(f"prose: {line}")]
-        kept = [line for line in told if not dialogues.is_held_out(f"prose: {line}")]
+        kept, _ = split(folder)
         self.tokens = [encoded.ids for encoded in tokenizer.encode_batch(kept)]
 
     def piece(self, rng, length):
@@ -91,10 +98,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path)
     folder = parser.parse_args().folder
-    told = [line for source, data in fetch(folder) for line in paragraphs(source, data)]
-    held_out = [line for line in told if dialogues.is_held_out(f"prose: {line}")]
+    kept, held_out = split(folder)
     (folder / "heldout.txt").write_text("\n\n".join(held_out) + "\n")
-    print(f"{len(told)} paragraphs, {sum(map(len, told))} characters; {len(held_out)} held out")
+    print(f"{len(kept)} paragraphs, {sum(map(len, kept))} characters; {len(held_out)} held out")
 
 
 if __name__ == "__main__":

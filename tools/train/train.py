@@ -256,12 +256,13 @@ def main():
         losses.append(backpropagate(model, args, step, parts, rank))
         trainer.update(step)
         done = step + 1
-        last = done == args.steps
-        stop = last or done == until
+        last, stop = done == args.steps, done == until
         if done % args.log_every == 0 or last:
             losses = [loss for loss in losses if not math.isnan(loss)]
-            line = dict(step=done, answer_loss=round(sum(losses) / max(1, len(losses)), 4), seconds=round(time.time() - began))
-            write(args, rank, line | dict(longest=longest(step, args.ramp)))
+            # A batch of nothing but prose has no answers.
+            loss = round(sum(losses) / len(losses), 4) if losses else None
+            line = dict(step=done, answer_loss=loss, seconds=round(time.time() - began), longest=longest(step, args.ramp))
+            write(args, rank, line)
             losses = []
         if rank == 0 and (done % args.save_every == 0 or stop):
             save(trainer.state(done), checkpoint)

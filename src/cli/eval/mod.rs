@@ -71,7 +71,7 @@ struct Flags {
     model: Option<PathBuf>,
     #[command(flatten)]
     load: LoadFlags,
-    /// Questions, as JSON lines [default: eval.jsonl in the model's folder, or those that are built in]
+    /// Questions, as JSON lines [default: eval.jsonl in the model's folder; with 'built-in', its own]
     questions: Option<PathBuf>,
     /// Ask only questions of these kinds
     #[arg(long, value_name = "KIND,..", value_delimiter = ',')]
