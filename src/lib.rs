@@ -15,6 +15,7 @@
 //! | [`kernels`], [`team`] | CPU arithmetic, and the threads that run one forward pass together |
 //! | [`model`] | the looped forward pass: [`model::Model`] is immutable, [`model::Session`] is all that changes |
 //! | [`arch`] | one file per model family |
+//! | `gpu` | the same forward pass on a GPU (with the feature `gpu`) |
 //! | [`exit`] | when a token leaves the loop |
 //! | [`generate`], [`text`] | sampling and decoding; tokenizer and chat templates |
 //! | `plot` | charts as SVG (with the feature `cli`) |
@@ -68,6 +69,8 @@ mod float16;
 pub mod generate;
 pub mod gguf;
 pub mod governor;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 mod hash;
 mod isa;
 pub mod kernels;

@@ -374,6 +374,7 @@ impl SessionFlags {
             sequences: 1,
             chunk_rows: self.batch_size,
             initial,
+            on_device: true,
         }
     }
 }

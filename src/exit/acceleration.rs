@@ -14,7 +14,7 @@
 //! Two steps below 0.05 leave a little earlier than two below 0.03 and answer as well (README, "What depth buys").
 
 use super::{ExitRule, Rule, Statistic, Threshold};
-use crate::model::LatentStats;
+use crate::model::{DeviceStatistic, LatentStats};
 
 const THRESHOLD: f32 = 0.05;
 const HITS: usize = 2;
@@ -24,13 +24,24 @@ pub(super) static NORMALISED: Rule = Rule {
     statistic: Statistic::Latent(normalised),
     threshold: Threshold::Usual(THRESHOLD),
     hits: HITS,
+    device: DeviceStatistic::Acceleration,
 };
 
-pub(super) static RAW: Rule =
-    Rule { name: "acceleration-raw", statistic: Statistic::Latent(raw), threshold: Threshold::Needed, hits: 2 };
+pub(super) static RAW: Rule = Rule {
+    name: "acceleration-raw",
+    statistic: Statistic::Latent(raw),
+    threshold: Threshold::Needed,
+    hits: 2,
+    device: DeviceStatistic::AccelerationRaw,
+};
 
-pub(super) static BY_STEP: Rule =
-    Rule { name: "acceleration-step", statistic: Statistic::Latent(by_step), threshold: Threshold::Needed, hits: HITS };
+pub(super) static BY_STEP: Rule = Rule {
+    name: "acceleration-step",
+    statistic: Statistic::Latent(by_step),
+    threshold: Threshold::Needed,
+    hits: HITS,
+    device: DeviceStatistic::AccelerationByStep,
+};
 
 /// Plain `acceleration`.
 pub(super) const fn settled() -> ExitRule {

@@ -6,12 +6,14 @@
 
 use super::readout::{Previous, top};
 use super::{Rule, Statistic, Threshold};
+use crate::model::DeviceStatistic;
 
 pub(super) static RULE: Rule = Rule {
     name: "argmax",
     statistic: Statistic::Readout { measure: changed, whole: false },
     threshold: Threshold::None(0.5),
     hits: 5,
+    device: DeviceStatistic::Argmax,
 };
 
 /// 0 if the most likely token is the one before, 1 if it is another; NaN if there is none.

@@ -5,10 +5,15 @@
 //! state, so a threshold of 1e-3 is one of about 0.045 for `step-norm`; below 1e-6 it is rounding.
 
 use super::{Rule, Statistic, Threshold};
-use crate::model::LatentStats;
+use crate::model::{DeviceStatistic, LatentStats};
 
-pub(super) static RULE: Rule =
-    Rule { name: "cosine", statistic: Statistic::Latent(turned), threshold: Threshold::Usual(1e-3), hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "cosine",
+    statistic: Statistic::Latent(turned),
+    threshold: Threshold::Usual(1e-3),
+    hits: 1,
+    device: DeviceStatistic::Cosine,
+};
 
 fn turned(stats: &LatentStats) -> f32 {
     1.0 - stats.state_cosine

@@ -6,12 +6,14 @@
 
 use super::readout::{Previous, log_sum_exp};
 use super::{Rule, Statistic, Threshold};
+use crate::model::DeviceStatistic;
 
 pub(super) static RULE: Rule = Rule {
     name: "entropy",
     statistic: Statistic::Readout { measure: change, whole: false },
     threshold: Threshold::Usual(1e-3),
     hits: 1,
+    device: DeviceStatistic::Entropy,
 };
 
 fn change(previous: &mut Previous, logits: &[f32]) -> f32 {

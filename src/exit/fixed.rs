@@ -1,9 +1,15 @@
 //! `fixed`: no early exit. `fixed:N` is N steps, plain `fixed` the model's own number.
 
 use super::{ExitRule, Rule, Statistic, Threshold};
+use crate::model::DeviceStatistic;
 
-pub(super) static RULE: Rule =
-    Rule { name: "fixed", statistic: Statistic::Nothing, threshold: Threshold::None(0.0), hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "fixed",
+    statistic: Statistic::Nothing,
+    threshold: Threshold::None(0.0),
+    hits: 1,
+    device: DeviceStatistic::Nothing,
+};
 
 /// Plain `fixed`.
 pub(super) const fn full_depth() -> ExitRule {

@@ -15,12 +15,14 @@
 //! (`tests/families/ouro.rs`); on trained weights this has not been measured.
 
 use super::{Rule, Statistic, Threshold};
+use crate::model::DeviceStatistic;
 
 pub(super) static RULE: Rule = Rule {
     name: "gate",
     statistic: Statistic::Gate(|memory, logit| memory.step(logit)),
     threshold: Threshold::Needed,
     hits: 1,
+    device: DeviceStatistic::Gate,
 };
 
 /// At this threshold and above, the rule never leaves.

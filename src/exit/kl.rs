@@ -8,12 +8,14 @@
 
 use super::readout::{Previous, divergence, log_sum_exp};
 use super::{Rule, Statistic, Threshold};
+use crate::model::DeviceStatistic;
 
 pub(super) static RULE: Rule = Rule {
     name: "kl",
     statistic: Statistic::Readout { measure: change, whole: true },
     threshold: Threshold::Usual(1e-3),
     hits: 1,
+    device: DeviceStatistic::Kl,
 };
 
 /// KL(previous ‖ `logits`), and makes `logits` the previous read-out; only the sum is rounded to f32.

@@ -7,12 +7,14 @@
 
 use super::readout::{Previous, log_sum_exp};
 use super::{Rule, Statistic, Threshold};
+use crate::model::DeviceStatistic;
 
 pub(super) static RULE: Rule = Rule {
     name: "min-p-kl",
     statistic: Statistic::Readout { measure: change, whole: true },
     threshold: Threshold::Usual(1e-5),
     hits: 1,
+    device: DeviceStatistic::MinPKl,
 };
 
 /// Tokens less likely than this share of the most likely one are the tail.

@@ -71,7 +71,7 @@ mod step_norm;
 
 mod policy;
 
-use crate::model::{Config, LatentStats};
+use crate::model::{Config, DeviceRule, DeviceStatistic, LatentStats};
 use readout::Previous;
 
 pub use grammar::Error;
@@ -102,6 +102,8 @@ struct Rule {
     threshold: Threshold,
     /// Checked steps in a row below the threshold, if not written.
     hits: usize,
+    /// The statistic, for a device that computes it itself.
+    device: DeviceStatistic,
 }
 
 /// What a rule compares its statistic with.
@@ -299,6 +301,15 @@ impl ExitRule {
     pub fn is_checked(&self, step: usize) -> bool {
         let due = step > self.min && (step - self.min - 1).is_multiple_of(self.every);
         self.signal() != Signal::None && due && !self.is_capped(step)
+    }
+
+    /// The rule for a device that decides by itself.
+    pub fn on_device(&self) -> DeviceRule {
+        // Where a gate is switched off, nothing ever passes.
+        let off = matches!(self.rule.statistic, Statistic::Gate(_)) && self.threshold >= gate::OFF;
+        let statistic = if off { DeviceStatistic::Nothing } else { self.rule.device };
+        let threshold = if let Threshold::None(x) = self.rule.threshold { x } else { self.threshold };
+        DeviceRule { statistic, threshold, hits: self.hits, min: self.min, every: self.every, max: self.max }
     }
 
     /// What the rule remembers of one row, allocated once; `vocab` is the number of logits in a read-out

@@ -1,7 +1,7 @@
 //! An exit rule at work: one memory per row of a chunk.
 
 use super::{ExitRule, Memory, Signal};
-use crate::model::{Config, Depth, DepthPolicy, LatentStats, Row, Verdict};
+use crate::model::{Config, Depth, DepthPolicy, DeviceRule, LatentStats, Row, Verdict};
 
 /// Decides every row's depth by an [`ExitRule`].
 #[derive(Debug, Clone)]
@@ -85,5 +85,9 @@ impl DepthPolicy for RulePolicy {
 
     fn after_readout(&mut self, index: usize, _: &Row, stats: &LatentStats, logits: &[f32]) -> bool {
         self.rule.check_readout(&mut self.memories[index], stats.step, logits)
+    }
+
+    fn device_rule(&self) -> Option<DeviceRule> {
+        Some(self.rule.on_device())
     }
 }

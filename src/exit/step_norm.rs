@@ -5,10 +5,15 @@
 //! averages over the positions of a prompt; here every row decides for itself.
 
 use super::{Rule, Statistic, Threshold};
-use crate::model::LatentStats;
+use crate::model::{DeviceStatistic, LatentStats};
 
-pub(super) static RULE: Rule =
-    Rule { name: "step-norm", statistic: Statistic::Latent(relative), threshold: Threshold::Usual(0.03), hits: 1 };
+pub(super) static RULE: Rule = Rule {
+    name: "step-norm",
+    statistic: Statistic::Latent(relative),
+    threshold: Threshold::Usual(0.03),
+    hits: 1,
+    device: DeviceStatistic::StepNorm,
+};
 
 fn relative(stats: &LatentStats) -> f32 {
     stats.step_norm / stats.state_norm

@@ -176,6 +176,9 @@ pub enum Error {
     /// The pass was cancelled; the session is as before the call.
     #[error("cancelled")]
     Cancelled,
+    /// What was asked for can only be seen, or decided, on the CPU.
+    #[error("a GPU decides by itself how deep to go and shows no latent states; this needs the CPU (--device cpu)")]
+    NeedsCpu,
     /// A worker thread could not be started.
     #[error("cannot start {count} worker threads: {source}")]
     Threads {

@@ -65,6 +65,20 @@ impl KvLayout {
             .try_fold(0u64, |n, b| n.checked_add((b.heads as u64).checked_mul(b.planes(slots)? as u64)?))?;
         rows.checked_mul(2)?.checked_mul(row as u64)
     }
+
+    /// The largest budget with which no block's keys (or values) take more than `most` bytes.
+    pub(super) fn budget_within(&self, most: u64) -> u64 {
+        let heads = |b: &BlockKv| b.heads as u64 * b.passes.max(1) as u64;
+        let share = |looped: bool| {
+            // More slots make a block outside the loop a smaller part of all; of those inside, each keeps its part of the loop's.
+            let all: u64 = self.blocks.iter().filter(|b| !looped || b.passes > 0).map(heads).sum();
+            let largest = self.blocks.iter().filter(|b| looped == (b.passes > 0)).map(heads).max();
+            largest.map_or(u64::MAX, |n| {
+                (u128::from(most) * 2 * u128::from(all) / u128::from(n.max(1))).try_into().unwrap_or(u64::MAX)
+            })
+        };
+        share(true).min(share(false))
+    }
 }
 
 /// What a session asks of its cache; `None` means "choose".
@@ -347,6 +361,29 @@ mod tests {
         assert_eq!(chosen(KvRequest { steps: huge, ..request(position(8) * 2048) }), (2048, 8));
         assert!(KvShape::choose(request(1 << 40), 1, &layout(&[(huge, 0), (huge, 1)])).is_err());
         assert!(KvShape::choose(request(1 << 40), 1, &layout(&[(1, huge)])).is_err());
+    }
+
+    /// A device that holds so much of a block at once gets no larger block, and nearly one as large.
+    #[test]
+    fn budgets_within_a_limit_per_block() {
+        for layout in [usual(), layout(&[(8, 0), (2, 1)]), layout(&[(1, 0), (4, 2), (2, 1)]), layout(&[(3, 1)])] {
+            for most in [1 << 16, 1 << 20, 3 << 20] {
+                let budget = layout.budget_within(most);
+                let request = KvRequest { budget, ..request(0) };
+                let Ok(shape) = KvShape::choose(request, TRAINED, &layout) else { panic!("{layout:?} in {most}") };
+                let block = |b: &BlockKv| {
+                    let planes = b.planes(shape.slots).unwrap();
+                    (b.heads * planes * shape.context * HEAD_DIM * 2) as u64
+                };
+                let largest = layout.blocks.iter().map(block).max().unwrap();
+                assert!(largest <= most, "{layout:?}: {largest} of {most}");
+                assert!(
+                    (shape.context, shape.slots) == (TRAINED, 32) || largest * 8 > most,
+                    "{layout:?}: {largest} of {most}"
+                );
+            }
+        }
+        assert_eq!(usual().budget_within(u64::MAX), u64::MAX);
     }
 
     /// A budget without a limit, even the largest number there is, does not turn an overflow into a cache that fits.

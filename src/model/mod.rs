@@ -13,6 +13,7 @@
 //! directions ([`Batch::both_ways`]) are one chunk and depend on each other, as they are meant to.
 
 mod block;
+mod device;
 mod error;
 mod forward;
 mod init;
@@ -28,6 +29,7 @@ mod vector;
 mod waypoints;
 
 pub use block::{Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, Rope, RopeStyle, ValueEmbedding};
+pub use device::{Device, DeviceError, DeviceOutput, DevicePass, DeviceRule, DeviceSession, DeviceStatistic};
 pub use error::Error;
 pub use init::InitialState;
 pub use inputs::InputSquares;
@@ -45,6 +47,7 @@ use crate::kernels::Kernels;
 use crate::quant;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Immutable weights in place, with everything that is known about them. Serves any number of sessions.
 pub struct Model {
@@ -52,6 +55,7 @@ pub struct Model {
     kernels: &'static Kernels,
     parts: Parts,
     kv: KvLayout,
+    device: Option<Arc<dyn Device>>,
 }
 
 /// What a family's file in `arch` makes of a GGUF.
@@ -95,7 +99,7 @@ impl Model {
             return Err(key("loop.state_length", state_width, "the embedding length"));
         }
         let kv = KvLayout::of(&parts.plan, &parts.blocks, head_dim);
-        Ok(Self { header, kernels, parts, kv })
+        Ok(Self { header, kernels, parts, kv, device: None })
     }
 
     /// Sizes and constants.
@@ -126,6 +130,17 @@ impl Model {
     /// The kernels in use.
     pub fn kernels(&self) -> &'static Kernels {
         self.kernels
+    }
+
+    /// Lets sessions run on a device that has taken this model's weights, unless they are asked not to
+    /// ([`SessionOptions::on_device`]).
+    pub fn place_on(&mut self, device: Arc<dyn Device>) {
+        self.device = Some(device);
+    }
+
+    /// The device that has its weights.
+    pub fn device(&self) -> Option<&Arc<dyn Device>> {
+        self.device.as_ref()
     }
 
     /// What a KV cache keeps of it.

@@ -1,5 +1,6 @@
 //! The seam between the loop and whoever decides its depth.
 
+use super::DeviceRule;
 use super::session::Row;
 use crate::kernels::LatentSums;
 
@@ -97,6 +98,13 @@ pub trait DepthPolicy: Send + Sync {
         let _ = (index, row, stats, logits);
         false
     }
+
+    /// The same decisions as a rule that a [`Device`](super::Device) follows without asking; `None` if they can only be made here.
+    /// What such a device runs is not shown to [`begin`](Self::begin), [`after_step`](Self::after_step) and
+    /// [`after_readout`](Self::after_readout).
+    fn device_rule(&self) -> Option<DeviceRule> {
+        None
+    }
 }
 
 /// The same number of steps for every row, in every looped segment.
@@ -113,6 +121,9 @@ impl DepthPolicy for FixedDepth {
     fn begin(&mut self, _: usize, _: &Row, _: usize, _: &[f32], _: &[f32]) {}
     fn after_step(&mut self, _: usize, _: &Row, _: &LatentStats, _: &[f32]) -> Verdict {
         Verdict::Stay
+    }
+    fn device_rule(&self) -> Option<DeviceRule> {
+        Some(DeviceRule::FIXED)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Everything that changes while a model runs.
 
+use super::device::{self, DeviceError, DeviceOutput, DevicePass, DeviceSession, Recorded};
 use super::forward::{Control, Pass, Task};
 use super::kv::{KvCache, KvRequest, KvShape};
 use super::policy::DepthPolicy;
@@ -87,6 +88,8 @@ pub struct SessionOptions {
     pub chunk_rows: Option<usize>,
     /// Initial latent states.
     pub initial: InitialState,
+    /// Run where the model's weights are ([`Model::place_on`]), which is the CPU for most.
+    pub on_device: bool,
 }
 
 impl Default for SessionOptions {
@@ -101,6 +104,7 @@ impl Default for SessionOptions {
             sequences: 1,
             chunk_rows: None,
             initial: InitialState::Noise { seed: 0 },
+            on_device: true,
         }
     }
 }
@@ -124,6 +128,10 @@ impl<'a> Output<'a> {
 
 /// A running model: KV cache, latent states, scratch, threads. All of it is allocated at the start; a pass
 /// allocates nothing but the box with its decisions.
+///
+/// A session of a model that was [placed on a device](Model::place_on) runs there. What the CPU would need is allocated all the same,
+/// but no page of it is touched (and so none is taken) before the device fails; then the session runs its tokens again, to the
+/// depths they had, goes on here, and says so ([`take_notice`](Self::take_notice)).
 pub struct Session {
     model: Arc<Model>,
     team: Team,
@@ -151,6 +159,21 @@ pub struct Session {
     /// Threads that passes may use, of those that there are.
     most: usize,
     waypoints: Option<Waypoints>,
+    on_device: Option<OnDevice>,
+    /// Why the device was left, until somebody asks.
+    notice: Option<String>,
+}
+
+/// The part of a session that is on a device.
+struct OnDevice {
+    name: String,
+    session: Box<dyn DeviceSession>,
+    output: DeviceOutput,
+    /// Per sequence, `[positions held][loops]`: how deep each went, should it have to be run again.
+    depths: Vec<Vec<u32>>,
+    max_steps: Vec<usize>,
+    /// Why it is of no use any more. It is here until the CPU has caught up.
+    failed: Option<String>,
 }
 
 impl Session {
@@ -188,12 +211,31 @@ impl Session {
             let most = table.rows;
             return Err(Error::Option(format!("a context of {asked}: the model has learned {most} positions")));
         }
+        let device = model.device().filter(|_| options.on_device).map(Arc::clone);
+        let most = device.as_ref().map_or(u64::MAX, |d| model.kv_layout().budget_within(d.most_kv()));
+        let request = KvRequest { budget: request.budget.min(most), ..request };
         let shape = KvShape::choose(request, trained, model.kv_layout())?;
         let chunk_rows = chunk_rows.min(shape.context).min(MOST_CHUNK_ROWS);
         let count = options.threads.unwrap_or_else(|| default_threads(&model));
         let team = Team::new(count).map_err(|source| Error::Threads { count: count.get(), source })?;
         let kv = KvCache::new(&shape, model.kv_layout())?;
         let scratch = Scratch::new(&model, chunk_rows, count.get());
+        let (mut on_device, mut notice) = (None, None);
+        if let Some(device) = device {
+            match device.session(&model, &shape) {
+                Ok(session) => {
+                    on_device = Some(OnDevice {
+                        name: device.name().to_owned(),
+                        session,
+                        output: DeviceOutput::default(),
+                        depths: vec![Vec::new(); sequences],
+                        max_steps: Vec::new(),
+                        failed: None,
+                    });
+                }
+                Err(why) => notice = Some(left(device.name(), &why)),
+            }
+        }
         Ok(Self {
             team,
             kv,
@@ -217,6 +259,8 @@ impl Session {
             inputs: None,
             most: count.get(),
             waypoints: None,
+            on_device,
+            notice,
             model,
         })
     }
@@ -260,6 +304,16 @@ impl Session {
         self.most
     }
 
+    /// The device that it runs on; `None`: the CPU.
+    pub fn device(&self) -> Option<&str> {
+        self.on_device.as_ref().map(|d| d.name.as_str())
+    }
+
+    /// Why the session left its device for the CPU, if it has since this was last asked: a line for the user.
+    pub fn take_notice(&mut self) -> Option<String> {
+        self.notice.take()
+    }
+
     /// Positions held by a sequence.
     ///
     /// # Panics
@@ -285,6 +339,9 @@ impl Session {
             length = length.min(last.start);
         }
         self.held[sequence].truncate(length);
+        if let Some(device) = &mut self.on_device {
+            device.depths[sequence].truncate(length * self.model.config().loops.len());
+        }
         length
     }
 
@@ -332,7 +389,8 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Empty`], [`Error::Token`], [`Error::ContextFull`], [`Error::PrefixTooLong`] before anything has run; [`Error::NotFinite`],
-    /// [`Error::LogitsNotFinite`] or [`Error::Cancelled`] on the way, with the sequence at the last complete chunk.
+    /// [`Error::LogitsNotFinite`] or [`Error::Cancelled`] on the way, with the sequence at the last complete chunk. On a device:
+    /// [`Error::NeedsCpu`] for a policy without a [`DepthPolicy::device_rule`], and while inputs or waypoints are recorded.
     ///
     /// # Panics
     /// If there is no such sequence, or the policy's `max_steps` is 0.
@@ -366,12 +424,16 @@ impl Session {
             if both_ways && chunk.len() > 1 {
                 self.both_ways[sequence].push(start..end);
             }
-            let done = self.pass(policy, Task::Full, readout_exits);
+            let done = self.full_pass(policy, readout_exits);
             if done.is_err() {
                 self.truncate(sequence, start);
             }
             done?;
             self.held[sequence].extend_from_slice(chunk);
+            if let Some(OnDevice { output, depths, .. }) = &mut self.on_device {
+                let of_row = |i: usize| output.steps[i..].iter().step_by(chunk.len()).take(loops);
+                depths[sequence].extend((0..chunk.len()).flat_map(of_row));
+            }
             self.all_steps.extend_from_slice(&self.total[..chunk.len()]);
         }
         Ok(Output { steps: &self.all_steps, logits: &self.all_logits, vocab })
@@ -383,7 +445,7 @@ impl Session {
     /// The positions must have been run before, and keep the keys and values of their core blocks.
     ///
     /// # Errors
-    /// [`Error::Option`] if the states do not fit the positions held; [`Error::LogitsNotFinite`].
+    /// [`Error::Option`] if the states do not fit the positions held; [`Error::NeedsCpu`] on a device; [`Error::LogitsNotFinite`].
     pub fn read_out(
         &mut self,
         sequence: usize,
@@ -391,6 +453,9 @@ impl Session {
         latents: &[f32],
         logits: Logits,
     ) -> Result<&[f32], Error> {
+        if self.on_device.is_some() {
+            return Err(Error::NeedsCpu);
+        }
         let d = self.model.config().state_width;
         let n = latents.len() / d;
         let held = first.checked_add(n).is_some_and(|end| end <= self.held[sequence].len());
@@ -426,6 +491,101 @@ impl Session {
         }
     }
 
+    /// All of a pass over `self.rows`, on the device if there is one that works.
+    fn full_pass(&mut self, policy: &mut dyn DepthPolicy, readout_exits: bool) -> Result<(), Error> {
+        if self.on_device.as_ref().is_some_and(|d| d.failed.is_none()) {
+            match self.device_pass(policy, readout_exits) {
+                Ok(()) => return Ok(()),
+                Err(DeviceError::Model(error)) => return Err(error),
+                Err(DeviceError::Failed(why)) => {
+                    if let Some(device) = &mut self.on_device {
+                        device.failed = Some(why);
+                    }
+                }
+            }
+        }
+        self.leave_device()?;
+        self.pass(policy, Task::Full, readout_exits)
+    }
+
+    /// How many positions of its sequence each of `self.rows` sees.
+    fn look(&mut self) {
+        self.sees.clear();
+        self.sees.extend(self.rows.iter().map(|row| {
+            let range = self.both_ways[row.sequence].iter().find(|r| r.contains(&row.position));
+            range.map_or(row.position + 1, |r| r.end)
+        }));
+    }
+
+    /// A pass over `self.rows` on the device.
+    fn device_pass(&mut self, policy: &mut dyn DepthPolicy, readout_exits: bool) -> Result<(), DeviceError> {
+        let rule = policy.device_rule().filter(|_| self.inputs.is_none() && self.waypoints.is_none());
+        let rule = rule.ok_or(DeviceError::Model(Error::NeedsCpu))?;
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(DeviceError::Model(Error::Cancelled));
+        }
+        self.look();
+        let config = self.model.config();
+        let Some(OnDevice { session, output, max_steps, .. }) = &mut self.on_device else { return Ok(()) };
+        max_steps.clear();
+        max_steps.extend((0..config.loops.len()).map(|i| {
+            let supported = config.loops[i].max_steps.unwrap_or(usize::MAX);
+            policy.max_steps(i).min(supported)
+        }));
+        let pass = DevicePass {
+            model: &self.model,
+            rows: &self.rows,
+            sees: &self.sees,
+            initial: &self.initial,
+            wanted: &self.wanted,
+            rule,
+            max_steps,
+            readout_exits,
+        };
+        session.pass(&pass, output)?;
+        let n = self.rows.len();
+        for (i, total) in self.total[..n].iter_mut().enumerate() {
+            *total = output.steps[i..].iter().step_by(n).take(config.loops.len()).map(|&s| s as usize).sum();
+        }
+        for (row, &i) in output.logits.chunks_exact(config.vocab).zip(&self.wanted) {
+            if !row.iter().all(|x| x.is_finite()) {
+                return Err(DeviceError::Model(Error::LogitsNotFinite { position: self.rows[i].position }));
+            }
+        }
+        self.all_logits.extend_from_slice(&output.logits);
+        Ok(())
+    }
+
+    /// Gives up a device that has failed: everything that is held is run again on the CPU, every position to the depth that it had.
+    /// If that is cancelled half way, the next call begins it anew.
+    fn leave_device(&mut self) -> Result<(), Error> {
+        let Some(mut device) = self.on_device.take() else { return Ok(()) };
+        let loops = self.model.config().loops.len();
+        let (rows, wanted) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.wanted));
+        let mut done = Ok(());
+        for (sequence, depths) in device.depths.iter().enumerate() {
+            let chunks = device::chunks(self.held[sequence].len(), &self.both_ways[sequence], self.chunk_rows);
+            for chunk in chunks {
+                let tokens = self.held[sequence][chunk.clone()].iter().zip(chunk.clone());
+                self.rows.clear();
+                self.rows.extend(tokens.map(|(&token, position)| Row { sequence, position, token }));
+                let depths = &depths[chunk.start * loops..chunk.end * loops];
+                if done.is_ok() {
+                    done = self.pass(&mut Recorded { depths, loops, first: chunk.start }, Task::Full, false);
+                }
+            }
+        }
+        (self.rows, self.wanted) = (rows, wanted);
+        match (&done, device.failed.take()) {
+            (Ok(()), why) => self.notice = Some(left(&device.name, why.as_deref().unwrap_or("it is gone"))),
+            (Err(_), why) => {
+                device.failed = why;
+                self.on_device = Some(device);
+            }
+        }
+        done
+    }
+
     /// One job of the team over `self.rows`; appends the logits of `self.wanted`.
     fn pass(&mut self, policy: &mut dyn DepthPolicy, task: Task, readout_exits: bool) -> Result<(), Error> {
         let vocab = self.model.config().vocab;
@@ -435,11 +595,7 @@ impl Session {
             self.scratch.logits = Buffer::new(need);
         }
         self.total[..n].fill(0);
-        self.sees.clear();
-        self.sees.extend(self.rows.iter().map(|row| {
-            let range = self.both_ways[row.sequence].iter().find(|r| r.contains(&row.position));
-            range.map_or(row.position + 1, |r| r.end)
-        }));
+        self.look();
         // A caller's states read out are no part of any position's way.
         let waypoints = self.waypoints.as_mut().filter(|_| task == Task::Full);
         let waypoints = waypoints.map(|points| {
@@ -489,6 +645,11 @@ impl Session {
         self.all_logits.extend_from_slice(logits);
         Ok(())
     }
+}
+
+/// The line that a session has for its user when it has left a device.
+fn left(device: &str, why: &str) -> String {
+    format!("{device}: {why}; going on on the CPU")
 }
 
 /// Core weights that are worth a thread of their own: below this a step is so short that threads would mostly wait for each

@@ -102,6 +102,7 @@ impl Run {
             sequences: 1,
             chunk_rows,
             initial: flags.exits.initial(config.state_width)?,
+            on_device: true,
         };
         crate::cli::stay_on_fast_cores();
         let session = Session::new(Arc::clone(model), &options)?;

@@ -1,0 +1,235 @@
+//! Which GPUs there are, what they can do, and how one is opened.
+
+use super::Error;
+use super::shader::Pipelines;
+use pollster::block_on;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What kind of device an adapter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// With memory of its own.
+    Discrete,
+    /// Sharing the processor's memory.
+    Integrated,
+    /// Of a virtual machine.
+    Virtual,
+    /// A program that acts as one, on the processor.
+    Software,
+    /// The driver does not say.
+    Other,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::Discrete => "discrete",
+            Kind::Integrated => "integrated",
+            Kind::Virtual => "virtual",
+            Kind::Software => "software",
+            Kind::Other => "other",
+        })
+    }
+}
+
+/// A GPU as its driver describes it, with what this library makes use of.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct DeviceInfo {
+    /// Its name.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// What it is.
+    pub kind: Kind,
+    /// The driver, with its version.
+    pub driver: String,
+    /// Bytes of the largest buffer that a kernel can read at once. Larger matrices are split.
+    pub most_bound: u64,
+    /// What its kernels can use.
+    pub abilities: Abilities,
+}
+
+/// What kernels may use of an adapter. Each has a kernel that does without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Abilities {
+    /// Sums across the lanes of a subgroup, whatever its size.
+    pub subgroups: bool,
+    /// Half-precision weights in shared memory.
+    pub f16: bool,
+    /// Products of four signed bytes at once.
+    pub packed: bool,
+}
+
+/// A GPU that has been opened. Models are [loaded](super::load) on it.
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    pub(super) limits: wgpu::Limits,
+    pub(super) pipelines: Pipelines,
+    info: DeviceInfo,
+    /// The first thing that went wrong.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+/// An instance that sees every backend this library is built for.
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // Every indirect dispatch would be preceded by one that checks its sizes. They are written by our own kernel.
+    descriptor.flags.remove(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL);
+    wgpu::Instance::new(descriptor)
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let mut adapters = block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+    // The fastest kind first; otherwise in the driver's order.
+    adapters.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+/// The GPUs of this machine, the likely fastest first. Empty where there is no driver.
+pub fn devices() -> Vec<DeviceInfo> {
+    adapters().iter().map(describe).collect()
+}
+
+fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
+    let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+    let driver = [info.driver.as_str(), info.driver_info.as_str()].map(str::trim);
+    DeviceInfo {
+        name: info.name.trim().to_owned(),
+        backend: info.backend.to_str().to_owned(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => Kind::Discrete,
+            wgpu::DeviceType::IntegratedGpu => Kind::Integrated,
+            wgpu::DeviceType::VirtualGpu => Kind::Virtual,
+            wgpu::DeviceType::Cpu => Kind::Software,
+            wgpu::DeviceType::Other => Kind::Other,
+        },
+        driver: driver.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", "),
+        most_bound: most_bound(&limits),
+        abilities: Abilities {
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            // Where a driver has no such instruction it is four products, which is no slower than what we would write.
+            packed: true,
+        },
+    }
+}
+
+fn most_bound(limits: &wgpu::Limits) -> u64 {
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+}
+
+impl Gpu {
+    /// Opens the GPU whose name contains `name` (whatever the case), or, without one, the likely fastest that is no software.
+    ///
+    /// # Errors
+    /// There is none; it cannot be opened.
+    pub fn open(name: Option<&str>) -> Result<Arc<Self>, Error> {
+        Self::open_within(name, None, None)
+    }
+
+    /// As [`open`](Self::open), of abilities that are there only `abilities`, and with no larger bindings than `most_bound`. For tests
+    /// of kernels that this machine would not choose.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_within(
+        name: Option<&str>,
+        abilities: Option<Abilities>,
+        most_bound: Option<u64>,
+    ) -> Result<Arc<Self>, Error> {
+        let adapters = adapters();
+        let named = |a: &&wgpu::Adapter| match name {
+            Some(name) => a.get_info().name.to_lowercase().contains(&name.to_lowercase()),
+            None => a.get_info().device_type != wgpu::DeviceType::Cpu,
+        };
+        let adapter = adapters.iter().find(named).ok_or_else(|| {
+            let names: Vec<_> = adapters.iter().map(|a| a.get_info().name.trim().to_owned()).collect();
+            match name {
+                _ if names.is_empty() => Error::NoDriver,
+                None => Error::OnlySoftware(names.join(", ")),
+                Some(name) => Error::NoSuchDevice { name: name.to_owned(), known: names.join(", ") },
+            }
+        })?;
+        let mut info = describe(adapter);
+        if let Some(Abilities { subgroups, f16, packed }) = abilities {
+            info.abilities.subgroups &= subgroups;
+            info.abilities.f16 &= f16;
+            info.abilities.packed &= packed;
+        }
+        let mut limits = adapter.limits();
+        info.most_bound = most_bound.map_or(info.most_bound, |n| n.min(info.most_bound));
+        limits.max_storage_buffer_binding_size = info.most_bound;
+        let mut features = wgpu::Features::empty();
+        features.set(wgpu::Features::SUBGROUP, info.abilities.subgroups);
+        features.set(wgpu::Features::SHADER_F16, info.abilities.f16);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("rdt"),
+            required_features: features,
+            required_limits: limits.clone(),
+            // Weights are large and few; blocks of memory kept for more would be wasted.
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let (device, queue) = block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Open { name: info.name.clone(), why: e.to_string() })?;
+        let failure = Arc::new(Mutex::new(None));
+        let note = |failure: Arc<Mutex<Option<String>>>| {
+            move |why: String| {
+                failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+            }
+        };
+        let uncaptured = note(Arc::clone(&failure));
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            uncaptured(match error {
+                wgpu::Error::OutOfMemory { .. } => "out of memory".into(),
+                wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => description,
+            });
+        }));
+        let lost = note(Arc::clone(&failure));
+        device.set_device_lost_callback(move |_, why| lost(format!("the device is lost ({why})")));
+        let pipelines = Pipelines::new(info.abilities);
+        Ok(Arc::new(Self { device, queue, limits, pipelines, info, failure }))
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Fails if anything has gone wrong on the device so far.
+    pub(super) fn check(&self) -> Result<(), String> {
+        match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(why) => Err(why.clone()),
+        }
+    }
+
+    /// Waits until all that was submitted is done.
+    pub(super) fn wait(&self) -> Result<(), String> {
+        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| e.to_string())?;
+        self.check()
+    }
+
+    /// Gives the device up as if it had been lost: what runs on it fails from now on. For tests of what happens then.
+    pub fn lose(&self) {
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert("the device is lost (on purpose)".into());
+    }
+}
+
+impl fmt::Debug for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gpu").field("info", &self.info).finish_non_exhaustive()
+    }
+}
