@@ -5,7 +5,11 @@
 
 mod adapter;
 mod error;
+mod layout;
+mod program;
+mod session;
 mod shader;
+mod weights;
 
 pub use adapter::{Abilities, DeviceInfo, Gpu, Kind, devices};
 pub use error::Error;
@@ -18,6 +22,5 @@ use std::sync::Arc;
 /// # Errors
 /// [`Error::Load`]: there is not enough memory, or the device's limits are too narrow for the model.
 pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: &mut dyn FnMut(u64, u64)) -> Result<Arc<dyn Device>, Error> {
-    progress(0, model.tensor_bytes());
-    Err(Error::Load { name: gpu.info().name.clone(), why: "not written yet".into() })
+    Ok(Arc::new(weights::Weights::load(gpu, model, progress)?))
 }

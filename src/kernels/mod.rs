@@ -149,7 +149,7 @@ fn weight_names() -> String {
 }
 
 /// A KV cache storage format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum KvType {
     /// 32-bit floats: what parity with the reference is tested with.
     F32,

@@ -46,6 +46,15 @@ impl Matrix {
         }
     }
 
+    /// The stored bytes of some rows, read from the file and not through its map: no page of it stays in memory.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(crate) fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<(), crate::files::Error> {
+        out.resize(rows.len() * self.row_bytes, 0);
+        self.bytes.read_at(self.data.start + rows.start * self.row_bytes, out)
+    }
+
     /// The stored bytes of some rows.
     pub(super) fn stored(&self, rows: Range<usize>) -> &[u8] {
         &self.bytes[self.data.clone()][rows.start * self.row_bytes..rows.end * self.row_bytes]

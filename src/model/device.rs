@@ -6,6 +6,7 @@
 //! on the CPU, to the same depths, and goes on.
 
 use super::{Error, InitialState, KvShape, Model, Row};
+use crate::kernels::KvType;
 use std::fmt;
 use std::ops::Range;
 
@@ -14,8 +15,9 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// What people call it.
     fn name(&self) -> &str;
 
-    /// Bytes of keys, or of values, of one block that it can hold together. A KV cache is made no larger than that allows.
-    fn most_kv(&self) -> u64;
+    /// Bytes of keys, or of values, of one block that it can hold together, as [`KvType::row_bytes`] counts them. A KV cache is made
+    /// no larger than that allows.
+    fn most_kv(&self, ty: KvType, head_dim: usize) -> u64;
 
     /// Sets up what a session needs on the device: KV cache and scratch.
     ///
@@ -186,7 +188,7 @@ mod tests {
 
     #[test]
     fn chunks_keep_what_sees_each_other_together() {
-        assert_eq!(chunks(0, &[], 4), []);
+        assert!(chunks(0, &[], 4).is_empty());
         assert_eq!(chunks(9, &[], 4), [0..4, 4..8, 8..9]);
         assert_eq!(chunks(12, &[0..6, 7..9], 4), [0..6, 6..7, 7..9, 9..12]);
         assert_eq!(chunks(5, &[0..2, 2..5], 4), [0..2, 2..5]);

@@ -28,7 +28,7 @@ pub enum InitialState {
 
 impl InitialState {
     /// Writes the state of a row, `[S]`.
-    pub(super) fn fill(&self, config: &Config, row: &Row, out: &mut [f32]) {
+    pub(crate) fn fill(&self, config: &Config, row: &Row, out: &mut [f32]) {
         let d = config.state_width;
         match self {
             InitialState::Zeros => out.fill(0.0),

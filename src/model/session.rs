@@ -212,7 +212,9 @@ impl Session {
             return Err(Error::Option(format!("a context of {asked}: the model has learned {most} positions")));
         }
         let device = model.device().filter(|_| options.on_device).map(Arc::clone);
-        let most = device.as_ref().map_or(u64::MAX, |d| model.kv_layout().budget_within(d.most_kv()));
+        let most = device
+            .as_ref()
+            .map_or(u64::MAX, |d| model.kv_layout().budget_within(d.most_kv(options.kv_type, model.config().head_dim)));
         let request = KvRequest { budget: request.budget.min(most), ..request };
         let shape = KvShape::choose(request, trained, model.kv_layout())?;
         let chunk_rows = chunk_rows.min(shape.context).min(MOST_CHUNK_ROWS);

@@ -1,0 +1,89 @@
+// A norm of a row, or a copy, from one place to another. Rust: `Norming` in program.rs.
+struct Params {
+    width: u32,
+    source_stride: u32,
+    target_stride: u32,
+    count: u32,
+    source_list: u32,
+    target_list: u32,
+    flags: u32,
+    // In `vectors`.
+    weight: u32,
+    bias: u32,
+    eps: f32,
+}
+
+// Without it: a copy.
+const NORM: u32 = 1u;
+// LayerNorm, with `bias`.
+const LAYER: u32 = 2u;
+// The target is the source too.
+const IN_PLACE: u32 = 4u;
+// The target's values are added.
+const ADD: u32 = 8u;
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read> vectors: array<f32>;
+@group(0) @binding(3) var<storage, read> source: array<f32>;
+@group(0) @binding(4) var<storage, read_write> target_rows: array<f32>;
+
+var<workgroup> parts: array<vec2<f32>, 128>;
+
+fn value(at: u32, start: u32, to: u32) -> f32 {
+    if ((p.flags & IN_PLACE) != 0u) {
+        return target_rows[to + at];
+    }
+    return source[start + at];
+}
+
+// The sum over the row, of `mine` of every thread.
+fn total(thread: u32, mine: vec2<f32>) -> vec2<f32> {
+    parts[thread] = mine;
+    workgroupBarrier();
+    for (var half = 64u; half > 0u; half /= 2u) {
+        if (thread < half) {
+            parts[thread] += parts[thread + half];
+        }
+        workgroupBarrier();
+    }
+    let all = parts[0];
+    workgroupBarrier();
+    return all;
+}
+
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let start = listed(p.source_list, group.x) * p.source_stride;
+    let to = listed(p.target_list, group.x) * p.target_stride;
+    let width = f32(p.width);
+    var mean = 0.0;
+    var scale = 1.0;
+    if ((p.flags & LAYER) != 0u) {
+        var sum = vec2<f32>(0.0);
+        for (var i = thread; i < p.width; i += 128u) {
+            sum.x += value(i, start, to);
+        }
+        mean = total(thread, sum).x / width;
+    }
+    if ((p.flags & NORM) != 0u) {
+        var sum = vec2<f32>(0.0);
+        for (var i = thread; i < p.width; i += 128u) {
+            let x = value(i, start, to) - mean;
+            sum.x += x * x;
+        }
+        scale = 1.0 / sqrt(total(thread, sum).x / width + p.eps);
+    }
+    for (var i = thread; i < p.width; i += 128u) {
+        var x = value(i, start, to);
+        if ((p.flags & NORM) != 0u) {
+            x = (x - mean) * scale * vectors[p.weight + i];
+        }
+        if ((p.flags & LAYER) != 0u) {
+            x += vectors[p.bias + i];
+        }
+        if ((p.flags & ADD) != 0u) {
+            x += target_rows[to + i];
+        }
+        target_rows[to + i] = x;
+    }
+}
