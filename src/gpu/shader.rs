@@ -166,7 +166,7 @@ impl Kernel {
                     KvType::F16 => (file!("kv_f16"), file!("store_f16")),
                     KvType::Q8_0 => (file!("kv_q8_0"), file!("store_q8_0")),
                 };
-                s.extend([words, file!("place"), store]);
+                s.extend([words, file!("place"), file!("half"), store]);
             }
             Kernel::Attend { kv, dim } => {
                 constants(&mut s, &[("UNITS", units(dim)), ("GROUPS", THREADS / units(dim))]);

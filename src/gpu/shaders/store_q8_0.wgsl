@@ -13,6 +13,6 @@ fn store(to: u32, is_key: bool, thread: u32) {
             let bytes = vec4<i32>(clamp(round(x * inverse), vec4<f32>(-127.0), vec4<f32>(127.0)));
             put(is_key, to + 8u * b + i, pack4xI8(bytes));
         }
-        put(is_key, to + UNITS + b, bitcast<u32>(unpack2x16float(pack2x16float(vec2<f32>(scale, 0.0))).x));
+        put(is_key, to + UNITS + b, bitcast<u32>(unpack2x16float(half_bits(scale)).x));
     }
 }
