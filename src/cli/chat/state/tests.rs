@@ -427,7 +427,7 @@ fn what_a_governor_does_is_replayed() {
     let mut governed =
         Chat::new(Arc::clone(&model), options(depth), settings("fixed:3"), None, Cancel::default()).unwrap();
     assert_eq!(governed.engine().session().steps(), depth);
-    governed.govern(Prepared::of(ladder, budget).begin(3).unwrap());
+    governed.govern(Prepared::of(ladder, budget).begin(Some(3)).unwrap());
     let answer = ask(&mut governed, "What is 4 + 5, keeping only the last digit?");
     ask(&mut governed, "Tell me more about it, please.");
     assert!(!answer.tokens.is_empty());
@@ -457,7 +457,7 @@ fn pauses_can_be_cut_short() {
     // A token an hour.
     let budget = Budget { target_tps: Some(1.0 / 3600.0), ..Budget::of_mode(Mode::Balanced) };
     let ladder = Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "one rung");
-    chat.govern(Prepared::of(ladder, budget).begin(1).unwrap());
+    chat.govern(Prepared::of(ladder, budget).begin(Some(1)).unwrap());
     let cancel = chat.voice.cancel.clone();
     let (told, second) = std::sync::mpsc::channel();
     let other = std::thread::spawn(move || {
@@ -489,7 +489,9 @@ fn an_answer_does_not_end_with_a_pause() {
     use crate::governor::{Budget, Ladder, Mode};
     let mut chat = chat_with(256, Settings { predict: Some(2), ignore_end: true, ..settings("fixed:2") }, None);
     let budget = Budget { target_tps: Some(1.0 / 3600.0), ..Budget::of_mode(Mode::Balanced) };
-    chat.govern(Prepared::of(Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "one rung"), budget).begin(1).unwrap());
+    chat.govern(
+        Prepared::of(Ladder::of_rule("fixed:2".parse().unwrap(), 2.0, "one rung"), budget).begin(Some(1)).unwrap(),
+    );
     let start = Instant::now();
     let (first, second) = (ask(&mut chat, "Hello!"), ask(&mut chat, "And again?"));
     assert_eq!((first.end, second.end), (End::Length, End::Length));
@@ -508,7 +510,7 @@ fn a_loaded_rule_is_kept_by_the_governor() {
 
     let mut governed = chat("fixed:3");
     let ladder = Ladder::of_points(&simulate::profile(12.0, 6.5), 2.0).unwrap();
-    governed.govern(Prepared::of(ladder, Budget::of_mode(Mode::Quality)).begin(1).unwrap());
+    governed.govern(Prepared::of(ladder, Budget::of_mode(Mode::Quality)).begin(Some(1)).unwrap());
     governed.set_rule("fixed:30".parse().unwrap()).unwrap();
     assert_eq!(governed.engine().session().steps(), 30);
     governed.load(&file).unwrap();
