@@ -4,6 +4,8 @@
 
 #[cfg(feature = "gpu")]
 mod auto;
+#[cfg(test)]
+pub(super) mod fake;
 #[cfg(feature = "gpu")]
 mod measure;
 

@@ -59,7 +59,7 @@ pub struct LoadFlags {
     /// Read the model into memory instead of mapping it
     #[arg(long)]
     pub no_mmap: bool,
-    /// Block-quantised weights interleaved for the kernels, which is faster and gives the same results: auto keeps them in
+    /// On the CPU, block-quantised weights interleaved for the kernels, faster and with the same results: auto keeps them in
     /// memory, off does without, cache keeps them in a file in the user's cache folder (or RDT_CACHE_DIR) that is mapped
     #[arg(long, value_name = "auto|off|cache", value_enum, default_value_t, hide_possible_values = true)]
     pub repack: RepackFlag,

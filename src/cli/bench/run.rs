@@ -344,3 +344,36 @@ fn argmax(logits: &[f32]) -> u32 {
 
 /// Rows per pass where nobody says, as [`SessionOptions::chunk_rows`] has it.
 const CHUNK_ROWS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::device::fake;
+    use clap::Parser;
+    use std::path::Path;
+
+    /// A device is counted from the outside, to the same numbers; one that fails is told of.
+    #[test]
+    fn devices_are_measured_alike() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
+        let flags =
+            Flags::try_parse_from("rdt-bench -m m -p 7 -n 5 --rows 1,2 -b 3 -d 0,2 --pg 4,3".split(' ')).unwrap();
+        let meter = EnergyMeter::new(&Machine::here());
+        let setting = Setting { threads: None, kv_type: KvType::F16, steps: Some(3), rule: ExitRule::full_depth() };
+        for test in flags.tests() {
+            let sample = |model: Arc<Model>| {
+                let mut run = Run::new(&model, &flags, setting, test, &Stop::never()).unwrap();
+                run.warm_up().unwrap();
+                let sample = run.repetition(&meter).unwrap();
+                assert_eq!(sample.counts.in_loop.is_zero(), run.session().device().is_some());
+                (sample, run.take_notice())
+            };
+            let (there, notice) = sample(fake::model(&path, None));
+            let (here, _) = sample(Arc::new(crate::arch::open(&path, crate::arch::Load::Map).unwrap()));
+            assert_eq!((there.answer, notice), (here.answer, None), "{test:?}");
+            assert!(here.counts.same_work(&there.counts), "{test:?}: {:?}, {:?}", here.counts, there.counts);
+            let (_, notice) = sample(fake::model(&path, Some(2)));
+            assert!(notice.is_some_and(|n| n.contains(fake::NAME)), "{test:?}");
+        }
+    }
+}
