@@ -1,9 +1,10 @@
-//! Shows what is in a GGUF file: keys, tensors, and where the bytes of a looped model lie. Reads the header only.
+//! Shows what is in a GGUF file: keys, tensors, and where the bytes of a looped model lie. Reads the header only. And what models
+//! can run on here.
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use rdt::arch::{self, Anatomy, Load};
-use rdt::cli::{self, human_bytes, one_line};
+use rdt::cli::{self, Cpu, human_bytes, one_line};
 use rdt::files::Bytes;
 use rdt::gguf::{Array, Header, Metadata, TensorInfo, TensorType, Value};
 use rdt::kernels::KvType;
@@ -15,7 +16,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Show the metadata and tensors of a GGUF file
+/// Show the metadata and tensors of a GGUF file, or what models can run on here
 #[derive(Parser)]
 #[command(
     version,
@@ -29,11 +30,16 @@ Examples:
   rdt-inspect model.gguf --tensors
   rdt-inspect model.gguf --metadata 'huginn.*'
   rdt-inspect model.gguf --metadata tokenizer.chat_template
-  rdt-inspect model.gguf --json | jq '.tensors | length'"
+  rdt-inspect model.gguf --json | jq '.tensors | length'
+  rdt-inspect --devices"
 )]
 struct Flags {
     /// GGUF file
-    file: PathBuf,
+    #[arg(required_unless_present = "devices")]
+    file: Option<PathBuf>,
+    /// No file: the GPUs that --device of the other programs can name, with what they can do, and the CPU
+    #[arg(long, conflicts_with_all = ["file", "tensors", "metadata", "full", "steps"])]
+    devices: bool,
     /// Only the tensor table
     #[arg(long, conflicts_with = "metadata")]
     tensors: bool,
@@ -56,12 +62,16 @@ fn main() -> ExitCode {
 }
 
 fn run(flags: &Flags) -> anyhow::Result<()> {
-    let path = &flags.file;
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let Some(path) = &flags.file else {
+        devices(&mut out, flags.json)?;
+        return Ok(out.flush()?);
+    };
     let bytes = arch::read(path, Load::Map)?;
     let header = Header::parse(&bytes).with_context(|| path.display().to_string())?;
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    let name = path.display().to_string();
     match &flags.metadata {
-        Some(key) => metadata(&mut out, flags, &header, key)?,
+        Some(key) => metadata(&mut out, flags, &name, &header, key)?,
         None if flags.tensors && flags.json => print_json(&mut out, &header.tensors)?,
         None if flags.tensors => tensors(&mut out, &header)?,
         None => {
@@ -69,12 +79,70 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
             if flags.json {
                 print_json(&mut out, &Whole { header: &header, model: loops.as_ref().ok() })?;
             } else {
-                everything(&mut out, flags, &header, bytes.len(), &loops)?;
+                everything(&mut out, flags, &name, &header, bytes.len(), &loops)?;
             }
         }
     }
     out.flush()?;
     Ok(())
+}
+
+/// The JSON of `--devices`.
+#[derive(Serialize)]
+struct Devices<'a, G> {
+    /// The likely fastest first; `null`: this program knows of none.
+    gpus: Option<&'a [G]>,
+    cpu: Cpu,
+}
+
+/// What models can run on here.
+#[cfg(feature = "gpu")]
+fn devices(out: &mut impl Write, json: bool) -> anyhow::Result<()> {
+    use rdt::gpu::{self, Kind};
+    let (gpus, cpu) = (gpu::devices(), Cpu::here()?);
+    if json {
+        return Ok(print_json(out, &Devices { gpus: Some(&gpus), cpu })?);
+    }
+    for gpu in &gpus {
+        let (abilities, most) = (gpu.abilities, human_bytes(gpu.most_bound));
+        let named = [(abilities.subgroups, "subgroups"), (abilities.f16, "f16"), (abilities.packed, "packed")];
+        let can = named.map(|(has, name)| if has { name.to_owned() } else { format!("no {name}") }).join(", ");
+        writeln!(out, "GPU: {}", one_line(&gpu.name))?;
+        writeln!(out, "  {}, {}; driver: {}", one_line(&gpu.backend), gpu.kind, one_line(&gpu.driver))?;
+        writeln!(out, "  largest binding {most}; {can}")?;
+    }
+    if gpus.iter().all(|gpu| gpu.kind == Kind::Software) {
+        match gpus.is_empty() {
+            true => writeln!(out, "no GPU that a driver shows")?,
+            false => writeln!(
+                out,
+                "no GPU but software that acts as one: --device auto and gpu pass it over, gpu:NAME takes it"
+            )?,
+        }
+        writeln!(out, "{DRIVERS}")?;
+    }
+    Ok(cpu_line(out, &cpu)?)
+}
+
+/// What models can run on here, as far as this program can tell.
+#[cfg(not(feature = "gpu"))]
+fn devices(out: &mut impl Write, json: bool) -> anyhow::Result<()> {
+    let cpu = Cpu::here()?;
+    if json {
+        return Ok(print_json(out, &Devices::<()> { gpus: None, cpu })?);
+    }
+    writeln!(out, "GPUs: this program was built without GPU support (cargo's feature 'gpu')")?;
+    Ok(cpu_line(out, &cpu)?)
+}
+
+/// Where GPUs come from.
+#[cfg(feature = "gpu")]
+const DRIVERS: &str = "drivers: on Linux install Vulkan's for your card (mesa-vulkan-drivers, or NVIDIA's own; \
+                       'vulkaninfo --summary' shows what it finds); on Windows the maker's; macOS has Metal";
+
+fn cpu_line(out: &mut impl Write, cpu: &Cpu) -> io::Result<()> {
+    let plural = if cpu.threads.get() == 1 { "" } else { "s" };
+    writeln!(out, "CPU: {}, {} thread{plural}", cpu.isa, cpu.threads)
 }
 
 /// The JSON of everything.
@@ -133,13 +201,14 @@ impl Loops {
 fn everything(
     out: &mut impl Write,
     flags: &Flags,
+    name: &str,
     header: &Header,
     size: usize,
     loops: &Result<Loops, model::Error>,
 ) -> io::Result<()> {
     let Header { version, alignment, .. } = header;
     let (keys, count) = (header.metadata.len(), header.tensors.len());
-    writeln!(out, "{}", one_line(&flags.file.display().to_string()))?;
+    writeln!(out, "{}", one_line(name))?;
     let size = human_bytes(size as u64);
     writeln!(out, "GGUF {version}, {size}, {keys} keys, {count} tensors aligned to {alignment}\n")?;
     for (key, value) in header.metadata.iter() {
@@ -157,10 +226,10 @@ fn everything(
 }
 
 /// One key's value as it is, or all keys with a beginning.
-fn metadata(out: &mut impl Write, flags: &Flags, header: &Header, key: &str) -> anyhow::Result<()> {
+fn metadata(out: &mut impl Write, flags: &Flags, name: &str, header: &Header, key: &str) -> anyhow::Result<()> {
     let Some(start) = key.strip_suffix('*') else {
         let Some(value) = header.metadata.get(key) else {
-            bail!("{}: there is no key '{key}'", flags.file.display());
+            bail!("{name}: there is no key '{key}'");
         };
         match value {
             _ if flags.json => print_json(out, value)?,
@@ -172,7 +241,7 @@ fn metadata(out: &mut impl Write, flags: &Flags, header: &Header, key: &str) -> 
     };
     let found: Vec<_> = header.metadata.iter().filter(|(key, _)| key.starts_with(start)).collect();
     if found.is_empty() {
-        bail!("{}: no key starts with '{start}'", flags.file.display());
+        bail!("{name}: no key starts with '{start}'");
     }
     if flags.json {
         print_json(out, &found.into_iter().map(|(key, value)| (key, value.clone())).collect::<Metadata>())?;

@@ -8,7 +8,7 @@ use rdt::calibrate::{
     self, BaseRun, BaseWriter, Comparison, Cosines, Depths, Estimate, Evaluation, Perplexity, Reading, Recorder,
     StepCosine, Summary, Windows,
 };
-use rdt::cli::{self, ExitFlags, Interrupted, ModelFlags, SessionFlags, Stop, TextFlags};
+use rdt::cli::{self, DeviceChoice, DeviceFlags, ExitFlags, Interrupted, ModelFlags, SessionFlags, Stop, TextFlags};
 use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
@@ -36,7 +36,8 @@ on by N and scores their last N tokens instead. The newline that ends a file is 
 
 A base run is stored in the layout of llama.cpp's --kl-divergence-base, so the two programs read each other's.
 It keeps log-probabilities in 16 bits and nothing of how it was made: depth, rule and prefix are yours to
-remember. --base-model compares two files directly, in f32, and tells how far their latent states part.
+remember. --base-model compares two files directly, in f32, and tells how far their latent states part (on the
+CPU, where these can be seen).
 
 For models whose prompts are read in both directions, the half of a window that is not scored is such a prompt;
 --prefix-len 0 reads them as llama.cpp does. Keys and values are f32 unless --kv-type says otherwise.
@@ -45,6 +46,7 @@ Examples:
   rdt-perplexity -m model.gguf -f wiki.test.raw
   rdt-perplexity -m model.gguf -f text.txt -c 256 --steps 1,2,4,8,16
   rdt-perplexity -m model.gguf -f text.txt --exit-rule acceleration:0.03 --steps 32
+  rdt-perplexity -m model.gguf -f text.txt --device gpu
   rdt-perplexity -m f16.gguf -f text.txt --save-base f16.base
   rdt-perplexity -m q4_0.gguf --base f16.base
   rdt-perplexity -m q4_0.gguf --base-model f16.gguf -f text.txt --steps 4,8 --json"
@@ -74,6 +76,8 @@ struct Flags {
     exits: ExitFlags,
     #[command(flatten)]
     session: SessionFlags,
+    #[command(flatten)]
+    device: DeviceFlags,
     /// Machine-readable results on stdout
     #[arg(long)]
     json: bool,
@@ -93,8 +97,19 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         let message = "--save-base stores one run; give --steps one number";
         return Err(Flags::command().error(ErrorKind::ArgumentConflict, message).into());
     }
-    let model = flags.model.open()?;
-    let base_model = flags.base_model.as_deref().map(|path| flags.model.load.open(path)).transpose()?;
+    let place = match (&flags.base_model, &flags.device.device) {
+        (None, choice) => choice,
+        // It compares latent states, step by step.
+        (Some(_), DeviceChoice::Auto | DeviceChoice::Cpu) => &DeviceChoice::Cpu,
+        (Some(_), DeviceChoice::Gpu(_)) => {
+            let message = "--base-model compares the latent states of every step, which are seen on the CPU only";
+            return Err(Flags::command().error(ErrorKind::ArgumentConflict, message).into());
+        }
+    };
+    let place = place.open()?;
+    let open = |path| flags.model.load.open_at(path, &place, flags.session.threads);
+    let model = open(&flags.model.model)?;
+    let base_model = flags.base_model.as_deref().map(open).transpose()?;
     let base = flags.base.as_deref().map(BaseRun::open).transpose()?;
     let windows = windows(flags, &model, base.as_ref())?;
     let vocab = model.config().vocab;
@@ -192,6 +207,8 @@ struct Outcome {
     max_steps: usize,
     kv_type: String,
     kv_steps: usize,
+    /// What it ran on in the end.
+    device: String,
     threads: usize,
     /// Loop steps of the scored positions.
     mean_steps: f64,
@@ -226,7 +243,8 @@ impl Job<'_> {
         let initial = self.flags.exits.initial(config.state_width)?;
         let mut options = self.flags.session.options(depth, initial, KvType::F32);
         options.context = Some(self.windows.context());
-        let session = Session::new(Arc::clone(model), &options)?;
+        let mut session = Session::new(Arc::clone(model), &options)?;
+        session.take_notice().iter().for_each(|notice| note(notice));
         let policy = RulePolicy::new(self.rule, steps, config, session.chunk_rows())?;
         self.stop.watch(&session)?;
         Ok((session, Recorder::new(policy, config)))
@@ -235,6 +253,7 @@ impl Job<'_> {
     fn measure(&self, steps: Option<usize>, first: bool) -> anyhow::Result<Outcome> {
         let (mut session, policy) = self.session(self.model, steps)?;
         let (max_steps, threads, shape) = (session.steps(), session.threads(), *session.kv_shape());
+        let speed = cli::device_words(&session);
         let mut base_session = self.base_model.map(|model| self.session(model, steps)).transpose()?;
         let mut base = match &mut base_session {
             None => None,
@@ -256,11 +275,8 @@ impl Job<'_> {
             self.introduce();
         }
         note(&format!(
-            "up to {max_steps} steps, {}; KV {} with {} of {max_steps} slots, {threads} threads, {}",
-            self.rule,
-            shape.ty,
-            shape.slots,
-            self.model.kernels().isa,
+            "up to {max_steps} steps, {}; KV {} with {} of {max_steps} slots, {speed}",
+            self.rule, shape.ty, shape.slots,
         ));
 
         let mut tally = Tally::default();
@@ -282,6 +298,7 @@ impl Job<'_> {
             max_steps,
             kv_type: shape.ty.to_string(),
             kv_steps: shape.slots,
+            device: cli::device_name(&session).to_owned(),
             threads,
             mean_steps: tally.depths.mean(),
             steps: tally.depths.counts().collect(),
@@ -318,6 +335,9 @@ impl Job<'_> {
             let start = Instant::now();
             run.advance()?;
             tally.time += start.elapsed();
+            if let Some(notice) = run.take_notice() {
+                bar.suspend(|| note(&notice));
+            }
             let mut base_rows = base.as_ref().map(|base| base.scored());
             for row in run.scored() {
                 tally.perplexity.add(row.logits, row.target);

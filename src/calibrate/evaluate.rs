@@ -129,6 +129,11 @@ impl<'a, P: DepthPolicy> Evaluation<'a, P> {
         })
     }
 
+    /// Why the session left its device, if it has since this was last asked; see [`Session::take_notice`].
+    pub fn take_notice(&mut self) -> Option<String> {
+        self.session.take_notice()
+    }
+
     /// What decides how deep tokens go.
     pub fn policy(&self) -> &P {
         &self.policy

@@ -1,7 +1,7 @@
 //! Latent states on their way through the loop, kept for a few positions at a time.
 
 use super::score::{Estimate, Moments};
-use crate::model::{Config, DepthPolicy, LatentStats, Row, Verdict};
+use crate::model::{Config, DepthPolicy, DeviceRule, LatentStats, Row, Verdict};
 use serde::Serialize;
 use std::ops::Range;
 
@@ -100,6 +100,11 @@ impl<P: DepthPolicy> DepthPolicy for Recorder<P> {
 
     fn after_readout(&mut self, index: usize, row: &Row, stats: &LatentStats, logits: &[f32]) -> bool {
         self.policy.after_readout(index, row, stats, logits)
+    }
+
+    /// States are seen on the CPU only: there is one while none is to be kept.
+    fn device_rule(&self) -> Option<DeviceRule> {
+        self.policy.device_rule().filter(|_| self.rows.is_empty())
     }
 }
 

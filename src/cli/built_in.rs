@@ -1,9 +1,9 @@
 //! The model that is built in, for those who name none.
 
-use super::LoadFlags;
-use crate::arch;
+use super::{Contents, LoadFlags, Place};
 use crate::files::Bytes;
 use crate::model::Model;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,14 +43,14 @@ impl Source {
         }
     }
 
-    /// Opens it.
+    /// Opens it, to run at a place; `threads` is what sessions will ask for, if they do.
     ///
     /// # Errors
-    /// As [`LoadFlags::open`].
-    pub fn open(&self, flags: LoadFlags) -> anyhow::Result<Arc<Model>> {
+    /// As [`LoadFlags::open_at`].
+    pub fn open(&self, flags: LoadFlags, place: &Place, threads: Option<NonZeroUsize>) -> anyhow::Result<Arc<Model>> {
         match self {
-            Self::File(path) => flags.open(path),
-            Self::BuiltIn => flags.ready(arch::from_bytes(Bytes::from_static(&MODEL.0))?),
+            Self::File(path) => flags.open_at(path, place, threads),
+            Self::BuiltIn => place.ready(flags, &Contents { bytes: Bytes::from_static(&MODEL.0), path: None }, threads),
         }
     }
 
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_built_in_belongs_together() {
-        let model = Source::choose(Some(Path::new(NAME))).open(LoadFlags::default()).unwrap();
+        let model = Source::choose(Some(Path::new(NAME))).open(LoadFlags::default(), &Place::Cpu, None).unwrap();
         assert_eq!(model.config().name, "huginn-nano");
         assert!(MODEL.0.len() <= 3_000_000, "{}", MODEL.0.len());
         assert_eq!(QUESTIONS.lines().next().map(|line| line.starts_with("{\"question\": ")), Some(true));

@@ -129,11 +129,11 @@ impl Prepared {
         self.ladder.depth_limit(model.config(), self.most_steps)
     }
 
-    /// Begins, with `threads` that it may use.
+    /// Begins, with `threads` that it may use; `None` where the model runs on a device, and threads mean nothing.
     ///
     /// # Errors
     /// The log cannot be written, or the system refuses to start a thread.
-    pub fn begin(self, threads: usize) -> anyhow::Result<Governor> {
+    pub fn begin(self, threads: Option<usize>) -> anyhow::Result<Governor> {
         let log = match &self.log {
             Some(path) => {
                 let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -146,14 +146,15 @@ impl Prepared {
 
     /// As [`begin`](Self::begin) on a machine. It is read once before anything else, so that the first prompt runs under a setting
     /// that fits, and so that what cannot be read is known even to somebody who asks one question and leaves.
-    fn begin_on(self, machine: &Machine, log: Option<Log<File>>, threads: usize) -> anyhow::Result<Governor> {
-        let mut controller = Controller::new(self.ladder, self.budget, threads, 0.0);
+    fn begin_on(self, machine: &Machine, log: Option<Log<File>>, threads: Option<usize>) -> anyhow::Result<Governor> {
+        let mut controller = Controller::new(self.ladder, self.budget, threads.unwrap_or(1), 0.0);
         let energy = EnergyMeter::new(machine).sample().is_some();
         controller.first(0.0, &Readings::of(&machine.state()), energy);
         let poller = Poller::start(machine.clone(), Poller::EVERY).context("cannot start the sensors' thread")?;
         let mut governor = Governor {
             controller,
             poller,
+            threads: threads.is_some(),
             number: 0,
             joules: None,
             spent: None,
@@ -164,6 +165,10 @@ impl Prepared {
         };
         governor.write_down();
         governor.missing = std::mem::take(&mut governor.notes);
+        if threads.is_none() {
+            let words = "on a GPU threads are left alone, and heat and energy are what is read of the processor";
+            governor.missing.push(words.into());
+        }
         Ok(governor)
     }
 }
@@ -173,6 +178,8 @@ impl Prepared {
 pub struct Governor {
     controller: Controller,
     poller: Poller,
+    /// Does the number of threads matter?
+    threads: bool,
     /// The reading seen last.
     number: u64,
     /// Joules until then.
@@ -264,9 +271,9 @@ impl Governor {
         self.controller.rule()
     }
 
-    /// The threads that it wants.
-    pub fn threads(&self) -> usize {
-        self.controller.threads()
+    /// The threads that it wants; `None`: they are not its business.
+    pub fn threads(&self) -> Option<usize> {
+        self.threads.then(|| self.controller.threads())
     }
 
     /// One line at the beginning, with what cannot be read or held here.
@@ -351,7 +358,7 @@ mod tests {
     fn the_first_line_says_what_cannot_be_read() {
         use crate::sensors::Fake;
         let all = Budget { max_temp: Some(60.0), max_joules_per_token: Some(3.0), ..Budget::of_mode(Mode::Auto) };
-        let begin = |fake: &Fake, budget| prepared(budget).begin_on(&fake.machine(), None, 1).unwrap();
+        let begin = |fake: &Fake, budget| prepared(budget).begin_on(&fake.machine(), None, Some(1)).unwrap();
         let mut bare = begin(&Fake::new(&[]), all);
         let line = bare.headline();
         for missing in ["no temperature can be read", "neither battery nor mains", "no energy can be read"] {

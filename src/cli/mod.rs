@@ -11,6 +11,7 @@ pub mod bench;
 pub mod built_in;
 pub mod calibrate;
 pub mod chat;
+mod device;
 pub mod eval;
 mod governor;
 mod process;
@@ -18,6 +19,7 @@ mod profile;
 mod reading;
 
 pub use auto::{AutoFlags, Decided};
+pub use device::{Cpu, DeviceChoice, DeviceFlags, Place, device_name, device_words};
 pub use governor::{Governor, GovernorFlags, Prepared, Usual};
 pub use process::{Interrupted, exit, one_line, parse, run};
 pub use profile::{ExitChoice, ProfileFlags};
@@ -27,9 +29,10 @@ use crate::arch::{self, Input, Load};
 use crate::calibrate::Profile;
 use crate::checkpoint::Checkpoint;
 use crate::exit::{self, ExitRule, RulePolicy};
+use crate::files::Bytes;
 use crate::generate::SamplerConfig;
 use crate::kernels::KvType;
-use crate::model::{Config, InitialState, Model, Repack, Repacked, Session, SessionOptions, cache_folder};
+use crate::model::{self, Config, InitialState, Model, Repack, Repacked, Session, SessionOptions, cache_folder};
 use crate::quant::Recipe;
 use crate::text;
 use anyhow::{Context, bail};
@@ -56,7 +59,7 @@ pub struct LoadFlags {
     /// Read the model into memory instead of mapping it
     #[arg(long)]
     pub no_mmap: bool,
-    /// Block-quantised weights interleaved for the kernels, which is faster and gives the same results: auto keeps them in
+    /// On the CPU, block-quantised weights interleaved for the kernels, faster and with the same results: auto keeps them in
     /// memory, off does without, cache keeps them in a file in the user's cache folder (or RDT_CACHE_DIR) that is mapped
     #[arg(long, value_name = "auto|off|cache", value_enum, default_value_t, hide_possible_values = true)]
     pub repack: RepackFlag,
@@ -83,20 +86,39 @@ impl LoadFlags {
         if self.no_mmap { Load::Read } else { Load::Map }
     }
 
-    /// Opens a model file, or the folder of a checkpoint.
+    /// Opens a model file, or the folder of a checkpoint, to run on the CPU.
     ///
     /// # Errors
-    /// As [`arch::open`], or as converting the checkpoint.
+    /// As [`arch::open`], or as converting the checkpoint; no folder for caches.
     pub fn open(&self, path: &Path) -> anyhow::Result<Arc<Model>> {
-        let model = if path.is_dir() { open_checkpoint(path)? } else { arch::open(path, self.load())? };
-        self.ready(model)
+        self.ready(self.contents(path)?.open()?)
     }
 
-    /// Interleaves the weights of a model as the flags say, and tells what it costs, unless that is next to nothing.
+    /// As [`open`](Self::open), to run at a place; `threads` is what sessions will ask for, if they do.
     ///
     /// # Errors
-    /// As [`Model::repack`]; no folder for caches.
-    pub fn ready(&self, mut model: Model) -> anyhow::Result<Arc<Model>> {
+    /// As [`open`](Self::open).
+    pub fn open_at(&self, path: &Path, place: &Place, threads: Option<NonZeroUsize>) -> anyhow::Result<Arc<Model>> {
+        place.ready(*self, &self.contents(path)?, threads)
+    }
+
+    /// What a model file holds, or would if the checkpoint in a folder were converted to one.
+    fn contents(&self, path: &Path) -> anyhow::Result<Contents> {
+        match path.is_dir() {
+            true => Ok(Contents { bytes: converted(path)?, path: None }),
+            false => Ok(Contents { bytes: arch::read(path, self.load())?, path: Some(path.to_owned()) }),
+        }
+    }
+
+    /// Makes a model ready for the CPU: interleaves its weights as the flags say, and tells what that costs, unless it is next to
+    /// nothing.
+    fn ready(&self, mut model: Model) -> anyhow::Result<Arc<Model>> {
+        let repacked = self.interleave(&mut model)?;
+        Self::tell(&model, &repacked);
+        Ok(Arc::new(model))
+    }
+
+    fn interleave(&self, model: &mut Model) -> anyhow::Result<Repacked> {
         let how = match self.repack {
             RepackFlag::Auto => Repack::Auto,
             RepackFlag::Off => Repack::Off,
@@ -104,22 +126,40 @@ impl LoadFlags {
                 cache_folder().context("--repack cache: there is no cache folder; name one in RDT_CACHE_DIR")?,
             ),
         };
-        let done = model.repack(&how)?;
+        Ok(model.repack(&how)?)
+    }
+
+    fn tell(model: &Model, done: &Repacked) {
         let large = model.tensor_bytes() >= TELL_FROM;
         match done {
             Repacked::InMemory { bytes, time } if large => {
-                eprintln!("weights interleaved in memory: {} in {:.2} s", human_bytes(bytes), time.as_secs_f64());
+                eprintln!("weights interleaved in memory: {} in {:.2} s", human_bytes(*bytes), time.as_secs_f64());
             }
             Repacked::InFile { path, bytes, time } if large || time.is_some() => {
                 let time = time.map_or("as it was".into(), |t| format!("written in {:.2} s", t.as_secs_f64()));
-                eprintln!("weights interleaved in {}: {}, {time}", path.display(), human_bytes(bytes));
+                eprintln!("weights interleaved in {}: {}, {time}", path.display(), human_bytes(*bytes));
             }
             Repacked::No { reason: Some(reason) } if large => {
                 eprintln!("weights multiplied as they are in the file, which is slower: {reason}");
             }
             _ => {}
         }
-        Ok(Arc::new(model))
+    }
+}
+
+/// What a model is opened from, as often as need be.
+struct Contents {
+    bytes: Bytes,
+    /// Where they were read, for errors.
+    path: Option<PathBuf>,
+}
+
+impl Contents {
+    fn open(&self) -> Result<Model, model::Error> {
+        arch::from_bytes(self.bytes.clone()).map_err(|source| match &self.path {
+            Some(path) => model::Error::InFile { path: path.clone(), source: Box::new(source) },
+            None => source,
+        })
     }
 }
 
@@ -150,14 +190,14 @@ fn warn(program: &str, warnings: &[String]) {
     }
 }
 
-/// Converts a checkpoint in memory, every tensor in the type it was published in.
-fn open_checkpoint(folder: &Path) -> anyhow::Result<Model> {
+/// A checkpoint converted in memory, every tensor in the type it was published in.
+fn converted(folder: &Path) -> anyhow::Result<Bytes> {
     let checkpoint = Checkpoint::open(folder)?;
     let mut conversion = arch::conversion(&checkpoint)?;
     text::write_metadata(&checkpoint, conversion.vocabulary(), &mut conversion.metadata)?;
     let input = Input::Checkpoint(&checkpoint);
     let (bytes, _) = conversion.write(&input, Recipe::Published, Vec::new(), &mut |_| true)?;
-    Ok(arch::from_bytes(bytes.into())?)
+    Ok(bytes.into())
 }
 
 /// How deep the loop goes, and where it starts.

@@ -115,6 +115,12 @@ impl Stop {
         Ok(stop)
     }
 
+    /// That nobody can press.
+    #[cfg(test)]
+    pub(super) fn never() -> Self {
+        Self { asked: Arc::default(), sessions: Arc::default() }
+    }
+
     /// SIGTERM raises the flag, too.
     fn raise_when_terminated(&self, flag: &Arc<AtomicBool>) -> anyhow::Result<()> {
         #[cfg(unix)]

@@ -175,6 +175,11 @@ impl Engine {
         self.session.set_threads(most)
     }
 
+    /// Why the session left its device, if it has since this was last asked; see [`Session::take_notice`].
+    pub fn take_notice(&mut self) -> Option<String> {
+        self.session.take_notice()
+    }
+
     /// A flag that, once set, ends the call in progress; see [`Session::cancel_flag`].
     pub fn cancel_flag(&self) -> Arc<AtomicBool> {
         self.session.cancel_flag()

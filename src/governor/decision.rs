@@ -170,8 +170,12 @@ impl Summary {
             1 => String::new(),
             n => format!(", setting {} of {n}{loss}", self.rung + 1),
         };
-        let mut first =
-            format!("governor: {mode}; {}{place}; {} of {} threads", self.rule, self.threads, self.of_threads);
+        // One thread, or a device without any, is no choice.
+        let threads = match self.of_threads {
+            1 => String::new(),
+            n => format!("; {} of {n} threads", self.threads),
+        };
+        let mut first = format!("governor: {mode}; {}{place}{threads}", self.rule);
         let mut add = |text: Option<String>| text.into_iter().for_each(|t| first += &format!("; {t}"));
         add(self.tokens_per_second.map(|r| match self.target_tps {
             Some(target) => format!("{r:.2} tokens/s of {target:.2} wanted"),

@@ -1,6 +1,7 @@
 //! The programs themselves, run as a user runs them.
 
 mod bench;
+mod devices;
 mod inspect;
 mod interrupted;
 mod malformed;

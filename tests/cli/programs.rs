@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 pub(crate) const BENCH: &str = env!("CARGO_BIN_EXE_rdt-bench");
+pub(crate) const CHAT: &str = env!("CARGO_BIN_EXE_rdt-chat");
+pub(crate) const EVAL: &str = env!("CARGO_BIN_EXE_rdt-eval");
 pub(crate) const IMATRIX: &str = env!("CARGO_BIN_EXE_rdt-imatrix");
 pub(crate) const INSPECT: &str = env!("CARGO_BIN_EXE_rdt-inspect");
 pub(crate) const PERPLEXITY: &str = env!("CARGO_BIN_EXE_rdt-perplexity");
@@ -23,7 +25,8 @@ pub(crate) struct Outcome {
 
 pub(crate) fn command(program: &'static str, folder: &Path) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(folder).stdin(Stdio::null());
+    // Where there is none, layers of Vulkan say so on stderr.
+    command.current_dir(folder).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", folder);
     command
 }
 

@@ -1,6 +1,7 @@
 //! Results of an earlier run, as `-o jsonl` wrote them, beside those of this one.
 
 use super::record::Record;
+use crate::cli::device::CPU;
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -28,7 +29,14 @@ pub(super) struct Old {
     sustained: Option<usize>,
     cpu_info: Option<String>,
     isa: String,
+    /// Records from before there was a choice have none.
+    #[serde(default = "cpu")]
+    device: String,
     answer: String,
+}
+
+fn cpu() -> String {
+    CPU.into()
 }
 
 /// How a test compares with an earlier run of it.
@@ -96,18 +104,22 @@ impl Old {
         let cpu = |name: &Option<String>| name.clone().unwrap_or_else(|| "unknown".into());
         check("the processor", &cpu(&self.cpu_info), &cpu(&new.cpu_info));
         check("the instruction set", &self.isa, new.isa);
+        check("the device", &self.device, &new.device);
         check("the model", &self.model_filename, &new.model_filename);
         check("the model's size", &self.model_size.to_string(), &new.model_size.to_string());
-        check("the number of threads", &self.n_threads.to_string(), &new.n_threads.to_string());
+        // Of no account to a GPU.
+        if self.device != new.device || new.device == CPU {
+            check("the number of threads", &self.n_threads.to_string(), &new.n_threads.to_string());
+        }
         check("the number of KV slots", &self.kv_steps.to_string(), &new.kv_steps.to_string());
         check("the initial state", &self.init, &new.init);
         found
     }
 }
 
-/// What an earlier run says of a test: of several, the one with the same model and threads, and the latest.
+/// What an earlier run says of a test: of several, the one with the same model, device and threads, and the latest.
 pub(super) fn find(old: &[Old], new: &Record) -> Option<Compared> {
-    let alike = |o: &&Old| (o.same_model(new), o.n_threads == new.n_threads);
+    let alike = |o: &&Old| (o.same_model(new), o.device == new.device, o.n_threads == new.n_threads);
     let old = old.iter().filter(|o| o.is(new)).max_by_key(alike)?;
     Some(Compared {
         old_median_ts: old.median_ts,
@@ -164,6 +176,10 @@ pub(super) mod tests {
         let latest = find(&[old(threads(1)), old(threads(4))], &new).unwrap();
         assert_eq!(latest.old_median_ts, 4.0);
         assert_eq!(latest.differs, ["the number of threads was '4', is '2'"]);
+        let mut everywhere = vec![old(|r| r.device = "a GPU".into()), old(threads(1))];
+        assert_eq!(find(&everywhere, &new).unwrap().differs, ["the number of threads was '1', is '2'"]);
+        everywhere.truncate(1);
+        assert_eq!(find(&everywhere, &new).unwrap().differs, ["the device was 'a GPU', is 'cpu'"]);
         let elsewhere = find(
             &[old(|r| {
                 r.cpu_info = Some("another".into());
@@ -182,7 +198,9 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("f");
         let good = serde_json::to_string(&record()).unwrap();
-        std::fs::write(&path, format!("\n{good}\n\n{good}")).unwrap();
+        let older = good.replace("\"device\":\"cpu\",", "");
+        assert!(older.len() < good.len());
+        std::fs::write(&path, format!("\n{good}\n\n{older}")).unwrap();
         assert_eq!(read(&path).unwrap().len(), 2);
         let files: [&[u8]; 9] = [
             b"",

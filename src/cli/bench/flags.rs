@@ -1,9 +1,10 @@
 //! What to measure.
 
-use super::super::{ExitFlags, LoadFlags, kv_steps, positive, positive_count};
+use super::super::{DeviceChoice, ExitFlags, LoadFlags, kv_steps, positive, positive_count};
 use super::output::Format;
 use crate::kernels::KvType;
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -24,6 +25,8 @@ and set against the bandwidth of memory, which is measured with as many threads.
 not held up by memory: compare it with the bandwidth over as many bytes as a loop step reads ('core').
 
 Every repetition must give the same tokens and logits, at every number of threads too, or the program fails.
+Other devices than the CPU have last bits of their own, are measured once and not per number of threads, and
+their time in the loop and their memory's bandwidth are not known.
 Field names in csv and json are llama-bench's where they mean the same; what cannot be read is null.
 
 Examples:
@@ -31,6 +34,7 @@ Examples:
   rdt-bench -m model.gguf -t 1,2,4 --steps 4,8,16,32
   rdt-bench -m a.gguf -m b.gguf -p 0 -n 64 -d 0,1024,4096 --kv-type f16,q8_0
   rdt-bench -m model.gguf -p 0 --rows 1,2,4,8
+  rdt-bench -m model.gguf --device cpu,gpu
   rdt-bench -m model.gguf -p 0 --sustained 600             (does it slow down as it gets hot?)
   rdt-bench -m model.gguf -o jsonl > before.jsonl
   rdt-bench -m model.gguf --compare before.jsonl
@@ -135,6 +139,17 @@ pub(super) struct Flags {
     pub(super) steps: Vec<usize>,
     #[command(flatten)]
     pub(super) exits: ExitFlags,
+    /// Where the model runs: cpu; gpu, the likely fastest one; gpu:NAME, one whose name contains NAME (rdt-inspect --devices
+    /// lists them); or auto, whichever of the two is faster: measured once for each kind of model, and kept in the user's
+    /// cache folder (or RDT_CACHE_DIR). Several, without auto, are measured in turn
+    #[arg(
+        long,
+        value_name = "auto|cpu|gpu[:NAME],..",
+        value_delimiter = ',',
+        default_value = "auto",
+        help_heading = "Device"
+    )]
+    pub(super) device: Vec<DeviceChoice>,
     /// Buffer that memory bandwidth is measured over, in MiB; 0: do not measure (default: 4 times the last cache)
     #[arg(long, value_name = "MiB", help_heading = "Results")]
     pub(super) bandwidth_size: Option<u64>,
@@ -197,6 +212,24 @@ impl Test {
 }
 
 impl Flags {
+    /// What to measure on, each once.
+    ///
+    /// # Errors
+    /// One of several is not said but found.
+    pub(super) fn devices(&self) -> Result<Vec<&DeviceChoice>, clap::Error> {
+        let mut devices: Vec<&DeviceChoice> = Vec::new();
+        for device in &self.device {
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
+        }
+        if devices.len() > 1 && devices.contains(&&DeviceChoice::Auto) {
+            let message = "--device auto is one of the others, and is not measured beside them";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        }
+        Ok(devices)
+    }
+
     /// How results are written.
     pub(super) fn format(&self) -> Format {
         if self.json { Format::Json } else { self.output }
@@ -266,6 +299,17 @@ mod tests {
         assert_eq!(format(&["-o", "csv"]).unwrap(), Format::Csv);
         assert_eq!(format(&[]).unwrap(), Format::Md);
         assert!(format(&["--json", "-o", "csv"]).is_err());
+    }
+
+    #[test]
+    fn devices_are_said_or_found() {
+        let devices = |list: &str| {
+            let flags = Flags::try_parse_from(["rdt-bench", "-m", "m", "--device", list])?;
+            flags.devices().map(|all| all.iter().map(|d| d.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(devices("cpu,gpu,gpu:a,cpu,gpu").unwrap(), ["cpu", "gpu", "gpu:a"]);
+        assert_eq!(devices("auto,auto").unwrap(), ["auto"]);
+        assert!(devices("auto,cpu").is_err() && devices("cpu,").is_err() && devices("cpu,tpu").is_err());
     }
 
     #[test]

@@ -16,7 +16,8 @@ mod sensors;
 mod stats;
 mod traffic;
 
-use super::{Interrupted, Stop, human_bytes, one_line, too_deep};
+use super::device::CPU;
+use super::{Interrupted, Stop, device_words, human_bytes, one_line, too_deep};
 use crate::arch::Anatomy;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::model::{self, Model};
@@ -62,14 +63,21 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         };
         return Err(Flags::command().error(ErrorKind::ValueValidation, message).into());
     }
+    let devices = flags.devices()?;
     let old = flags.compare.as_deref().map(compare::read).transpose()?;
     // All of them first, so that a wrong name is told before the first has run for an hour.
+    let places = devices.into_iter().map(|device| device.open()).collect::<anyhow::Result<Vec<_>>>()?;
+    let threads = if let [one] = flags.threads[..] { Some(one) } else { None };
     let models = flags.model.iter().map(|path| {
-        let model = flags.load.open(path)?;
+        let on = places.iter().map(|place| flags.load.open_at(path, place, threads));
+        let models = on.collect::<anyhow::Result<Vec<_>>>()?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        Ok((Subject::of(name, &model), model))
+        let subject = Subject::of(name, models.first().context("no device to measure on")?);
+        Ok(Opened { path, subject, models })
     });
     let models = models.collect::<anyhow::Result<Vec<_>>>()?;
+    let on_devices = models.iter().flat_map(|opened| &opened.models).filter_map(|model| model.device());
+    let device = on_devices.map(|device| device.name().chars().count().max("device".len())).max();
     let machine = Machine::here();
     let (facts, meter) = (machine.facts(), EnergyMeter::new(&machine));
     let shown = Shown {
@@ -77,7 +85,8 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         temperature: machine.state().hottest().is_some(),
         energy: meter.sample().is_some(),
         compared: old.is_some(),
-        model: models.iter().map(|(s, _)| s.filename.chars().count()).max().unwrap_or(0),
+        model: models.iter().map(|opened| opened.subject.filename.chars().count()).max().unwrap_or(0),
+        device: device.unwrap_or(0),
     };
     let size = match flags.bandwidth_size {
         Some(mib) => Size { bytes: mib.saturating_mul(1 << 20), cache: facts.last_level_cache() },
@@ -100,8 +109,7 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         slowed: Vec::new(),
         told_length: false,
     };
-    let mut each = flags.model.iter().zip(&models);
-    let result = each.try_for_each(|(path, (subject, model))| bench.model(path, subject, model));
+    let result = models.iter().try_for_each(|opened| bench.model(opened));
     // What was measured is worth having, however it ended.
     let words = bench.words(&models);
     bench.output.finish(&words)?;
@@ -109,6 +117,14 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         Some(model::Error::Cancelled) => Interrupted(format!("stopped after {} tests", bench.done)).into(),
         _ => e,
     })
+}
+
+/// A model to measure.
+struct Opened<'a> {
+    path: &'a Path,
+    subject: Subject,
+    /// The same one on each device, at least one.
+    models: Vec<Arc<Model>>,
 }
 
 /// All that the tests have in common.
@@ -136,8 +152,10 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Every test on a model, in every setting.
-    fn model(&mut self, path: &Path, subject: &Subject, model: &Arc<Model>) -> anyhow::Result<()> {
+    /// Every test on a model, in every setting. Devices take turns at each test, so that whatever else changes meets them alike.
+    fn model(&mut self, opened: &Opened<'_>) -> anyhow::Result<()> {
+        let Opened { path, subject, models } = opened;
+        let Some(model) = models.first() else { return Ok(()) };
         let flags = self.flags;
         self.answers.clear();
         let rule = flags.exits.rule(model, Some(path), ExitRule::full_depth())?;
@@ -163,9 +181,14 @@ impl Bench<'_> {
         }
         self.told_length = false;
         for setting in settings {
+            // Threads make no difference to a device.
+            let again = setting.threads != threads.first().copied().flatten();
+            let models = || models.iter().filter(|model| !(again && model.device().is_some()));
             for test in self.tests.clone() {
-                self.test(subject, model, setting, test)?;
-                self.done += 1;
+                for model in models() {
+                    self.test(subject, model, setting, test)?;
+                    self.done += 1;
+                }
             }
         }
         Ok(())
@@ -174,6 +197,7 @@ impl Bench<'_> {
     fn test(&mut self, subject: &Subject, model: &Arc<Model>, setting: Setting, test: Test) -> anyhow::Result<()> {
         let flags = self.flags;
         let mut run = Run::new(model, flags, setting, test, &self.stop)?;
+        run.take_notice().iter().for_each(|notice| note(notice));
         let trained = model.config().context;
         if test.context().is_some_and(|n| n > trained) && !self.told_length {
             self.told_length = true;
@@ -229,7 +253,8 @@ impl Bench<'_> {
     /// Bandwidths of memory and of what holds a loop step's weights, by as many threads as the session has.
     fn bandwidth(&mut self, run: &Run) -> anyhow::Result<Option<Measured>> {
         let buffer = self.buffer.bytes;
-        if buffer == 0 {
+        // A GPU reads from memory of its own, or in ways of its own.
+        if buffer == 0 || run.session().device().is_some() {
             return Ok(None);
         }
         if let (Some(doubt), None) = (self.buffer.doubt(), self.bandwidths.known().next()) {
@@ -246,12 +271,22 @@ impl Bench<'_> {
 
     fn repetitions(&self, run: &mut Run, bar: &ProgressBar) -> anyhow::Result<Vec<run::Sample>> {
         let mut samples: Vec<run::Sample> = Vec::new();
-        for i in 0..self.flags.repetitions {
+        while samples.len() < self.flags.repetitions {
             let sample = run.repetition(&self.meter)?;
+            if let Some(notice) = run.take_notice() {
+                // A record is of one device: from the beginning, on the CPU.
+                bar.suspend(|| note(&notice));
+                bar.reset();
+                samples.clear();
+                continue;
+            }
             if let Some(first) = samples.first()
                 && !(first.answer == sample.answer && first.counts.same_work(&sample.counts))
             {
-                bail!("repetition {} did not do what the first did: the kernels, or this machine, are broken", i + 1);
+                bail!(
+                    "repetition {} did not do what the first did: the kernels, or this machine, are broken",
+                    samples.len() + 1
+                );
             }
             samples.push(sample);
             bar.inc(1);
@@ -272,13 +307,17 @@ impl Bench<'_> {
     }
 
     /// The same test must give the same bits at every number of threads and for every cut of the prompt, provided that
-    /// every loop step has its own keys and values.
+    /// every loop step has its own keys and values. A GPU promises that for the same cut only, and has bits of its own.
     fn check(&mut self, r: &Record, samples: &[run::Sample]) -> anyhow::Result<()> {
         let Some(answer) = samples.last().map(|s| s.answer) else { return Ok(()) };
         if r.kv_steps < r.steps {
             return Ok(());
         }
-        let key = format!("{}\n{}\n{}\n{}\n{}", r.model_filename, r.test, r.type_kv, r.steps, r.both_ways);
+        let cut = if r.device == CPU { 0 } else { r.n_batch };
+        let key = format!(
+            "{}\n{}\n{}\n{}\n{}\n{}\n{cut}",
+            r.model_filename, r.test, r.type_kv, r.steps, r.both_ways, r.device
+        );
         if *self.answers.entry(key).or_insert(answer) != answer {
             let (threads, batch) = (r.n_threads, r.n_batch);
             bail!("{}: {threads} threads and {batch} rows give other results than before: please report this", r.test);
@@ -320,25 +359,25 @@ impl Bench<'_> {
     /// Draws on stderr, and only if that is a terminal.
     fn bar(&self, subject: &Subject, run: &Run, test: Test) -> ProgressBar {
         let style = ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len}, {eta} left");
-        let (name, threads, steps) = (test.name(), run.session().threads(), run.session().steps());
-        let plural = if threads == 1 { "" } else { "s" };
+        let (name, on, steps) = (test.name(), device_words(run.session()), run.session().steps());
         ProgressBar::new(self.flags.repetitions as u64)
             .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-            .with_prefix(format!("{}: {name}, {steps} steps, {threads} thread{plural}", one_line(&subject.filename)))
+            .with_prefix(format!("{}: {name}, {steps} steps, {on}", one_line(&subject.filename)))
     }
 
     /// What stands below the table.
-    fn words(&self, models: &[(Subject, Arc<Model>)]) -> Vec<String> {
+    fn words(&self, models: &[Opened<'_>]) -> Vec<String> {
         let f = &self.facts;
         let mut words = self.slowed.clone();
-        words.extend(models.iter().map(|(subject, model)| {
+        let first = || models.iter().filter_map(|opened| Some((&opened.subject, opened.models.first()?)));
+        words.extend(first().map(|(subject, model)| {
             let (weights, bits) = (subject.n_params as f64 / 1e6, subject.bits_per_weight());
             let [size, step] = [subject.size, Anatomy::of(model).step_bytes()].map(human_bytes);
             let Subject { filename, kind, .. } = subject;
             format!("{filename}: {kind}, {weights:.1} M weights of {bits:.2} bits, {size}; a loop step reads {step}")
         }));
         let commit = self.commit.as_deref().unwrap_or("commit unknown");
-        let isa = models.first().map_or("none", |(_, model)| model.kernels().isa.name());
+        let isa = first().next().map_or("none", |(_, model)| model.kernels().isa.name());
         words.push(format!("rdt {} ({commit}), kernels: {isa}", env!("CARGO_PKG_VERSION")));
         let named = [f.board.as_deref(), f.cpu.as_deref(), f.kernel.as_deref()];
         let named: Vec<_> = named.into_iter().flatten().chain([f.system.as_str()]).collect();

@@ -3,6 +3,7 @@
 use super::super::{human_bytes, one_line};
 use super::record::Record;
 use super::run::Interval;
+use crate::cli::device::CPU;
 use clap::ValueEnum;
 use serde_json::Value;
 use std::io::{self, Write};
@@ -30,6 +31,8 @@ pub(super) struct Shown {
     pub(super) compared: bool,
     /// Width of the longest model's name.
     pub(super) model: usize,
+    /// Width of the longest device's name; 0: all is on the CPU.
+    pub(super) device: usize,
 }
 
 /// Writes records as they come.
@@ -100,7 +103,7 @@ impl<W: Write> Output<W> {
     fn columns(&self) -> Vec<Column> {
         let mut columns: Vec<Column> = vec![
             ("model", self.shown.model, |r| cell(&r.model_filename)),
-            ("threads", 7, |r| r.n_threads.to_string()),
+            ("threads", 7, |r| if r.device == CPU { r.n_threads.to_string() } else { "-".into() }),
             ("kv", 4, |r| r.type_kv.to_owned()),
             ("steps", 5, |r| r.steps.to_string()),
             ("test", 12, |r| r.test.clone()),
@@ -111,10 +114,13 @@ impl<W: Write> Output<W> {
             }),
             ("min .. max", 16, |r| format!("{} .. {}", significant(r.min_ts), significant(r.max_ts))),
             ("loops/token", 11, |r| format!("{:.2}", r.loops_per_token)),
-            ("ms/loop", 8, |r| significant(r.step_ns / 1e6)),
+            ("ms/loop", 8, |r| r.step_ns.map_or("-".to_owned(), |ns| significant(ns / 1e6))),
             ("TTFT ms", 8, |r| significant(r.first_token_ns / 1e6)),
             ("read/token", 10, |r| human_bytes(r.bytes_per_token.round() as u64)),
         ];
+        if self.shown.device > 0 {
+            columns.insert(1, ("device", self.shown.device, |r| cell(&r.device)));
+        }
         if self.shown.bandwidth {
             columns.push(("memory", 7, |r| per_cent(r.memory_share)));
             columns.push(("core", 7, |r| per_cent(r.core_share)));
@@ -219,7 +225,7 @@ mod tests {
     fn tables_have_a_cell_for_every_heading() {
         for shown in [
             Shown { model: 6, ..Shown::default() },
-            Shown { bandwidth: true, temperature: true, energy: true, compared: true, model: 10 },
+            Shown { bandwidth: true, temperature: true, energy: true, compared: true, model: 10, device: 6 },
         ] {
             let text = written(Format::Md, shown, 2);
             let lines: Vec<_> = text.lines().collect();
@@ -230,6 +236,7 @@ mod tests {
             assert!(widths.iter().all(|w| *w == widths[0]), "{text}");
             assert_eq!((text.contains("J/token"), text.contains("0.300")), (shown.energy, shown.energy), "{text}");
             assert!(lines[2].contains(" 10.00 |"), "{text}");
+            assert_eq!(lines[2].contains("    cpu |"), shown.device > 0, "{text}");
             assert_eq!(lines[5], "a machine\\nof hers");
         }
     }

@@ -6,6 +6,7 @@ use super::flags::Test;
 use super::run::{Interval, Sample, Setting};
 use super::stats::{Spread, median};
 use super::traffic::Traffic;
+use crate::cli::device_name;
 use crate::gguf::TensorType;
 use crate::model::{Looped, Model, Session};
 use crate::sensors::{EnergySource, Facts, State};
@@ -25,6 +26,8 @@ pub(super) struct Record {
     pub(super) cpus: Option<usize>,
     /// Instruction set of the kernels.
     pub(super) isa: &'static str,
+    /// What the model ran on: a GPU's name, or `cpu`.
+    pub(super) device: String,
     pub(super) model_filename: String,
     /// Family, and the type of most of its weights.
     pub(super) model_type: String,
@@ -70,9 +73,9 @@ pub(super) struct Record {
     /// Time to the first token: of a prompt, all of it; of a generation, its first pass.
     pub(super) first_token_ns: f64,
     pub(super) samples_first_token_ns: Vec<u64>,
-    /// Time of one loop step of a pass, and of what a pass does outside the loop.
-    pub(super) step_ns: f64,
-    pub(super) outside_loop_ns: f64,
+    /// Time of one loop step of a pass, and of what a pass does outside the loop; a GPU does not tell.
+    pub(super) step_ns: Option<f64>,
+    pub(super) outside_loop_ns: Option<f64>,
 
     /// Bytes that a token reads: weights once per pass and step, keys and values once per pass and step.
     pub(super) bytes_per_token: f64,
@@ -181,7 +184,8 @@ impl Record {
         let in_loop = |s: &Sample| s.counts.in_loop.as_nanos() as f64;
         let per_step = |s: &Sample| in_loop(s) / s.counts.steps().max(1) as f64;
         let outside = |s: &Sample| (s.time.as_nanos() as f64 - in_loop(s)) / s.counts.passes.max(1) as f64;
-        let step_ns = median(f.samples.iter().map(per_step))?;
+        let on_cpu = f.session.device().is_none();
+        let step_ns = median(f.samples.iter().map(per_step)).filter(|_| on_cpu);
         let first: Vec<u64> = f.samples.iter().map(|s| nanoseconds(s.first_token)).collect();
 
         let shape = f.session.kv_shape();
@@ -191,7 +195,9 @@ impl Record {
         let bytes_per_second = bytes_per_token * ts.median;
         // The mean over the loops, which may differ in size.
         let step_bytes_read: f64 = traffic.loop_bytes(counts) as f64 / counts.steps().max(1) as f64;
+        // Counters of the processor know nothing of a GPU; a battery feeds both.
         let joules: Option<f64> = f.samples.iter().map(|s| s.joules).sum();
+        let joules = joules.filter(|_| on_cpu || f.energy_source == Some(EnergySource::Battery));
         Some(Self {
             build_version: env!("CARGO_PKG_VERSION"),
             build_commit: f.commit.map(str::to_owned),
@@ -202,6 +208,7 @@ impl Record {
             cpu_info: f.facts.cpu.clone(),
             cpus: f.facts.cpus,
             isa: model.kernels().isa.name(),
+            device: device_name(f.session).to_owned(),
             model_filename: f.subject.filename.clone(),
             model_type: f.subject.kind.clone(),
             model_size: f.subject.size,
@@ -239,7 +246,7 @@ impl Record {
             first_token_ns: median(first.iter().map(|&n| n as f64))?,
             samples_first_token_ns: first,
             step_ns,
-            outside_loop_ns: median(f.samples.iter().map(outside))?,
+            outside_loop_ns: median(f.samples.iter().map(outside)).filter(|_| on_cpu),
             bytes_per_token,
             weight_bytes_per_token: moved.weights as f64 / tokens,
             kv_bytes_per_token: moved.kv as f64 / tokens,
@@ -250,7 +257,7 @@ impl Record {
             memory_share: f.bandwidth.map(|b| bytes_per_second / b.memory),
             step_bytes: traffic.step_bytes(),
             core_bytes_per_second: f.bandwidth.map(|b| b.core),
-            core_share: f.bandwidth.map(|b| step_bytes_read / (step_ns / 1e9) / b.core),
+            core_share: f.bandwidth.zip(step_ns).map(|(b, ns)| step_bytes_read / (ns / 1e9) / b.core),
             joules,
             joules_per_token: joules.map(|j| j / f.samples.iter().map(|s| s.counts.tokens).sum::<u64>() as f64),
             energy_source: joules.and(f.energy_source),
@@ -347,7 +354,8 @@ pub(super) mod tests {
         assert_eq!((r.samples_ns.len(), r.samples_ts[0]), (3, 20.0));
         // One block before and one behind a loop of two.
         assert_eq!((r.loops_per_token, r.blocks_per_token), (6.0, 14.0));
-        assert_eq!((r.step_ns, r.outside_loop_ns), (4e6, (1000.0 - 240.0) / 10.0 * 1e6));
+        assert_eq!((r.step_ns, r.outside_loop_ns), (Some(4e6), Some((1000.0 - 240.0) / 10.0 * 1e6)));
+        assert_eq!(r.device, "cpu");
         assert_eq!(r.bytes_per_token, r.weight_bytes_per_token + r.kv_bytes_per_token);
         assert_eq!(r.memory_share, Some(r.bytes_per_token * 10.0 / 1e9));
         assert_eq!(r.core_share, Some(r.step_bytes as f64 / 0.004 / 2e9));

@@ -73,6 +73,8 @@ pub(super) struct Run {
     chosen: Vec<u32>,
     /// Logits of the last row of the last pass.
     logits: Vec<f32>,
+    /// Loop steps of the rows that were run last.
+    steps: Vec<usize>,
 }
 
 impl Run {
@@ -121,6 +123,7 @@ impl Run {
             next: Vec::new(),
             chosen: Vec::with_capacity(test.n_gen + 1),
             logits: vec![0.0; config.vocab],
+            steps: Vec::new(),
             test,
             session,
         };
@@ -132,6 +135,11 @@ impl Run {
 
     pub(super) fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// Why it left its device, if it has since this was last asked.
+    pub(super) fn take_notice(&mut self) -> Option<String> {
+        self.session.take_notice()
     }
 
     /// Does the prompt see itself in both directions?
@@ -217,6 +225,9 @@ impl Run {
             if let Some(error) = failed {
                 return Err(error);
             }
+            if let Some(notice) = self.take_notice() {
+                bail!("{}: {notice}; a run without pause is of one device", self.test.name());
+            }
             if done == n {
                 let answer = self.answer();
                 if *expected.get_or_insert(answer) != answer {
@@ -264,6 +275,9 @@ impl Run {
                 1
             }
         };
+        self.steps.clear();
+        self.steps.extend_from_slice(output.steps);
+        self.count(false);
         self.policy.ran(tokens.len(), heads);
         Ok(())
     }
@@ -274,13 +288,9 @@ impl Run {
         let mut left = n;
         while left > 0 {
             let rows = self.test.rows.min(left);
-            let batch = Batch {
-                sequence: 0,
-                tokens: &self.next[..rows],
-                logits: Logits::All,
-                readout_exits: self.readout_exits && rows == 1,
-                both_ways: false,
-            };
+            let readout_exits = self.readout_exits && rows == 1;
+            let batch =
+                Batch { sequence: 0, tokens: &self.next[..rows], logits: Logits::All, readout_exits, both_ways: false };
             let output = self.session.run(batch, &mut self.policy)?;
             let logits = output.logits.chunks_exact(self.logits.len());
             self.next.iter_mut().zip(logits).for_each(|(next, logits)| *next = argmax(logits));
@@ -289,12 +299,27 @@ impl Run {
             if left == 0 {
                 self.logits.copy_from_slice(output.last());
             }
+            self.steps.clear();
+            self.steps.extend_from_slice(output.steps);
+            self.count(readout_exits);
             self.policy.ran(rows, 1);
             if !go_on(rows) {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Counts what was just run, unless the policy saw it.
+    fn count(&mut self, read_out: bool) {
+        if self.session.device().is_none() {
+            return;
+        }
+        let mut sees = self.session.len(0) - self.steps.len();
+        for steps in self.steps.chunks(self.session.chunk_rows()) {
+            sees += steps.len();
+            self.policy.passed(self.session.model().config(), steps, sees, read_out);
+        }
     }
 
     /// FNV-1a over the tokens that were chosen and the bits of the last logits.
@@ -319,3 +344,36 @@ fn argmax(logits: &[f32]) -> u32 {
 
 /// Rows per pass where nobody says, as [`SessionOptions::chunk_rows`] has it.
 const CHUNK_ROWS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::device::fake;
+    use clap::Parser;
+    use std::path::Path;
+
+    /// A device is counted from the outside, to the same numbers; one that fails is told of.
+    #[test]
+    fn devices_are_measured_alike() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
+        let flags =
+            Flags::try_parse_from("rdt-bench -m m -p 7 -n 5 --rows 1,2 -b 3 -d 0,2 --pg 4,3".split(' ')).unwrap();
+        let meter = EnergyMeter::new(&Machine::here());
+        let setting = Setting { threads: None, kv_type: KvType::F16, steps: Some(3), rule: ExitRule::full_depth() };
+        for test in flags.tests() {
+            let sample = |model: Arc<Model>| {
+                let mut run = Run::new(&model, &flags, setting, test, &Stop::never()).unwrap();
+                run.warm_up().unwrap();
+                let sample = run.repetition(&meter).unwrap();
+                assert_eq!(sample.counts.in_loop.is_zero(), run.session().device().is_some());
+                (sample, run.take_notice())
+            };
+            let (there, notice) = sample(fake::model(&path, None));
+            let (here, _) = sample(Arc::new(crate::arch::open(&path, crate::arch::Load::Map).unwrap()));
+            assert_eq!((there.answer, notice), (here.answer, None), "{test:?}");
+            assert!(here.counts.same_work(&there.counts), "{test:?}: {:?}, {:?}", here.counts, there.counts);
+            let (_, notice) = sample(fake::model(&path, Some(2)));
+            assert!(notice.is_some_and(|n| n.contains(fake::NAME)), "{test:?}");
+        }
+    }
+}

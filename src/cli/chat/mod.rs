@@ -16,7 +16,9 @@ pub mod screen;
 pub mod settings;
 pub mod state;
 
-use super::{DepthFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive};
+use super::{
+    DepthFlags, DeviceFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive,
+};
 use crate::calibrate::Profile;
 use crate::cli::built_in::{GREETING, Source};
 use crate::cli::profile::recommended_line;
@@ -65,6 +67,7 @@ Examples:
   echo 'What is 4 + 5?' | rdt-chat
   rdt-chat -m model.gguf --temp 0.8 --seed 7 --steps 32 --exit-rule acceleration:0.05,hits=2
   rdt-chat -m model.gguf --target-tps 8 --max-temp 70
+  rdt-chat -m model.gguf --device gpu
   rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
 )]
 pub struct Flags {
@@ -130,6 +133,9 @@ pub struct Flags {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub session: SessionFlags,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub device: DeviceFlags,
 }
 
 /// Thinking before the answer.
@@ -189,6 +195,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         None => None,
     };
     let mut screen = Screen::new(flags.show_steps);
+    if let Some(notice) = chat.take_notice() {
+        screen.note(&format!("rdt-chat: {notice}"));
+    }
     screen.note(&report::headline(&chat, &origin));
     match (chat.governor(), profile) {
         (Some(governor), _) => screen.note(&governor.headline()),
@@ -249,7 +258,7 @@ fn question(flags: &Flags) -> anyhow::Result<Option<String>> {
 
 /// The conversation, and the model's calibration profile if it has one.
 fn start(flags: &Flags, source: &Source, cancel: Cancel) -> anyhow::Result<(Chat, Option<Profile>)> {
-    let model = source.open(flags.load_flags)?;
+    let model = source.open(flags.load_flags, &flags.device.device.open()?, flags.session.threads)?;
     let usual = ExitRule::for_model(model.config());
     let (rule, profile) = flags.depth.exits.recommended(&model, source.path(), usual)?;
     let settings = Settings {
@@ -270,7 +279,8 @@ fn start(flags: &Flags, source: &Source, cancel: Cancel) -> anyhow::Result<(Chat
     let options = flags.session.options(depth, initial, KvType::F16);
     let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
     if let Some(prepared) = prepared {
-        let governor = prepared.begin(chat.engine().session().threads())?;
+        let session = chat.engine().session();
+        let governor = prepared.begin(session.device().is_none().then(|| session.threads()))?;
         chat.govern(governor);
     }
     if let Some(template) = template(flags)? {
@@ -303,14 +313,18 @@ fn once(flags: &Flags, chat: &mut Chat, screen: &mut Screen, question: &str) -> 
             }
             Ok(())
         };
-        let answer = chat.ask(question, &mut quiet)?;
+        let answer = chat.ask(question, &mut quiet);
+        report::device_note(chat).iter().for_each(|line| screen.note(line));
+        let answer = answer?;
         let mut out = io::stdout().lock();
         serde_json::to_writer(&mut out, &report::json(chat, &answer)).map_err(io::Error::from)?;
         out.write_all(b"\n")?;
         out.flush()?;
         answer
     } else {
-        repl::answer(chat, screen, Some(question))?
+        let answer = repl::answer(chat, screen, Some(question));
+        report::device_note(chat).iter().for_each(|line| screen.note(line));
+        answer?
     };
     report::governor_notes(chat).iter().for_each(|line| screen.note(line));
     report::end_line(&answer, chat).iter().for_each(|line| screen.note(line));

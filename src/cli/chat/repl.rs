@@ -110,6 +110,8 @@ impl Repl<'_> {
                 Err(e) => self.failed(&e),
             },
         }
+        // Behind the answer, which it would otherwise cut in two.
+        report::device_note(self.chat).iter().for_each(|line| self.screen.note(line));
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::answer::{Answer, Depths, End, per_second};
 use super::saved::{ModelId, WrittenSettings};
 use super::state::Chat;
-use crate::cli::{Governor, human_bytes};
+use crate::cli::{Governor, device_name, device_words, human_bytes};
 use serde_json::{Value, json};
 
 /// One line: the model and everything that decides how it runs.
@@ -16,15 +16,13 @@ pub fn headline(chat: &Chat, origin: &str) -> String {
     };
     let slots = if shape.slots < steps { format!("{} of {steps}", shape.slots) } else { format!("all {steps}") };
     format!(
-        "{name} ({origin}); KV {}, {} positions, {slots} loop slots, {}; {} up to {} steps; {} thread{}, {}; template: {} [{}]",
+        "{name} ({origin}); KV {}, {} positions, {slots} loop slots, {}; {} up to {} steps; {}; template: {} [{}]",
         shape.ty,
         shape.context,
         human_bytes(shape.bytes),
         chat.settings().rule,
         chat.depth_limit(),
-        session.threads(),
-        if session.threads() == 1 { "" } else { "s" },
-        chat.model().kernels().isa,
+        device_words(session),
         chat.template().kind(),
         chat.template().fingerprint(),
     )
@@ -71,6 +69,11 @@ pub fn answer_line(answer: &Answer) -> String {
 pub fn governor_notes(chat: &mut Chat) -> Vec<String> {
     let notes = chat.governor_mut().map(Governor::take_notes).unwrap_or_default();
     notes.into_iter().map(|note| format!("[governor: {note}]")).collect()
+}
+
+/// That the session has left its device, if that was not said yet.
+pub fn device_note(chat: &mut Chat) -> Option<String> {
+    chat.take_notice().map(|notice| format!("[{notice}]"))
 }
 
 /// Why an answer ended, where the user should know.
@@ -158,6 +161,7 @@ pub fn json(chat: &Chat, answer: &Answer) -> Value {
         "settings": WrittenSettings::of(chat),
         "depth_limit": chat.depth_limit(),
         "kv": {"type": shape.ty.name(), "context": shape.context, "slots": shape.slots, "bytes": shape.bytes},
+        "device": device_name(session),
         "threads": session.threads(),
         "governor": chat.governor().map(Governor::json),
         "isa": chat.model().kernels().isa.name(),

@@ -6,6 +6,7 @@
 use super::replay::Run;
 use super::settings::{MOST_STEPS, Settings};
 use super::state::Chat;
+use crate::cli::device::CPU;
 use crate::exit::{self, ExitRule};
 use crate::files::{self, AtomicFile};
 use crate::generate::{SamplerConfig, Way, sampler};
@@ -237,6 +238,9 @@ struct Written {
     held: Vec<WrittenRun>,
     /// Tokens drawn so far: where the random numbers go on.
     draws: u64,
+    /// What the tokens were run on, where that was not only the CPU: no other computes the same bits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
 }
 
 /// A saved conversation whose every part has been checked, but for what depends on the model.
@@ -272,6 +276,7 @@ impl Saved {
             messages: conversation.turns.iter().map(message).collect(),
             held: chat.runs().iter().map(run).collect(),
             draws: chat.engine().sampler().position(),
+            device: Some(chat.ran_on()).filter(|device| device != CPU),
         })
     }
 
@@ -400,6 +405,11 @@ impl Saved {
             Some(&id) => Err(Error::Token { id, vocabulary }),
             None => Ok((ids, &self.runs)),
         }
+    }
+
+    /// What the tokens were run on, as [`Chat::ran_on`] has it.
+    pub fn device(&self) -> &str {
+        self.written.device.as_deref().unwrap_or(CPU)
     }
 
     /// Tokens drawn so far.

@@ -7,7 +7,7 @@ use super::prefix;
 use super::replay::{Recorder, Run};
 use super::saved::Saved;
 use super::settings::{MOST_STEPS, Settings};
-use crate::cli::Governor;
+use crate::cli::{Governor, device_name};
 use crate::exit::{ExitRule, RulePolicy};
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
@@ -84,6 +84,8 @@ pub struct Chat {
     options: SessionOptions,
     settings: Settings,
     recorder: Recorder,
+    /// Where the session began, which it may have left.
+    began_on: String,
     conversation: Conversation,
     totals: Totals,
     governor: Option<Governor>,
@@ -113,8 +115,9 @@ impl Chat {
         let voice = Voice { model, tokenizer, template, condition, stop_tokens, cancel };
         let recorder = voice.engine(&options, &settings, options.steps.unwrap_or(1))?;
         voice.cancel.watch(recorder.engine().cancel_flag());
-        let conversation = Conversation::new(system);
-        Ok(Self { voice, options, settings, recorder, conversation, totals: Totals::default(), governor: None })
+        let began_on = device_name(recorder.engine().session()).to_owned();
+        let (conversation, totals) = (Conversation::new(system), Totals::default());
+        Ok(Self { voice, options, settings, recorder, began_on, conversation, totals, governor: None })
     }
 
     /// Lets a governor choose exit rule, threads and pace from now on.
@@ -148,7 +151,9 @@ impl Chat {
             };
             self.recorder.settings_mut().set_rule(rule, Some(limit))?;
         }
-        self.recorder.settings_mut().set_threads(threads);
+        if let Some(threads) = threads {
+            self.recorder.settings_mut().set_threads(threads);
+        }
         Ok(())
     }
 
@@ -181,6 +186,22 @@ impl Chat {
     #[cfg(test)]
     pub(super) fn recorder_mut(&mut self) -> &mut Recorder {
         &mut self.recorder
+    }
+
+    /// What the tokens that the engine holds were run on: `cpu`, a GPU's name, or both, one after the other.
+    pub fn ran_on(&self) -> String {
+        match (self.began_on.as_str(), device_name(self.engine().session())) {
+            (began, now) if began == now => now.to_owned(),
+            // Depths were decided there, and numbers computed anew here.
+            (began, now) => format!("{began}, then {now}"),
+        }
+    }
+
+    /// Why the session left its device for the CPU, if it has since this was last asked. Sessions that take its place begin there.
+    pub fn take_notice(&mut self) -> Option<String> {
+        let notice = self.recorder.settings_mut().take_notice();
+        self.options.on_device &= notice.is_none();
+        notice
     }
 
     /// How the tokens that the engine holds were run.
@@ -402,6 +423,7 @@ impl Chat {
     pub fn reset(&mut self) {
         self.conversation.turns.clear();
         self.recorder.reset();
+        self.began_on = device_name(self.engine().session()).to_owned();
         self.totals = Totals::default();
     }
 
@@ -488,6 +510,7 @@ impl Chat {
     ) -> Result<(), Error> {
         let deepest = runs.iter().map(|r| r.steps).max().unwrap_or(1);
         let mut recorder = self.voice.engine(&options, &settings, deepest)?;
+        let began_on = device_name(recorder.engine().session()).to_owned();
         self.voice.cancel.watch(recorder.engine().cancel_flag());
         if let Err(e) = recorder.replay(held, runs) {
             self.voice.cancel.watch(self.engine().cancel_flag());
@@ -495,6 +518,7 @@ impl Chat {
         }
         recorder.settings_mut().sampler_mut().set_position(draws);
         self.recorder = recorder;
+        self.began_on = began_on;
         self.options = options;
         self.settings = settings;
         Ok(())
@@ -534,6 +558,11 @@ impl Chat {
         };
         self.replace(options, settings, &held, runs, saved.draws())?;
         self.pin("was saved");
+        if !self.engine().held().is_empty() && saved.device() != self.ran_on() {
+            let (then, now) = (saved.device(), self.ran_on());
+            notes
+                .push(format!("its tokens were run on {then}, and here on {now}: numbers may differ in the last bits"));
+        }
         if let Some((template, condition)) = under {
             self.voice.template = template;
             self.voice.condition = Some(condition);

@@ -57,6 +57,7 @@ impl<'a> Asker<'a> {
         let initial = flags.depth.initial(config.state_width)?;
         let session = flags.session.session(&self.model, steps, initial, KvType::F32)?;
         let mut engine = Engine::new(session, rule, most, SamplerConfig::greedy(), self.tokenizer.vocabulary())?;
+        engine.take_notice().iter().for_each(|notice| super::note(notice));
         let bar = progress(self.questions.len(), &rule);
 
         let mut outcome = Outcome {
@@ -74,6 +75,9 @@ impl<'a> Asker<'a> {
             // What is recorded was answered at a fixed depth.
             let recorded = q.recorded(steps).filter(|_| rule.signal() == Signal::None);
             let (answer, mut tally) = self.ask(&mut engine, prompt, recorded).with_context(|| place(q))?;
+            if let Some(notice) = engine.take_notice() {
+                bar.suspend(|| super::note(&notice));
+            }
             let text = answer.text.trim();
             let right = q.is_right(text);
             (tally.right, tally.asked) = (usize::from(right), 1);

@@ -12,7 +12,7 @@ mod table;
 
 use super::built_in::{self, Source};
 use super::profile::recommended_line;
-use super::{DepthFlags, LoadFlags, SessionFlags, one_line, positive};
+use super::{DepthFlags, DeviceFlags, LoadFlags, SessionFlags, one_line, positive};
 use crate::exit::{ExitRule, RulePolicy, Signal};
 use crate::files::AtomicFile;
 use crate::model::{Config, Model};
@@ -63,6 +63,7 @@ Examples:
   rdt-eval -m model.gguf questions.jsonl --depths 1,2,3,4,8 --rule acceleration,max=16 --json
   rdt-eval -m model.gguf models/openings.jsonl          # scores ten ordinary openings of a chat
   rdt-eval -m model.gguf models/openings.jsonl --exit-rule auto --show    # and shows what it says
+  rdt-eval -m model.gguf questions.jsonl --device gpu
   rdt-eval -m models/huginn-nano --init zeros --depths 8    # the answers that PyTorch gave?"
 )]
 struct Flags {
@@ -101,6 +102,8 @@ struct Flags {
     depth: DepthFlags,
     #[command(flatten)]
     session: SessionFlags,
+    #[command(flatten)]
+    device: DeviceFlags,
 }
 
 /// The whole program.
@@ -119,7 +122,7 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
     let questions = questions(flags, &source)?;
     // Tried, and made when there is something to write: an interrupted program would leave it behind.
     flags.plot.as_deref().map(AtomicFile::create).transpose()?;
-    let model = source.open(flags.load)?;
+    let model = source.open(flags.load, &flags.device.device.open()?, flags.session.threads)?;
     let rules = rules(flags, &model, source.path())?;
     let asker = Asker::new(flags, Arc::clone(&model), &questions)?;
     let mut out = io::stdout().lock();

@@ -1,0 +1,103 @@
+//! How long a model takes to generate a token, on a GPU and on the CPU.
+
+use super::auto::Timings;
+use super::put;
+use crate::cli::{Contents, LoadFlags, stay_on_fast_cores};
+use crate::gpu::Gpu;
+use crate::model::{Batch, FixedDepth, Model, Repacked, Session, SessionOptions};
+use crate::random;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Tokens of the prompt, and tokens that are generated behind it.
+const PROMPT: usize = 32;
+const GENERATED: usize = 8;
+/// Time for each of the two, beyond which a large model runs fewer tokens.
+const MOST: Duration = Duration::from_millis(500);
+
+/// The models that were measured: the faster one need not be made ready again.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// With the line about its weights.
+    pub(super) gpu: Option<(Arc<Model>, Option<String>)>,
+    pub(super) cpu: Option<(Arc<Model>, Repacked)>,
+}
+
+impl Kept {
+    /// Measures a model on the likely fastest GPU and on the CPU, with so many threads where that is asked for. It is opened twice: on the CPU its weights
+    /// are interleaved, and whichever loses leaves nothing behind.
+    pub(super) fn measure(
+        &mut self,
+        load: LoadFlags,
+        contents: &Contents,
+        threads: Option<NonZeroUsize>,
+    ) -> Result<Timings, String> {
+        let mut model = contents.open().map_err(|e| e.to_string())?;
+        let said = Gpu::open(None).and_then(|gpu| put(&gpu, &mut model)).map_err(|e| e.to_string())?;
+        let model = Arc::new(model);
+        let gpu_ms = milliseconds(&model, threads)?;
+        self.gpu = Some((model, said));
+
+        let mut model = contents.open().map_err(|e| e.to_string())?;
+        let repacked = load.interleave(&mut model).map_err(|e| e.to_string())?;
+        let model = Arc::new(model);
+        let cpu_ms = milliseconds(&model, threads)?;
+        self.cpu = Some((model, repacked));
+        Ok(Timings { gpu_ms, cpu_ms })
+    }
+}
+
+/// Milliseconds per generated token at the model's own depth, where the model is: the median of some tokens.
+fn milliseconds(model: &Arc<Model>, threads: Option<NonZeroUsize>) -> Result<f64, String> {
+    let (config, steps) = (model.config(), model.config().mean_steps());
+    let context = (1 + PROMPT + GENERATED).min(config.context);
+    let options = SessionOptions { threads, context: Some(context), steps: Some(steps), ..SessionOptions::default() };
+    stay_on_fast_cores();
+    let mut session = Session::new(Arc::clone(model), &options).map_err(|e| e.to_string())?;
+    let mut run = |tokens: &[u32]| {
+        let begin = Instant::now();
+        let output = session.run(Batch::next(tokens), &mut FixedDepth(steps)).map_err(|e| e.to_string())?;
+        let took = begin.elapsed();
+        let best = output.last().iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+        let next = best.map_or(0, |(i, _)| i as u32);
+        match session.take_notice() {
+            Some(notice) => Err(notice),
+            None => Ok((next, took)),
+        }
+    };
+    let token = |i: usize| (random::bits(0, 0, i as u64) % config.vocab as u64) as u32;
+    // The first one brings weights into memory, and makes kernels ready.
+    run(&[token(0)])?;
+    let (_, took) = run(&[token(1)])?;
+    let fit = MOST.as_nanos() / took.as_nanos().max(1);
+    let prompt: Vec<u32> = (2..PROMPT.min(context / 2)).map(token).take(fit.try_into().unwrap_or(PROMPT)).collect();
+    let mut next = match prompt.is_empty() {
+        true => token(2),
+        false => run(&prompt)?.0,
+    };
+    let begin = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < GENERATED.min(context / 2) && (times.is_empty() || begin.elapsed() < MOST) {
+        let (chosen, took) = run(&[next])?;
+        next = chosen;
+        times.push(took);
+    }
+    times.sort();
+    Ok(1e3 * times.get(times.len() / 2).ok_or("nothing was measured")?.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{self, Load};
+    use std::path::Path;
+
+    #[test]
+    fn a_model_is_timed_where_it_is() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
+        let model = Arc::new(arch::open(&path, Load::Map).unwrap());
+        let ms = milliseconds(&model, NonZeroUsize::new(1)).unwrap();
+        assert!(ms > 0.0 && ms < 60_000.0, "{ms}");
+    }
+}
