@@ -66,7 +66,6 @@ pub struct Abilities {
 pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
-    pub(super) limits: wgpu::Limits,
     pub(super) pipelines: Pipelines,
     info: DeviceInfo,
     /// The first thing that went wrong.
@@ -174,7 +173,7 @@ impl Gpu {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("rdt"),
             required_features: features,
-            required_limits: limits.clone(),
+            required_limits: limits,
             // Weights are large and few; blocks of memory kept for more would be wasted.
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..wgpu::DeviceDescriptor::default()
@@ -197,7 +196,7 @@ impl Gpu {
         let lost = note(Arc::clone(&failure));
         device.set_device_lost_callback(move |_, why| lost(format!("the device is lost ({why})")));
         let pipelines = Pipelines::new(info.abilities);
-        Ok(Arc::new(Self { device, queue, limits, pipelines, info, failure }))
+        Ok(Arc::new(Self { device, queue, pipelines, info, failure }))
     }
 
     /// What it is.

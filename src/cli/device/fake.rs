@@ -1,6 +1,7 @@
 //! A device for tests: another session on the CPU, to the same bits, that can fail.
 
 use crate::arch::{self, Load};
+use crate::kernels::KvType;
 use crate::model::{
     Batch, Device, DeviceError, DeviceOutput, DevicePass, DeviceSession, DeviceStatistic, FixedDepth, KvShape, Logits,
     Model, Session, SessionOptions,
@@ -35,7 +36,7 @@ impl Device for Fake {
         NAME
     }
 
-    fn most_kv(&self) -> u64 {
+    fn most_kv(&self, _: KvType, _: usize) -> u64 {
         u64::MAX
     }
 
