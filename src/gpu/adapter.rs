@@ -218,12 +218,14 @@ impl Gpu {
         self.check()
     }
 
-    /// Gives the device up as if it had been lost: what runs on it fails from now on. For tests of what happens then.
+    /// Bytes that are allocated on the device, by the driver's allocator; `None` where it does not tell.
+    pub fn allocated(&self) -> Option<u64> {
+        self.device.generate_allocator_report().map(|r| r.total_allocated_bytes)
+    }
+
+    /// Destroys the device, as if it had been pulled out: what runs on it fails from now on. For tests of what happens then.
     pub fn lose(&self) {
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert("the device is lost (on purpose)".into());
+        self.device.destroy();
     }
 }
 

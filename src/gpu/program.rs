@@ -308,7 +308,7 @@ struct Pending {
     grid: Grid,
 }
 
-/// What happens to a product before it is written; flags as in epilogue.wgsl.
+/// What happens to a product before it is written.
 #[derive(Clone, Copy, Default)]
 struct Then<'a> {
     flags: u32,
@@ -317,6 +317,7 @@ struct Then<'a> {
     other: Option<(&'a wgpu::Buffer, usize, bool)>,
 }
 
+/// Flags of epilogue.wgsl.
 const BIAS: u32 = 1;
 const RATE: u32 = 2;
 const ADD: u32 = 4;
@@ -325,12 +326,11 @@ const RELU: u32 = 16;
 const GELU: u32 = 32;
 const RESIDUAL: u32 = 64;
 
-/// Flags of norm.wgsl and settle.wgsl.
+/// Flags of norm.wgsl.
 const NORM: u32 = 1;
 const LAYER: u32 = 2;
 const IN_PLACE: u32 = 4;
 const NORM_ADD: u32 = 8;
-const GATE: u32 = 4;
 
 /// Bytes of a place in the buffer of parameters: what every device allows offsets to be a multiple of.
 const PARAMS: usize = 256;
@@ -875,14 +875,12 @@ impl<'a> Builder<'a> {
                 self.norm(looped.norm.as_ref(), (&b.x, 0), (&b.inner, active), s, over, 0);
             }
         }
-        let (mut flags, weight, bias, eps) = self.norm_params(looped.norm.as_ref());
-        let (mut gate, mut gate_bias) = (0, f32::NAN);
-        if let Some(exit) = &looped.gate {
-            flags |= GATE;
-            (gate, gate_bias) = (self.vector(&exit.weight), exit.bias);
+        if let Some(norm) = &looped.norm {
+            self.norm(Some(norm), (&b.x, 0), (&b.x, 0), s, over, IN_PLACE);
         }
-        let params =
-            vec![s as u32, stride(s) as u32, active, flags, weight, bias, gate, eps.to_bits(), gate_bias.to_bits()];
+        let (gate, gate_bias) = looped.gate.as_ref().map_or((0, 0.0), |g| (self.vector(&g.weight), g.bias));
+        let gated = u32::from(looped.gate.is_some());
+        let params = vec![s as u32, stride(s) as u32, active, gated, gate, gate_bias.to_bits()];
         let grid = Grid::Rows { over, x: 0, per: 1 };
         self.op(Kernel::Settle, params, &[&b.x, &b.latent, &b.delta, &b.statistics], grid);
         self.decide(1, number, last_loop);

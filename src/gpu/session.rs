@@ -92,7 +92,7 @@ impl GpuSession {
         let buffers = Buffers::new(&weights, model, flow)?;
         let staging = staging(&weights, 4 * (flow.words() + config.vocab) as u64);
         weights.gpu.check()?;
-        Ok(Self {
+        let mut session = Self {
             held: Held { keys, values, depths, rule },
             shape: *shape,
             flow,
@@ -102,7 +102,22 @@ impl GpuSession {
             numbers: Vec::new(),
             words: Vec::new(),
             weights,
-        })
+        };
+        // What every session needs is made now, not while somebody waits for the first token.
+        for rows in [1, FIRST_ROWS] {
+            session.prepare(model, Kind::of(rows, false))?;
+        }
+        Ok(session)
+    }
+
+    /// Makes the program for a kind of chunk, if there is none.
+    fn prepare(&mut self, model: &Model, kind: Kind) -> Result<(), String> {
+        if !self.programs.contains_key(&kind) {
+            let parts = (&self.buffers, &self.held);
+            let builder = Builder::new(&self.weights, model, parts, &self.shape, self.flow, kind.few);
+            self.programs.insert(kind, builder.build(kind.readout)?);
+        }
+        Ok(())
     }
 
     /// Makes room for chunks of `rows` rows whose results take `bytes`.
@@ -190,11 +205,7 @@ impl GpuSession {
         let readout = pass.readout_exits && n == 1 && pass.rule.statistic.of_readout();
         self.grow(model, n, 4 * (pass.wanted.len() * vocab) as u64)?;
         let kind = Kind::of(n, readout);
-        if !self.programs.contains_key(&kind) {
-            let parts = (&self.buffers, &self.held);
-            let builder = Builder::new(&self.weights, model, parts, &self.shape, self.flow, kind.few);
-            self.programs.insert(kind, builder.build(readout)?);
-        }
+        self.prepare(model, kind)?;
         let together = logit_rows(&self.weights, model);
         let mut slices = pass.wanted.chunks(together);
         let first = slices.next().unwrap_or(&[]);

@@ -178,8 +178,8 @@ impl Kernel {
                 s.extend([words, unit, file!("attend")]);
             }
             Kernel::Value => s.push_str(file!("value")),
-            Kernel::Decide => s.push_str(file!("decide")),
-            Kernel::Readout => s.push_str(file!("readout")),
+            Kernel::Decide => s.extend([file!("rule"), file!("decide")]),
+            Kernel::Readout => s.extend([file!("rule"), file!("readout")]),
         }
         s
     }

@@ -1,4 +1,4 @@
-// A norm of a row, or a copy, from one place to another. Rust: `Norming` in program.rs.
+// A norm of a row, or a copy, from one place to another. Rust: `Builder::norm` in program.rs.
 struct Params {
     width: u32,
     source_stride: u32,

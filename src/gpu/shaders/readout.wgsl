@@ -1,29 +1,11 @@
 // The statistic of a rule on the read-out (`exit::kl` and those beside it), of the only row. One workgroup.
-struct Rule {
-    statistic: u32,
-    hits: u32,
-    min: u32,
-    every: u32,
-    max: u32,
-    threshold: f32,
-    readout: u32,
-    unused: u32,
-    most: array<vec4<u32>, 16>,
-}
-
 struct Params {
     vocab: u32,
     // 1: there is no read-out before this one.
     first: u32,
 }
 
-const KL: u32 = 7u;
-const MIN_P_KL: u32 = 8u;
-const ENTROPY: u32 = 9u;
-const ARGMAX: u32 = 10u;
-
 @group(0) @binding(0) var<uniform> p: Params;
-@group(0) @binding(2) var<uniform> rule: Rule;
 @group(0) @binding(3) var<storage, read> logits: array<f32>;
 // The read-out that was checked before.
 @group(0) @binding(4) var<storage, read_write> previous: array<f32>;

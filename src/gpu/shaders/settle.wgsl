@@ -4,18 +4,11 @@ struct Params {
     width: u32,
     stride: u32,
     list: u32,
-    flags: u32,
-    // In `vectors`.
-    weight: u32,
-    bias: u32,
+    // Is there a gate? Where it is in `vectors`, and its bias.
+    gated: u32,
     gate: u32,
-    eps: f32,
     gate_bias: f32,
 }
-
-const NORM: u32 = 1u;
-const LAYER: u32 = 2u;
-const GATE: u32 = 4u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(2) var<storage, read> vectors: array<f32>;
@@ -27,7 +20,27 @@ const GATE: u32 = 4u;
 
 var<workgroup> parts: array<array<vec4<f32>, 2>, 128>;
 
-fn total(thread: u32, a: vec4<f32>, b: vec4<f32>) -> array<vec4<f32>, 2> {
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let row = listed(p.list, group.x);
+    let start = group.x * p.stride;
+    let to = row * p.stride;
+    var a = vec4<f32>(0.0);
+    var b = vec4<f32>(0.0);
+    for (var i = thread; i < p.width; i += 128u) {
+        let s = x[start + i];
+        let before = latent[to + i];
+        let earlier = delta[to + i];
+        let step = s - before;
+        let change = step - earlier;
+        latent[to + i] = s;
+        delta[to + i] = step;
+        a += vec4<f32>(s * s, step * step, earlier * earlier, change * change);
+        b += vec4<f32>(step * earlier, s * before, before * before, 0.0);
+        if (p.gated != 0u) {
+            b.w += s * vectors[p.gate + i];
+        }
+    }
     parts[thread] = array<vec4<f32>, 2>(a, b);
     workgroupBarrier();
     for (var half = 64u; half > 0u; half /= 2u) {
@@ -37,59 +50,8 @@ fn total(thread: u32, a: vec4<f32>, b: vec4<f32>) -> array<vec4<f32>, 2> {
         }
         workgroupBarrier();
     }
-    let all = parts[0];
-    workgroupBarrier();
-    return all;
-}
-
-@compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let row = listed(p.list, group.x);
-    let start = group.x * p.stride;
-    let to = row * p.stride;
-    let width = f32(p.width);
-    var mean = 0.0;
-    var scale = 1.0;
-    if ((p.flags & LAYER) != 0u) {
-        var sum = 0.0;
-        for (var i = thread; i < p.width; i += 128u) {
-            sum += x[start + i];
-        }
-        mean = total(thread, vec4<f32>(sum), vec4<f32>(0.0))[0].x / width;
-    }
-    if ((p.flags & NORM) != 0u) {
-        var sum = 0.0;
-        for (var i = thread; i < p.width; i += 128u) {
-            let v = x[start + i] - mean;
-            sum += v * v;
-        }
-        scale = 1.0 / sqrt(total(thread, vec4<f32>(sum), vec4<f32>(0.0))[0].x / width + p.eps);
-    }
-    var a = vec4<f32>(0.0);
-    var b = vec4<f32>(0.0);
-    for (var i = thread; i < p.width; i += 128u) {
-        var s = x[start + i];
-        if ((p.flags & NORM) != 0u) {
-            s = (s - mean) * scale * vectors[p.weight + i];
-        }
-        if ((p.flags & LAYER) != 0u) {
-            s += vectors[p.bias + i];
-        }
-        let before = latent[to + i];
-        let earlier = delta[to + i];
-        let step = s - before;
-        let change = step - earlier;
-        latent[to + i] = s;
-        delta[to + i] = step;
-        a += vec4<f32>(s * s, step * step, earlier * earlier, change * change);
-        b += vec4<f32>(step * earlier, s * before, before * before, 0.0);
-        if ((p.flags & GATE) != 0u) {
-            b.w += s * vectors[p.gate + i];
-        }
-    }
-    let all = total(thread, a, b);
     if (thread == 0u) {
-        statistics[2u * row] = all[0];
-        statistics[2u * row + 1u] = all[1] + vec4<f32>(0.0, 0.0, 0.0, p.gate_bias);
+        statistics[2u * row] = parts[0][0];
+        statistics[2u * row + 1u] = parts[0][1] + vec4<f32>(0.0, 0.0, 0.0, p.gate_bias);
     }
 }
