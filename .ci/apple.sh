@@ -9,6 +9,9 @@ cannot() {
     exit 1
 }
 
+[ "$(uname -m)" = x86_64 ] || cannot 'not an x86-64 machine'
+command -v apt-get >/dev/null || cannot 'no apt-get'
+
 packages=(rustc-web rust-web-src cargo-web)
 root=()
 [ "$(id -u)" = 0 ] || root=(sudo -n)

@@ -42,8 +42,36 @@ const ALL: [&str; 19] = [
     "looped-gpt2",
 ];
 
+/// Fails the process that runs these tests for whatever the driver, or Khronos' validation layer where it is loaded, complains of: such
+/// messages reach a program through its log alone.
+struct Complaints;
+
+impl log::Log for Complaints {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("wgpu_hal")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let text = record.args().to_string();
+            // A device that is taken away is what one of the tests is about.
+            let expected = text.contains("DEVICE_LOST");
+            eprintln!("{}: {text}", record.level());
+            if record.level() == log::Level::Error && !expected {
+                std::process::abort();
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
 /// The device that tests run on: a real one if there is one. `None`: there is none, and none is required.
 fn device(abilities: Option<Abilities>, most_bound: Option<u64>) -> Option<Arc<Gpu>> {
+    if log::set_logger(&Complaints).is_ok() {
+        let level = std::env::var("GPU_LOG").ok().and_then(|l| l.parse().ok());
+        log::set_max_level(level.unwrap_or(log::LevelFilter::Error));
+    }
     let name = gpu::devices().first().map(|d| d.name.clone());
     match name {
         Some(name) => Some(Gpu::open_within(Some(&name), abilities, most_bound).unwrap()),

@@ -4,6 +4,7 @@ use super::Error;
 use super::shader::Pipelines;
 use pollster::block_on;
 use std::fmt;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What kind of device an adapter is.
@@ -77,6 +78,8 @@ fn instance() -> wgpu::Instance {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
     // Every indirect dispatch would be preceded by one that checks its sizes. They are written by our own kernel.
     descriptor.flags.remove(wgpu::InstanceFlags::VALIDATION_INDIRECT_CALL);
+    // Sources within shaders are for debuggers, and validation layers older than the language object to them.
+    descriptor.flags.remove(wgpu::InstanceFlags::DEBUG);
     wgpu::Instance::new(descriptor)
 }
 
@@ -122,8 +125,16 @@ fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
     }
 }
 
+fn in_words(error: wgpu::Error) -> String {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => "out of memory".into(),
+        wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => description,
+    }
+}
+
 fn most_bound(limits: &wgpu::Limits) -> u64 {
-    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    // Some drivers count bytes in signed 32 bits.
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(i32::MAX as u64)
 }
 
 impl Gpu {
@@ -165,6 +176,13 @@ impl Gpu {
             info.abilities.packed &= packed;
         }
         let mut limits = adapter.limits();
+        let enough = limits.max_storage_buffers_per_shader_stage >= 8
+            && limits.max_compute_invocations_per_workgroup >= 256
+            && limits.max_compute_workgroup_storage_size >= 16 << 10;
+        if !enough {
+            let why = "its kernels cannot have 8 buffers, 256 threads and 16 KiB of shared memory".into();
+            return Err(Error::Open { name: info.name, why });
+        }
         info.most_bound = most_bound.map_or(info.most_bound, |n| n.min(info.most_bound));
         limits.max_storage_buffer_binding_size = info.most_bound;
         let mut features = wgpu::Features::empty();
@@ -188,10 +206,7 @@ impl Gpu {
         };
         let uncaptured = note(Arc::clone(&failure));
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            uncaptured(match error {
-                wgpu::Error::OutOfMemory { .. } => "out of memory".into(),
-                wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => description,
-            });
+            uncaptured(in_words(error));
         }));
         let lost = note(Arc::clone(&failure));
         device.set_device_lost_callback(move |_, why| lost(format!("the device is lost ({why})")));
@@ -204,6 +219,10 @@ impl Gpu {
         &self.info
     }
 
+    fn note(&self, why: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+
     /// Fails if anything has gone wrong on the device so far.
     pub(super) fn check(&self) -> Result<(), String> {
         match &*self.failure.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -212,9 +231,34 @@ impl Gpu {
         }
     }
 
+    /// Makes something on the device. What fails for want of memory, or by a limit, fails this call and nothing else.
+    pub(super) fn make<T>(&self, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T, String> {
+        self.check()?;
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let limits = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = make(&self.device);
+        match (block_on(limits.pop()), block_on(memory.pop())) {
+            (None, None) => Ok(made),
+            (Some(error), _) | (_, Some(error)) => Err(in_words(error)),
+        }
+    }
+
+    /// A buffer of at least `bytes`, in whole words.
+    pub(super) fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer, String> {
+        let size = bytes.max(16).next_multiple_of(16);
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        self.make(|device| device.create_buffer(&descriptor)).map_err(|why| format!("{why} ({size} bytes for {label})"))
+    }
+
     /// Waits until all that was submitted is done.
     pub(super) fn wait(&self) -> Result<(), String> {
-        self.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| e.to_string())?;
+        // A device that is lost while it is waited for is a panic there, after all callbacks have been called; here it is a failure
+        // like any other.
+        let wait = || self.device.poll(wgpu::PollType::wait_indefinitely());
+        match panic::catch_unwind(AssertUnwindSafe(wait)) {
+            Ok(done) => done.map(|_| ()).map_err(|e| e.to_string())?,
+            Err(_) => self.note("the device is lost".into()),
+        }
         self.check()
     }
 

@@ -4,6 +4,7 @@
 //! the device: inside a loop every dispatch takes its size from a buffer that `decide.wgsl` writes after each step, rows that
 //! have left are no part of it, and once none is left the sizes are zero.
 
+use super::Gpu;
 use super::shader::{Kernel, Pipeline, Shape, TILE, takes_bytes};
 use super::weights::Weights;
 use crate::kernels::KvType;
@@ -124,15 +125,44 @@ pub(super) fn logit_rows(weights: &Weights, model: &Model) -> usize {
     usize::try_from(most).unwrap_or(usize::MAX).clamp(1, Flow::MOST_WANTED)
 }
 
+/// The widest rows of a model's scratch on the device.
+struct Widths {
+    width: usize,
+    heads: usize,
+    kv: usize,
+    hidden: usize,
+}
+
+impl Widths {
+    fn of(model: &Model) -> Self {
+        let (config, blocks) = (model.config(), model.blocks());
+        let widest = |f: &dyn Fn(&Block) -> usize| blocks.iter().map(f).max().unwrap_or(0);
+        Self {
+            width: stride(widest(&Block::width).max(config.width).max(config.state_width)),
+            heads: stride(widest(&|b| b.heads * config.head_dim)),
+            kv: stride(widest(&|b| b.kv_heads * config.head_dim)),
+            hidden: stride(widest(&|b| b.mlp.up.weight.rows)),
+        }
+    }
+
+    fn widest(&self) -> usize {
+        self.width.max(self.heads).max(self.kv).max(self.hidden)
+    }
+}
+
+/// Rows of a chunk whose scratch fits the device's bindings.
+pub(super) fn most_rows(weights: &Weights, model: &Model) -> usize {
+    let tables = value_embeddings(model).count() * table_stride(model);
+    let row = 4 * Widths::of(model).widest().max(tables) as u64;
+    usize::try_from(weights.gpu.info().most_bound / row.max(1)).unwrap_or(usize::MAX) / 64 * 64
+}
+
 impl Buffers {
     /// For chunks of up to `flow.rows` rows.
     pub(super) fn new(weights: &Weights, model: &Model, flow: Flow) -> Result<Self, String> {
         let (config, blocks, n) = (model.config(), model.blocks(), flow.rows);
-        let widest = |f: &dyn Fn(&Block) -> usize| blocks.iter().map(f).max().unwrap_or(0);
-        let width = stride(widest(&Block::width).max(config.width).max(config.state_width));
-        let heads = stride(widest(&|b| b.heads * config.head_dim));
-        let kv = stride(widest(&|b| b.kv_heads * config.head_dim));
-        let hidden = stride(widest(&|b| b.mlp.up.weight.rows));
+        let widths = Widths::of(model);
+        let Widths { width, heads, kv, hidden } = widths;
         let gated = blocks.iter().any(|b| b.attn_gate.is_some());
         let mlp_gated = blocks.iter().any(|b| b.mlp.gate.is_some());
         let branch =
@@ -140,56 +170,56 @@ impl Buffers {
         let inner = model.plan().loops().any(|l| matches!(l.injection, Injection::Inner { .. }));
         let noise = model.plan().loops().any(|l| l.start == Start::Initial);
         let (d, s) = (stride(config.width), stride(config.state_width));
-        let widest_input = width.max(heads).max(hidden);
-        let mut most = 0u64;
-        let mut buffer = |label: &'static str, words: usize| {
-            let size = 4 * (words as u64).max(8);
-            most = most.max(size);
-            weights.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size,
-                usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-                mapped_at_creation: false,
-            })
+        let widest = widths.widest();
+        if n > most_rows(weights, model) {
+            return Err(format!("{n} rows at once are more than its kernels see of one buffer (-b)"));
+        }
+        let buffer = |label: &'static str, words: usize| {
+            let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+            weights.gpu.buffer(label, 4 * words as u64, usage)
         };
         let only = |there: bool, words: usize| if there { words } else { 0 };
         let buffers = Self {
-            flow: buffer("flow", flow.words()),
-            places: buffer("places", 4 * n),
-            angles: buffer("angles", n * config.head_dim),
-            sent: buffer("sent", only(noise, n * s)),
-            tables: buffer("tables", value_embeddings(model).count() * n * table_stride(model)),
-            x: buffer("x", n * width),
-            h: buffer("h", n * width),
-            h_words: buffer("h_words", n * widest_input / 4),
-            h_scales: buffer("h_scales", n * widest_input / 16),
-            q: buffer("q", n * heads),
-            k: buffer("k", n * kv),
-            v: buffer("v", n * kv),
-            gates: buffer("gates", only(gated, n * heads)),
-            attended: buffer("attended", n * heads),
-            hidden: buffer("hidden", n * hidden),
-            hidden_gate: buffer("hidden_gate", only(mlp_gated, n * hidden)),
-            branch: buffer("branch", only(branch, n * width)),
-            entered: buffer("entered", n * d),
-            input: buffer("input", n * s),
-            latent: buffer("latent", n * s),
-            delta: buffer("delta", n * s),
-            inner: buffer("inner", only(inner, n * s)),
-            statistics: buffer("statistics", 8 * n),
-            memory: buffer("memory", 4 * n),
-            logits: buffer("logits", n.min(logit_rows(weights, model)) * config.vocab),
-            previous: buffer("previous", config.vocab),
-            readout: buffer("readout", 8),
+            flow: buffer("flow", flow.words())?,
+            places: buffer("places", 4 * n)?,
+            angles: buffer("angles", n * config.head_dim)?,
+            sent: buffer("sent", only(noise, n * s))?,
+            tables: buffer("tables", value_embeddings(model).count() * n * table_stride(model))?,
+            x: buffer("x", n * width)?,
+            h: buffer("h", n * width)?,
+            h_words: buffer("h_words", n * widest / 4)?,
+            h_scales: buffer("h_scales", n * widest / 16)?,
+            q: buffer("q", n * heads)?,
+            k: buffer("k", n * kv)?,
+            v: buffer("v", n * kv)?,
+            gates: buffer("gates", only(gated, n * heads))?,
+            attended: buffer("attended", n * heads)?,
+            hidden: buffer("hidden", n * hidden)?,
+            hidden_gate: buffer("hidden_gate", only(mlp_gated, n * hidden))?,
+            branch: buffer("branch", only(branch, n * width))?,
+            entered: buffer("entered", n * d)?,
+            input: buffer("input", n * s)?,
+            latent: buffer("latent", n * s)?,
+            delta: buffer("delta", n * s)?,
+            inner: buffer("inner", only(inner, n * s))?,
+            statistics: buffer("statistics", 8 * n)?,
+            memory: buffer("memory", 4 * n)?,
+            logits: buffer("logits", n.min(logit_rows(weights, model)) * config.vocab)?,
+            previous: buffer("previous", config.vocab)?,
+            readout: buffer("readout", 8)?,
         };
-        if most > weights.gpu.info().most_bound {
-            return Err(format!(
-                "{n} rows at once need {most} bytes in one binding, and it allows {} (-b)",
-                weights.gpu.info().most_bound
-            ));
-        }
-        weights.gpu.check()?;
         Ok(buffers)
+    }
+
+    /// Zeros for everything that rows are read from.
+    pub(super) fn clear(&self, gpu: &Gpu) {
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        for buffer in
+            [&self.x, &self.h, &self.q, &self.k, &self.v, &self.attended, &self.hidden, &self.branch, &self.entered]
+        {
+            encoder.clear_buffer(buffer, 0, None);
+        }
+        gpu.queue.submit([encoder.finish()]);
     }
 }
 
@@ -467,7 +497,7 @@ impl<'a> Builder<'a> {
 
     /// Parameters and small vectors to the device, and the bindings of everything.
     fn finish(self) -> Result<(Vec<Op>, wgpu::Buffer), String> {
-        let device = &self.weights.gpu.device;
+        let gpu = &self.weights.gpu;
         if let Some(why) = self.failed {
             return Err(why);
         }
@@ -487,32 +517,23 @@ impl<'a> Builder<'a> {
             grids.push([0, 1, 0, 0]);
         }
         let full = |label: &str, bytes: &[u8], usage: wgpu::BufferUsages| {
-            let buffer = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size: bytes.len().next_multiple_of(16) as u64,
-                usage: usage | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-            self.weights.gpu.queue.write_buffer(&buffer, 0, bytes);
-            buffer
+            let buffer = gpu.buffer(label, bytes.len() as u64, usage | wgpu::BufferUsages::COPY_DST)?;
+            gpu.queue.write_buffer(&buffer, 0, bytes);
+            Ok::<_, String>(buffer)
         };
         let mut params = vec![0u32; self.ops.len() * (PARAMS / 4)];
         for (op, slot) in self.ops.iter().zip(params.chunks_exact_mut(PARAMS / 4)) {
             slot[..op.params.len()].copy_from_slice(&op.params);
         }
         let vectors = if self.vectors.is_empty() { &[0.0f32; 4][..] } else { &self.vectors };
-        let params = full("params", bytemuck::cast_slice(&params), wgpu::BufferUsages::UNIFORM);
-        let vectors = full("vectors", bytemuck::cast_slice(vectors), wgpu::BufferUsages::STORAGE);
-        let grids = full("grids", bytemuck::cast_slice(&grids), wgpu::BufferUsages::STORAGE);
-        let sizes = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("sizes"),
-            size: grids.size() / 16 * 12,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::INDIRECT,
-            mapped_at_creation: false,
-        });
+        let params = full("params", bytemuck::cast_slice(&params), wgpu::BufferUsages::UNIFORM)?;
+        let vectors = full("vectors", bytemuck::cast_slice(vectors), wgpu::BufferUsages::STORAGE)?;
+        let grids = full("grids", bytemuck::cast_slice(&grids), wgpu::BufferUsages::STORAGE)?;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::INDIRECT;
+        let sizes = gpu.buffer("sizes", grids.size() / 16 * 12, usage)?;
         let mut ops = Vec::with_capacity(self.ops.len());
         for (i, (op, indirect)) in self.ops.into_iter().zip(indirect).enumerate() {
-            let pipeline = self.weights.gpu.pipelines.get(device, op.kernel);
+            let pipeline = gpu.pipelines.get(gpu, op.kernel)?;
             let own = wgpu::BufferBinding {
                 buffer: &params,
                 offset: (i * PARAMS) as u64,
@@ -539,14 +560,14 @@ impl<'a> Builder<'a> {
                 binding: j as u32 + 2,
                 resource: buffer.as_entire_binding(),
             }));
-            let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
                 label: None,
                 layout: &pipeline.layout,
                 entries: &entries,
             });
             ops.push(Op { pipeline, group, grid: op.grid, indirect });
         }
-        self.weights.gpu.check()?;
+        gpu.check()?;
         Ok((ops, sizes))
     }
 
@@ -597,18 +618,8 @@ impl<'a> Builder<'a> {
     ) {
         let (norm_flags, weight, bias, eps) = self.norm_params(norm);
         let stride = stride(width) as u32;
-        let params = vec![
-            width as u32,
-            stride,
-            stride,
-            over.count(),
-            source_list,
-            target_list,
-            norm_flags | flags,
-            weight,
-            bias,
-            eps.to_bits(),
-        ];
+        let params =
+            vec![width as u32, stride, source_list, target_list, norm_flags | flags, weight, bias, eps.to_bits()];
         // What is the target cannot be bound as the source besides.
         let source = if flags & IN_PLACE != 0 { &self.buffers.readout } else { source };
         self.op(Kernel::Norm, params, &[source, target], Grid::Rows { over, x: 0, per: 1 });
@@ -657,7 +668,6 @@ impl<'a> Builder<'a> {
                 part.rows.start as u32,
                 stored.pieces as u32,
                 part.heads as u32,
-                stored.pieces as u32,
                 out_stride as u32,
                 other_stride as u32,
                 over.count(),
@@ -862,11 +872,11 @@ impl<'a> Builder<'a> {
                 }
                 Injection::Diagonal { rates, .. } => {
                     let decay = self.vector(rates.decay());
-                    let params = vec![s as u32, stride(s) as u32, over.count(), active, decay, 1];
+                    let params = vec![s as u32, stride(s) as u32, active, decay, 1];
                     self.op(Kernel::Inject, params, &[&b.latent, &b.input, &b.x], grid);
                 }
                 Injection::Inner { .. } => {
-                    let params = vec![s as u32, stride(s) as u32, over.count(), active, 0, 0];
+                    let params = vec![s as u32, stride(s) as u32, active, 0, 0];
                     self.op(Kernel::Inject, params, &[&b.latent, &b.inner, &b.x], grid);
                 }
             }

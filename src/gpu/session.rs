@@ -1,8 +1,8 @@
 //! A session on a device: its KV cache and scratch there, and how a chunk is sent, run and read back.
 
 use super::program::{
-    Buffers, Builder, Flow, Held, LoopOps, Op, Program, Stage, kv_row_bytes, logit_rows, stride, table_stride,
-    value_embeddings,
+    Buffers, Builder, Flow, Held, LoopOps, Op, Program, ReadOps, Stage, kv_row_bytes, logit_rows, most_rows, stride,
+    table_stride, value_embeddings,
 };
 use super::weights::{MOST_LOOPS, Weights};
 use crate::model::{
@@ -50,8 +50,7 @@ impl Kind {
 
 impl GpuSession {
     pub(super) fn new(weights: Weights, model: &Model, shape: &KvShape) -> Result<Self, String> {
-        weights.gpu.check()?;
-        let device = &weights.gpu.device;
+        let gpu = &weights.gpu;
         let config = model.config();
         let row = kv_row_bytes(shape.ty, config.head_dim);
         let mut caches = [Vec::new(), Vec::new()];
@@ -65,33 +64,18 @@ impl GpuSession {
                 ));
             }
             for cache in &mut caches {
-                cache.push(device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("kv"),
-                    size: size.max(16),
-                    usage: wgpu::BufferUsages::STORAGE,
-                    mapped_at_creation: false,
-                }));
-                weights.gpu.check()?;
+                cache.push(gpu.buffer("the KV cache", size, wgpu::BufferUsages::STORAGE)?);
             }
         }
         let [keys, values] = caches;
         let loops = config.loops.len();
-        let depths = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("depths"),
-            size: (4 * loops * shape.sequences * shape.context).max(16) as u64,
-            usage: wgpu::BufferUsages::STORAGE,
-            mapped_at_creation: false,
-        });
-        let rule = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("rule"),
-            size: (4 * RULE_WORDS) as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
+        let size = (4 * loops * shape.sequences * shape.context) as u64;
+        let depths = gpu.buffer("depths", size, wgpu::BufferUsages::STORAGE)?;
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let rule = gpu.buffer("the exit rule", (4 * RULE_WORDS) as u64, usage)?;
         let flow = Flow { rows: FIRST_ROWS.min(shape.context), loops };
         let buffers = Buffers::new(&weights, model, flow)?;
-        let staging = staging(&weights, 4 * (flow.words() + config.vocab) as u64);
-        weights.gpu.check()?;
+        let staging = staging(&weights, model, flow)?;
         let mut session = Self {
             held: Held { keys, values, depths, rule },
             shape: *shape,
@@ -120,20 +104,32 @@ impl GpuSession {
         Ok(())
     }
 
-    /// Makes room for chunks of `rows` rows whose results take `bytes`.
-    fn grow(&mut self, model: &Model, rows: usize, bytes: u64) -> Result<(), String> {
+    /// Makes room for chunks of `rows` rows.
+    fn grow(&mut self, model: &Model, rows: usize) -> Result<(), String> {
         if rows > self.flow.rows {
+            let flow = Flow { rows: rows.next_multiple_of(64), ..self.flow };
+            let staging = staging(&self.weights, model, flow)?;
+            self.buffers = Buffers::new(&self.weights, model, flow)?;
             // No program may keep the old buffers.
             self.programs.clear();
-            self.flow.rows = rows.next_power_of_two();
-            self.buffers = Buffers::new(&self.weights, model, self.flow)?;
-        }
-        let bytes = bytes + 4 * self.flow.words() as u64;
-        if bytes > self.staging.size() {
-            self.staging = staging(&self.weights, bytes);
-            self.weights.gpu.check()?;
+            (self.flow, self.staging) = (flow, staging);
         }
         Ok(())
+    }
+
+    /// What indices on the device are made of, and the host alone knows.
+    fn check(&self, pass: &DevicePass<'_>) -> Result<(), String> {
+        let KvShape { context, sequences, .. } = self.shape;
+        let n = pass.rows.len();
+        let rows = pass.rows.iter().zip(pass.sees);
+        let sound = n > 0
+            && pass.sees.len() == n
+            && pass.max_steps.len() == self.flow.loops
+            && pass.wanted.iter().all(|&row| row < n)
+            && rows.fold(true, |sound, (row, &sees)| {
+                sound && row.position < context && row.sequence < sequences && (1..=context).contains(&sees)
+            });
+        if sound { Ok(()) } else { Err("rows that its cache has no place for".into()) }
     }
 
     /// Everything about the rows that the device cannot know.
@@ -198,117 +194,146 @@ impl GpuSession {
         }
     }
 
-    /// A chunk, from what was sent to what is read back.
+    /// A chunk, from what is sent to what is read back.
     fn run(&mut self, pass: &DevicePass<'_>, out: &mut DeviceOutput) -> Result<(), String> {
+        self.check(pass)?;
         let (model, n) = (pass.model, pass.rows.len());
         let vocab = model.config().vocab;
         let readout = pass.readout_exits && n == 1 && pass.rule.statistic.of_readout();
-        self.grow(model, n, 4 * (pass.wanted.len() * vocab) as u64)?;
         let kind = Kind::of(n, readout);
+        self.grow(model, n)?;
         self.prepare(model, kind)?;
-        let together = logit_rows(&self.weights, model);
-        let mut slices = pass.wanted.chunks(together);
+        let mut slices = pass.wanted.chunks(logit_rows(&self.weights, model));
         let first = slices.next().unwrap_or(&[]);
         self.send(pass, readout, first);
-        let gpu = &self.weights.gpu;
-        let (Some(program), flow_bytes) = (self.programs.get(&kind), 4 * self.flow.words() as u64) else {
-            return Ok(());
-        };
-        let record = |encoder: &mut wgpu::CommandEncoder, ops: &[&[Op]], wanted: usize| {
-            let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for op in ops.iter().copied().flatten() {
-                op.record(&mut compute, &program.sizes, n, wanted);
-            }
-        };
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        let mut ops: Vec<&[Op]> = Vec::new();
+        let Some(program) = self.programs.get(&kind) else { return Ok(()) };
+        let recorder = |wanted| Recorder { session: self, sizes: &program.sizes, rows: n, wanted, ops: Vec::new() };
+        let mut recorded = recorder(first.len());
         for stage in &program.stages {
             match stage {
-                Stage::Once(part) => ops.push(part),
-                Stage::Loop(l) => {
-                    let most = pass.max_steps[l.number];
-                    let last = l.number + 1 == pass.max_steps.len();
-                    loop_ops(l, program, &pass.rule, most, last && readout, &mut ops);
+                Stage::Once(ops) => recorded.ops.push(ops),
+                Stage::Loop(l) => recorded.repeat(pass, l, program.read.as_ref().filter(|_| readout))?,
+            }
+        }
+        recorded.ops.push(&program.coda);
+        let head = |wanted: usize| -> &[Op] { &program.head[usize::from(wanted > 1)] };
+        if !first.is_empty() {
+            recorded.ops.push(head(first.len()));
+        }
+        let flow_bytes = 4 * self.flow.words();
+        let mut read = recorded.read(flow_bytes, first.len() * vocab)?;
+        out.steps.clear();
+        out.logits.clear();
+        let mut words = Vec::new();
+        let mut keep = |bytes: &[u8], flow_bytes: usize, words: &mut Vec<u32>| {
+            let (flow, logits) = bytes.split_at(flow_bytes);
+            words.extend(flow.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w)));
+            out.logits.extend(logits.as_chunks::<4>().0.iter().map(|w| f32::from_le_bytes(*w)));
+        };
+        keep(&read, flow_bytes, &mut words);
+        for slice in slices {
+            send_wanted(&self.weights.gpu.queue, &self.buffers.flow, self.flow, slice, &mut Vec::new());
+            let mut recorded = recorder(slice.len());
+            recorded.ops.push(head(slice.len()));
+            read = recorded.read(0, slice.len() * vocab)?;
+            keep(&read, 0, &mut words);
+        }
+        for number in 0..self.flow.loops {
+            let from = self.flow.steps(number);
+            out.steps.extend_from_slice(&words[from..from + n]);
+        }
+        self.words = words;
+        Ok(())
+    }
+}
+
+/// Steps of a loop that are recorded without a look at whether any row is left.
+const BLIND_STEPS: usize = 64;
+/// Multiplications, about, in one submission. Drivers give up on work that takes seconds; a slow device takes half a one for these.
+const WORK: u64 = 10_000_000_000;
+
+/// Operations on their way to the device.
+struct Recorder<'s> {
+    session: &'s GpuSession,
+    sizes: &'s wgpu::Buffer,
+    rows: usize,
+    wanted: usize,
+    ops: Vec<&'s [Op]>,
+}
+
+impl<'s> Recorder<'s> {
+    /// The steps of a loop, all that there may be: once no row is left, the sizes of what follows are zero. `read`: what a rule on the
+    /// read-out needs besides.
+    fn repeat(&mut self, pass: &DevicePass<'_>, l: &'s LoopOps, read: Option<&'s ReadOps>) -> Result<(), String> {
+        let most = pass.max_steps[l.number];
+        let read = read.filter(|_| l.number + 1 == pass.max_steps.len());
+        let per_step = (pass.model.step_bytes() * self.rows as u64).max(1);
+        let together = usize::try_from(WORK / per_step).unwrap_or(usize::MAX).max(1);
+        self.ops.push(&l.enter);
+        let mut first = true;
+        for step in 1..=most {
+            self.ops.push(&l.step);
+            if let Some(read) = read.filter(|_| pass.rule.is_checked(step)) {
+                self.ops.push(&read.read);
+                self.ops.push(std::slice::from_ref(&read.measure[usize::from(!mem::take(&mut first))]));
+                self.ops.push(std::slice::from_ref(&read.decide));
+            }
+            if step % together == 0 {
+                self.submit(|_| {});
+            }
+            if step % BLIND_STEPS == 0 && step < most {
+                let flow = self.read(4 * (Flow::ACTIVE + 1), 0)?;
+                if flow[4 * Flow::ACTIVE..].iter().all(|&byte| byte == 0) {
+                    break;
                 }
             }
         }
-        ops.push(&program.coda);
-        let head = |wanted: usize| -> &[Op] { &program.head[usize::from(wanted > 1)] };
-        if !first.is_empty() {
-            ops.push(head(first.len()));
+        if let Some(read) = read {
+            self.ops.push(std::slice::from_ref(&read.last));
         }
-        record(&mut encoder, &ops, first.len());
-        encoder.copy_buffer_to_buffer(&self.buffers.flow, 0, &self.staging, 0, flow_bytes);
-        let mut at = flow_bytes;
-        let copy = |encoder: &mut wgpu::CommandEncoder, rows: usize, at: &mut u64| {
-            let bytes = 4 * (rows * vocab) as u64;
-            if bytes > 0 {
-                encoder.copy_buffer_to_buffer(&self.buffers.logits, 0, &self.staging, *at, bytes);
-            }
-            *at += bytes;
-        };
-        copy(&mut encoder, first.len(), &mut at);
+        self.ops.push(&l.leave);
+        Ok(())
+    }
+
+    /// Submits what was recorded, and `then` what else.
+    fn submit(&mut self, then: impl FnOnce(&mut wgpu::CommandEncoder)) {
+        let gpu = &self.session.weights.gpu;
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut compute = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for op in self.ops.drain(..).flatten() {
+            op.record(&mut compute, self.sizes, self.rows, self.wanted);
+        }
+        drop(compute);
+        then(&mut encoder);
         gpu.queue.submit([encoder.finish()]);
-        for slice in slices {
-            // The rows of the next slice are written behind what was submitted, and before what will be.
-            send_wanted(&gpu.queue, &self.buffers.flow, self.flow, slice, &mut self.words);
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            record(&mut encoder, &[head(slice.len())], slice.len());
-            copy(&mut encoder, slice.len(), &mut at);
-            gpu.queue.submit([encoder.finish()]);
-        }
-        let read = self.staging.slice(..at);
+    }
+
+    /// Submits what was recorded, waits for it, and reads the first bytes of `flow` and so many logits.
+    fn read(&mut self, flow_bytes: usize, logits: usize) -> Result<Vec<u8>, String> {
+        let GpuSession { weights, buffers, staging, .. } = self.session;
+        let (flow, logits) = (flow_bytes as u64, 4 * logits as u64);
+        self.submit(|encoder| {
+            if flow > 0 {
+                encoder.copy_buffer_to_buffer(&buffers.flow, 0, staging, 0, flow);
+            }
+            if logits > 0 {
+                encoder.copy_buffer_to_buffer(&buffers.logits, 0, staging, flow, logits);
+            }
+        });
+        let read = staging.slice(..flow + logits);
         read.map_async(wgpu::MapMode::Read, |_| {});
-        gpu.wait()?;
-        let mapped = read.get_mapped_range().map_err(|e| e.to_string())?;
-        let (flow, logits) = mapped.split_at(flow_bytes as usize);
-        self.words.clear();
-        self.words.extend(flow.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w)));
-        out.logits.clear();
-        out.logits.extend(logits.as_chunks::<4>().0.iter().map(|w| f32::from_le_bytes(*w)));
-        drop(mapped);
-        self.staging.unmap();
-        out.steps.clear();
-        for number in 0..self.flow.loops {
-            let from = self.flow.steps(number);
-            out.steps.extend_from_slice(&self.words[from..from + n]);
-        }
-        gpu.check()
+        weights.gpu.wait()?;
+        let bytes = read.get_mapped_range().map_err(|e| e.to_string())?.to_vec();
+        staging.unmap();
+        weights.gpu.check()?;
+        Ok(bytes)
     }
 }
 
-/// The steps of a loop, all that there may be: once no row is left, the sizes of what follows are zero.
-fn loop_ops<'p>(
-    l: &'p LoopOps,
-    program: &'p Program,
-    rule: &DeviceRule,
-    most: usize,
-    readout: bool,
-    ops: &mut Vec<&'p [Op]>,
-) {
-    ops.push(&l.enter);
-    let mut first = true;
-    for step in 1..=most {
-        ops.push(&l.step);
-        if let Some(read) = program.read.as_ref().filter(|_| readout && rule.is_checked(step)) {
-            ops.push(&read.read);
-            ops.push(std::slice::from_ref(&read.measure[usize::from(!mem::take(&mut first))]));
-            ops.push(std::slice::from_ref(&read.decide));
-        }
-    }
-    if let Some(read) = program.read.as_ref().filter(|_| readout) {
-        ops.push(std::slice::from_ref(&read.last));
-    }
-    ops.push(&l.leave);
-}
-
-fn staging(weights: &Weights, bytes: u64) -> wgpu::Buffer {
-    weights.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("staging"),
-        size: bytes.next_multiple_of(16),
-        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    })
+/// Where results wait to be read: all of `flow`, and as many logits as are computed together.
+fn staging(weights: &Weights, model: &Model, flow: Flow) -> Result<wgpu::Buffer, String> {
+    let words = flow.words() + flow.rows.min(logit_rows(weights, model)) * model.config().vocab;
+    weights.gpu.buffer("results", 4 * words as u64, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)
 }
 
 fn send_wanted(queue: &wgpu::Queue, buffer: &wgpu::Buffer, flow: Flow, wanted: &[usize], words: &mut Vec<u32>) {
@@ -359,11 +384,19 @@ impl DeviceSession for GpuSession {
         self.weights.gpu.check().map_err(DeviceError::Failed)?;
         self.run(pass, out).map_err(DeviceError::Failed)?;
         match self.words.get(Flow::BAD_ROW) {
-            Some(&row) if row > 0 => Err(DeviceError::Model(Error::NotFinite {
-                position: pass.rows.get(row as usize - 1).map_or(0, |r| r.position),
-                step: self.words[Flow::BAD_STEP] as usize,
-            })),
+            Some(&row) if row > 0 => {
+                // What is left over behind the ends of rows is multiplied with zeros, and must be numbers.
+                self.buffers.clear(&self.weights.gpu);
+                Err(DeviceError::Model(Error::NotFinite {
+                    position: pass.rows.get(row as usize - 1).map_or(0, |r| r.position),
+                    step: self.words[Flow::BAD_STEP] as usize,
+                }))
+            }
             _ => Ok(()),
         }
+    }
+
+    fn most_rows(&self, model: &Model) -> usize {
+        most_rows(&self.weights, model)
     }
 }

@@ -3,7 +3,7 @@
 //! No kernel is written twice: a block format is a file that unpacks 32 weights, and the products, for few rows and for many,
 //! with or without packed products, half precision and subgroups, are made of the same parts for all formats.
 
-use super::Abilities;
+use super::{Abilities, Gpu};
 use crate::gguf::TensorType;
 use crate::kernels::KvType;
 #[cfg(test)]
@@ -288,9 +288,14 @@ impl Pipelines {
         Self { abilities, made: Mutex::default() }
     }
 
-    pub(super) fn get(&self, device: &wgpu::Device, kernel: Kernel) -> Arc<Pipeline> {
+    pub(super) fn get(&self, gpu: &Gpu, kernel: Kernel) -> Result<Arc<Pipeline>, String> {
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(made.entry(kernel).or_insert_with(|| Arc::new(make(device, kernel, self.abilities))))
+        if let Some(pipeline) = made.get(&kernel) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let pipeline = Arc::new(gpu.make(|device| make(device, kernel, self.abilities))?);
+        made.insert(kernel, Arc::clone(&pipeline));
+        Ok(pipeline)
     }
 }
 
@@ -321,9 +326,10 @@ fn make(device: &wgpu::Device, kernel: Kernel, abilities: Abilities) -> Pipeline
         label: Some(&label),
         source: wgpu::ShaderSource::Wgsl(kernel.source(abilities).into()),
     };
-    // SAFETY: the sources are this library's own. All their loops end: each counts up to a number that is a constant, a size
-    // checked when the model was opened, or a count that our own kernel wrote. Indices are sums of products of such numbers,
-    // for which the buffers were made; tests run every kernel with the driver's own checks on the bounds.
+    // SAFETY: the sources are this library's own. All their loops end: each counts up to a constant, to a size of the model, which was
+    // checked when it was opened, or to a count of rows that the host or our own kernel wrote. Indices are sums and products of
+    // these, for which the buffers were made (`Buffers::new`, `Weights::get`), and of positions and sequences, which are checked
+    // against the cache before each pass (`GpuSession::check`).
     let module = unsafe { device.create_shader_module_trusted(source, wgpu::ShaderRuntimeChecks::unchecked()) };
     let of = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: Some(&label),
@@ -374,6 +380,16 @@ mod tests {
                     .validate(&module)
                     .unwrap_or_else(|e| panic!("{kernel:?}, {abilities:?}: {}", e.emit_to_string(&source)));
                 let bound = module.global_variables.iter().filter(|(_, v)| v.binding.is_some()).count();
+                // No compiler of Direct3D has seen it; that it can be written is all that is known.
+                let mut hlsl = String::new();
+                let options = naga::back::hlsl::Options {
+                    shader_model: naga::back::hlsl::ShaderModel::V6_2,
+                    fake_missing_bindings: true,
+                    ..Default::default()
+                };
+                naga::back::hlsl::Writer::new(&mut hlsl, &options, &Default::default())
+                    .write(&module, &info, None)
+                    .unwrap_or_else(|e| panic!("{kernel:?}, {abilities:?} for Direct3D: {e}"));
                 assert!(bound <= kernel.bindings().len(), "{kernel:?}");
                 let options =
                     msl::Options { lang_version: (3, 0), fake_missing_bindings: true, ..msl::Options::default() };
@@ -388,7 +404,7 @@ mod tests {
                 assert_eq!(metal.contains("half "), source.contains("f16;"), "{kernel:?}: {metal}");
             }
         }
-        // Sixteen kernels besides those that multiply; of these, three sizes and two shapes for few rows and one for many.
+        // Fourteen kernels besides those that multiply; of these, three sizes and two shapes for few rows and one for many.
         assert!(seen.len() > 14 + 13 * 7, "{}", seen.len());
     }
 }

@@ -12,10 +12,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes that are read, sorted and handed to the driver at a time: all the host memory that the way to the device takes.
+/// Bytes that are read, sorted and handed to the driver at a time. Some three times this is all the host memory that the way to the
+/// device takes.
 const PORTION: usize = 8 << 20;
-/// Workgroups along one side of a dispatch, which every device allows.
-const MOST_GROUPS: usize = 65535;
+/// Weight rows of a dispatch: 65535 workgroups along a side are what every device allows, and each has four rows or more.
+const MOST_ROWS: usize = 4 * 65535;
 /// Largest head that attention has threads for.
 pub(super) const MOST_HEAD: usize = 256;
 /// Most looped segments that the rule's settings have room for.
@@ -25,6 +26,7 @@ pub(super) const MOST_LOOPS: usize = 64;
 pub(super) struct Stored {
     pub(super) ty: TensorType,
     pub(super) rows: usize,
+    cols: usize,
     pub(super) pieces: usize,
     pub(super) parts: Vec<Part>,
 }
@@ -73,7 +75,9 @@ impl Weights {
 
     /// A matrix of the model that was loaded.
     pub(super) fn get(&self, m: &Matrix) -> Result<&Stored, String> {
-        self.matrices.get(&m.name).ok_or_else(|| format!("tensor '{}' was not put there", m.name))
+        let same = |s: &&Stored| (s.ty, s.rows, s.cols) == (m.ty, m.rows, m.cols);
+        let stored = self.matrices.get(&m.name).filter(same);
+        stored.ok_or_else(|| format!("tensor '{}' of this model was not put there", m.name))
     }
 
     fn share(&self) -> Self {
@@ -90,7 +94,8 @@ fn store(gpu: &Gpu, m: &Matrix, progress: &mut dyn FnMut(u64)) -> Result<Stored,
     };
     let per_row = row_bytes(1);
     // Even numbers of rows, so that no word of heads belongs to two parts or portions.
-    let most = usize::try_from(gpu.info().most_bound / per_row).unwrap_or(usize::MAX).min(MOST_GROUPS) / 2 * 2;
+    let most = usize::try_from(gpu.info().most_bound / per_row).unwrap_or(usize::MAX).min(MOST_ROWS);
+    let most = if most > 1 { most / 2 * 2 } else { most };
     if most == 0 {
         return Err(format!(
             "a row of '{}' takes {per_row} bytes, and its kernels see {} at once",
@@ -104,13 +109,8 @@ fn store(gpu: &Gpu, m: &Matrix, progress: &mut dyn FnMut(u64)) -> Result<Stored,
     for start in (0..m.rows).step_by(most) {
         let rows = start..(start + most).min(m.rows);
         let (body_words, _) = layout.words(rows.len(), m.cols);
-        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(&m.name),
-            size: row_bytes(rows.len()),
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        gpu.check()?;
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST;
+        let buffer = gpu.buffer(&m.name, row_bytes(rows.len()), usage)?;
         let (mut body_at, mut head_at) = (0, 4 * body_words as u64);
         for from in rows.clone().step_by(portion) {
             let some = from..(from + portion).min(rows.end);
@@ -127,7 +127,7 @@ fn store(gpu: &Gpu, m: &Matrix, progress: &mut dyn FnMut(u64)) -> Result<Stored,
         }
         parts.push(Part { rows, buffer, heads: body_words });
     }
-    Ok(Stored { ty: m.ty, rows: m.rows, pieces: layout.pieces(m.cols), parts })
+    Ok(Stored { ty: m.ty, rows: m.rows, cols: m.cols, pieces: layout.pieces(m.cols), parts })
 }
 
 impl Device for Weights {

@@ -28,6 +28,12 @@ pub trait Device: Send + Sync + fmt::Debug {
 
 /// What a session has on a device.
 pub trait DeviceSession: Send {
+    /// Rows that it can run together; a session makes its chunks no larger, but for prompts that are read in both directions.
+    fn most_rows(&self, model: &Model) -> usize {
+        let _ = model;
+        usize::MAX
+    }
+
     /// One chunk of rows through the model.
     ///
     /// # Errors

@@ -62,8 +62,8 @@ pub(super) struct Control<'a> {
     pub left: Vec<(usize, usize)>,
     /// Steps done in the loop at work, per chunk row.
     pub steps: &'a mut [usize],
-    /// Steps done in all loops, per chunk row.
-    pub total: &'a mut [usize],
+    /// `[rows][loops]`: steps done, in each of the loops so far.
+    pub depths: &'a mut [usize],
     /// The policy asks for logits before it decides about the only row.
     pub read_out: bool,
     /// The logits belong to the row's present state.
@@ -419,11 +419,12 @@ impl Pass<'_, '_> {
             return;
         }
         let max = self.most_steps(at, control.policy);
-        let Control { policy, active, left, steps, total, read_out, error, .. } = control;
+        let Control { policy, active, left, steps, depths, read_out, error, .. } = control;
+        let loops = self.model.config().loops.len();
         active.retain(|&i| {
             let row = &self.rows[i];
             steps[i] += 1;
-            total[i] += 1;
+            depths[i * loops + at.number] += 1;
             // SAFETY: as above: only worker 0 is not waiting.
             let (sums, latent) =
                 unsafe { (&self.scratch.sums.read(i..i + 1)[0], self.scratch.state.read(i * d..(i + 1) * d)) };

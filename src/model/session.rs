@@ -5,7 +5,7 @@ use super::forward::{Control, Pass, Task};
 use super::kv::{KvCache, KvRequest, KvShape};
 use super::policy::DepthPolicy;
 use super::scratch::Scratch;
-use super::{Error, InitialState, InputSquares, Model, WaypointOptions, Waypoints};
+use super::{Device, Error, InitialState, InputSquares, Model, WaypointOptions, Waypoints};
 use crate::cores;
 use crate::kernels::KvType;
 use crate::team::{Buffer, Team};
@@ -114,6 +114,8 @@ impl Default for SessionOptions {
 pub struct Output<'a> {
     /// Loop steps of every row, in order; in a model with several loops their sum.
     pub steps: &'a [usize],
+    /// `[rows][loops]`: loop steps of every row in each of the model's loops.
+    pub loop_steps: &'a [usize],
     /// `[rows wanted][V]`.
     pub logits: &'a [f32],
     vocab: usize,
@@ -126,8 +128,8 @@ impl<'a> Output<'a> {
     }
 }
 
-/// A running model: KV cache, latent states, scratch, threads. All of it is allocated at the start; a pass
-/// allocates nothing but the box with its decisions.
+/// A running model: KV cache, latent states, scratch, threads. All of it is allocated at the start; a pass on the CPU allocates
+/// nothing but the box with its decisions.
 ///
 /// A session of a model that was [placed on a device](Model::place_on) runs there. What the CPU would need is allocated all the same,
 /// but no page of it is touched (and so none is taken) before the device fails; then the session runs its tokens again, to the
@@ -149,8 +151,10 @@ pub struct Session {
     sees: Vec<usize>,
     wanted: Vec<usize>,
     steps: Vec<usize>,
-    total: Vec<usize>,
+    /// `[chunk rows][loops]`: steps of the pass.
+    depths: Vec<usize>,
     all_steps: Vec<usize>,
+    all_loop_steps: Vec<usize>,
     all_logits: Vec<f32>,
     active: Vec<usize>,
     left: Vec<(usize, usize)>,
@@ -167,6 +171,8 @@ pub struct Session {
 /// The part of a session that is on a device.
 struct OnDevice {
     name: String,
+    /// The cache that there is room for, there and here.
+    shape: KvShape,
     session: Box<dyn DeviceSession>,
     output: DeviceOutput,
     /// Per sequence, `[positions held][loops]`: how deep each went, should it have to be run again.
@@ -174,6 +180,30 @@ struct OnDevice {
     max_steps: Vec<usize>,
     /// Why it is of no use any more. It is here until the CPU has caught up.
     failed: Option<String>,
+}
+
+impl OnDevice {
+    /// A session's part on a device, or why there is none, in words.
+    fn new(
+        device: &dyn Device,
+        model: &Model,
+        request: KvRequest,
+        choose: impl Fn(KvRequest) -> Result<KvShape, Error>,
+    ) -> Result<Self, String> {
+        let most = model.kv_layout().budget_within(device.most_kv(request.ty, model.config().head_dim));
+        let shape = choose(KvRequest { budget: request.budget.min(most), ..request });
+        // Where the CPU has no room either, it is the CPU that says so.
+        let shape = shape.map_err(|_| "there is no room for the KV cache".to_owned())?;
+        Ok(Self {
+            name: device.name().to_owned(),
+            shape,
+            session: device.session(model, &shape)?,
+            output: DeviceOutput::default(),
+            depths: vec![Vec::new(); request.sequences],
+            max_steps: Vec::new(),
+            failed: None,
+        })
+    }
 }
 
 impl Session {
@@ -211,33 +241,24 @@ impl Session {
             let most = table.rows;
             return Err(Error::Option(format!("a context of {asked}: the model has learned {most} positions")));
         }
-        let device = model.device().filter(|_| options.on_device).map(Arc::clone);
-        let most = device
-            .as_ref()
-            .map_or(u64::MAX, |d| model.kv_layout().budget_within(d.most_kv(options.kv_type, model.config().head_dim)));
-        let request = KvRequest { budget: request.budget.min(most), ..request };
-        let shape = KvShape::choose(request, trained, model.kv_layout())?;
+        let choose = |request| KvShape::choose(request, trained, model.kv_layout());
+        let (mut on_device, mut notice) = (None, None);
+        if let Some(device) = model.device().filter(|_| options.on_device) {
+            match OnDevice::new(&**device, &model, request, choose) {
+                Ok(started) => on_device = Some(started),
+                Err(why) => notice = Some(left(device.name(), &why)),
+            }
+        }
+        let shape = match &on_device {
+            Some(device) => device.shape,
+            None => choose(request)?,
+        };
+        let chunk_rows = on_device.as_ref().map_or(chunk_rows, |d| chunk_rows.min(d.session.most_rows(&model).max(1)));
         let chunk_rows = chunk_rows.min(shape.context).min(MOST_CHUNK_ROWS);
         let count = options.threads.unwrap_or_else(|| default_threads(&model));
         let team = Team::new(count).map_err(|source| Error::Threads { count: count.get(), source })?;
         let kv = KvCache::new(&shape, model.kv_layout())?;
         let scratch = Scratch::new(&model, chunk_rows, count.get());
-        let (mut on_device, mut notice) = (None, None);
-        if let Some(device) = device {
-            match device.session(&model, &shape) {
-                Ok(session) => {
-                    on_device = Some(OnDevice {
-                        name: device.name().to_owned(),
-                        session,
-                        output: DeviceOutput::default(),
-                        depths: vec![Vec::new(); sequences],
-                        max_steps: Vec::new(),
-                        failed: None,
-                    });
-                }
-                Err(why) => notice = Some(left(device.name(), &why)),
-            }
-        }
         Ok(Self {
             team,
             kv,
@@ -252,8 +273,9 @@ impl Session {
             sees: Vec::with_capacity(chunk_rows),
             wanted: Vec::with_capacity(chunk_rows),
             steps: vec![0; chunk_rows],
-            total: vec![0; chunk_rows],
+            depths: vec![0; chunk_rows * model.config().loops.len()],
             all_steps: Vec::new(),
+            all_loop_steps: Vec::new(),
             all_logits: Vec::new(),
             active: Vec::with_capacity(chunk_rows),
             left: Vec::with_capacity(chunk_rows),
@@ -352,7 +374,7 @@ impl Session {
         &self.initial
     }
 
-    /// Changes the initial states of what is run from now on.
+    /// Changes the initial states of what is run from now on; on a device that fails later, also of what has to be run again then.
     pub fn set_initial(&mut self, initial: InitialState) {
         self.initial = initial;
     }
@@ -414,6 +436,7 @@ impl Session {
             return Err(Error::PrefixTooLong { asked: tokens.len(), most: self.chunk_rows });
         }
         self.all_steps.clear();
+        self.all_loop_steps.clear();
         self.all_logits.clear();
         let size = if readout_exits && !both_ways { 1 } else { self.chunk_rows };
         let chunks = tokens.len().div_ceil(size);
@@ -432,13 +455,14 @@ impl Session {
             }
             done?;
             self.held[sequence].extend_from_slice(chunk);
-            if let Some(OnDevice { output, depths, .. }) = &mut self.on_device {
-                let of_row = |i: usize| output.steps[i..].iter().step_by(chunk.len()).take(loops);
-                depths[sequence].extend((0..chunk.len()).flat_map(of_row));
+            let depths = &self.depths[..chunk.len() * loops];
+            if let Some(device) = &mut self.on_device {
+                device.depths[sequence].extend(depths.iter().map(|&n| n as u32));
             }
-            self.all_steps.extend_from_slice(&self.total[..chunk.len()]);
+            self.all_steps.extend(depths.chunks_exact(loops).map(|of_row| of_row.iter().sum::<usize>()));
+            self.all_loop_steps.extend_from_slice(depths);
         }
-        Ok(Output { steps: &self.all_steps, logits: &self.all_logits, vocab })
+        Ok(Output { steps: &self.all_steps, loop_steps: &self.all_loop_steps, logits: &self.all_logits, vocab })
     }
 
     /// Reads out given latent states `[n][S]` of the last loop at positions `first..first + n` of a sequence, as if the loop had ended with
@@ -545,9 +569,11 @@ impl Session {
             readout_exits,
         };
         session.pass(&pass, output)?;
-        let n = self.rows.len();
-        for (i, total) in self.total[..n].iter_mut().enumerate() {
-            *total = output.steps[i..].iter().step_by(n).take(config.loops.len()).map(|&s| s as usize).sum();
+        let (n, loops) = (self.rows.len(), config.loops.len());
+        for (i, of_row) in self.depths[..n * loops].chunks_exact_mut(loops).enumerate() {
+            for (depth, &steps) in of_row.iter_mut().zip(output.steps[i..].iter().step_by(n)) {
+                *depth = steps as usize;
+            }
         }
         for (row, &i) in output.logits.chunks_exact(config.vocab).zip(&self.wanted) {
             if !row.iter().all(|x| x.is_finite()) {
@@ -596,7 +622,8 @@ impl Session {
         if self.scratch.logits.len() < need {
             self.scratch.logits = Buffer::new(need);
         }
-        self.total[..n].fill(0);
+        let loops = self.model.config().loops.len();
+        self.depths[..n * loops].fill(0);
         self.look();
         // A caller's states read out are no part of any position's way.
         let waypoints = self.waypoints.as_mut().filter(|_| task == Task::Full);
@@ -610,7 +637,7 @@ impl Session {
             active,
             left: std::mem::take(&mut self.left),
             steps: &mut self.steps[..n],
-            total: &mut self.total[..n],
+            depths: &mut self.depths[..n * loops],
             read_out: false,
             logits_fresh: false,
             error: None,
@@ -651,7 +678,7 @@ impl Session {
 
 /// The line that a session has for its user when it has left a device.
 fn left(device: &str, why: &str) -> String {
-    format!("{device}: {why}; going on on the CPU")
+    format!("{device}: {why}; continuing on the CPU")
 }
 
 /// Core weights that are worth a thread of their own: below this a step is so short that threads would mostly wait for each

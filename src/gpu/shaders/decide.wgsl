@@ -30,6 +30,8 @@ struct Params {
 
 const THREADS: u32 = 256u;
 var<workgroup> staying: array<u32, 256>;
+// The first row that is no number.
+var<workgroup> bad: atomic<u32>;
 
 fn finite(bits: u32) -> bool {
     return (bits & 0x7f800000u) != 0x7f800000u;
@@ -72,7 +74,7 @@ fn hit(row: u32, step: u32) -> bool {
             return length > 0.0 && 1.0 - number(row, 5u) / length < rule.threshold;
         }
         case GATE: {
-            return finite(statistics[8u * row + 7u]) && memory[row].z >= rule.threshold;
+            return memory[row].z >= rule.threshold;
         }
         default: {
             return false;
@@ -96,12 +98,17 @@ fn count(row: u32, is_hit: bool) -> bool {
 fn goes_on(row: u32, step: u32) -> bool {
     flow[p.steps + row] = step;
     if (!finite(statistics[8u * row])) {
+        atomicMin(&bad, row);
         return false;
     }
     if (rule.statistic == GATE) {
         let lambda = 1.0 / (1.0 + exp(clamp(-number(row, 7u), -80.0, 80.0)));
         let m = memory[row];
         memory[row] = vec4<f32>(m.x, m.y * (1.0 - lambda), m.z + lambda * m.y, 0.0);
+        if (!finite(statistics[8u * row + 7u])) {
+            // It and all that follow are no number, and reach nothing.
+            memory[row].z = -3.0e38;
+        }
     }
     let capped = step >= most_steps();
     if (rule.statistic >= KL) {
@@ -140,6 +147,7 @@ fn main(@builtin(local_invocation_index) thread: u32) {
         let to = min(start + run, count);
         if (thread == 0u) {
             flow[2] = 0u;
+            atomicStore(&bad, 0xffffffffu);
         }
         workgroupBarrier();
         storageBarrier();
@@ -160,12 +168,9 @@ fn main(@builtin(local_invocation_index) thread: u32) {
         if (thread == 0u) {
             if (count > 0u) {
                 flow[3] = step;
-                // The first row that is no number, if there is one; its step is the one that the rows stand at.
-                for (var row = 0u; row < flow[0] && flow[5] == 0u; row++) {
-                    if (flow[p.steps + row] == step && !finite(statistics[8u * row])) {
-                        flow[5] = row + 1u;
-                        flow[6] = step;
-                    }
+                if (atomicLoad(&bad) != 0xffffffffu) {
+                    flow[5] = atomicLoad(&bad) + 1u;
+                    flow[6] = step;
                 }
             }
             var total = 0u;

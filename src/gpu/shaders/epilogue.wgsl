@@ -8,8 +8,7 @@ struct Params {
     pieces: u32,
     // Word at which the heads of the blocks begin.
     heads: u32,
-    // Strides of a row, in values (of the input: in pieces).
-    x_stride: u32,
+    // Strides of a row, in values.
     out_stride: u32,
     other_stride: u32,
     // Which word of `flow` counts the rows, and the list that says where a row's other values are.

@@ -23,7 +23,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var x: array<u32, MOST>;
     for (var c = 0u; c < MOST; c++) {
         // A row that is not there is computed as the last that is, and not written.
-        x[c] = min(first + c, max(count, 1u) - 1u) * p.x_stride;
+        x[c] = min(first + c, max(count, 1u) - 1u) * p.pieces;
     }
     for (var at = lane; at < p.pieces; at += TEAM) {
         for (var e = 0u; e < EACH; e++) {
@@ -32,7 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             products(start, at, e, &x, &sums);
         }
     }
-    gather(thread, lane, team, &sumsSUBGROUP_ARGUMENTS);
+    gather(thread, &sumsSUBGROUP_ARGUMENTS);
     // One thread per sum.
     for (var j = thread; j < TEAMS * MOST * EACH; j += 64u) {
         let c = j % MOST;

@@ -5,7 +5,7 @@ fn gathered() -> u32 {
     return TEAM;
 }
 
-fn gather(thread: u32, lane: u32, team: u32, sums: ptr<function, Sums>) {
+fn gather(thread: u32, sums: ptr<function, Sums>) {
     for (var j = 0u; j < MOST * EACH; j++) {
         parts[thread * MOST * EACH + j] = (*sums).each_of[j];
     }

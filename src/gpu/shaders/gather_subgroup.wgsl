@@ -6,7 +6,9 @@ fn gathered() -> u32 {
     return groups;
 }
 
-fn gather(thread: u32, lane: u32, team: u32, sums: ptr<function, Sums>, place: u32, id: u32, count: u32) {
+fn gather(thread: u32, sums: ptr<function, Sums>, place: u32, id: u32, count: u32) {
+    // The loop before this ends sooner for some threads than for others.
+    workgroupBarrier();
     for (var j = 0u; j < MOST * EACH; j++) {
         let sum = subgroupAdd((*sums).each_of[j]);
         if (place == 0u) {

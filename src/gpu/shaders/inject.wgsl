@@ -2,7 +2,6 @@
 struct Params {
     width: u32,
     stride: u32,
-    count: u32,
     list: u32,
     // In `vectors`; without FACTOR: 1.
     factor: u32,

@@ -9,7 +9,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let ty = thread / 8u;
     // A thread brings a weight row and half a row of the input. Those behind the last are the last, and are not written.
     let own = min(row + thread, p.rows - 1u) * p.pieces;
-    let other = min(first + thread / 2u, max(count, 1u) - 1u) * p.x_stride;
+    let other = min(first + thread / 2u, max(count, 1u) - 1u) * p.pieces;
     var sums: array<f32, 32>;
     for (var j = 0u; j < 32u; j++) {
         sums[j] = 0.0;

@@ -1,9 +1,7 @@
 // A norm of a row, or a copy, from one place to another. Rust: `Builder::norm` in program.rs.
 struct Params {
     width: u32,
-    source_stride: u32,
-    target_stride: u32,
-    count: u32,
+    stride: u32,
     source_list: u32,
     target_list: u32,
     flags: u32,
@@ -53,8 +51,8 @@ fn total(thread: u32, mine: vec2<f32>) -> vec2<f32> {
 
 @compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let start = listed(p.source_list, group.x) * p.source_stride;
-    let to = listed(p.target_list, group.x) * p.target_stride;
+    let start = listed(p.source_list, group.x) * p.stride;
+    let to = listed(p.target_list, group.x) * p.stride;
     let width = f32(p.width);
     var mean = 0.0;
     var scale = 1.0;

@@ -9,7 +9,10 @@ struct Params {
 @group(0) @binding(3) var<storage, read> logits: array<f32>;
 // The read-out that was checked before.
 @group(0) @binding(4) var<storage, read_write> previous: array<f32>;
-// The statistic; then of the read-out checked last: ln Σ exp, largest, entropy, most likely token.
+// The statistic; then of the read-out checked last: its largest logit, Σ exp(logit − largest), entropy, most likely token.
+//
+// Distances are made of differences of logits, each from its largest, and of the quotient of the sums: near each other, as they
+// are when a rule acts, logarithms of whole sums would leave little of them in f32.
 @group(0) @binding(5) var<storage, read_write> readout: array<f32>;
 
 const THREADS: u32 = 256u;
@@ -62,10 +65,14 @@ fn before(i: u32) -> f32 {
     return select(previous[i], 0.0, p.first != 0u);
 }
 
-// The logarithm of a token's probability once the tail has been levelled, but for the sum over all.
-fn levelled(x: f32, log_sum: f32, largest: f32) -> f32 {
-    // ln 0.1
-    return select(x - log_sum, -log(f32(p.vocab)), x < largest - 2.302585);
+// Is a token, so far below the most likely one, part of the tail that is levelled? ln 0.1.
+fn tail(below: f32) -> bool {
+    return below < -2.302585;
+}
+
+// The logarithm of what a token gets before all are divided by their sum.
+fn levelled(below: f32, log_sum: f32) -> f32 {
+    return select(below - log_sum, -log(f32(p.vocab)), tail(below));
 }
 
 @compute @workgroup_size(256)
@@ -76,42 +83,50 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     }
     let best = top(thread);
     let largest = logits[best];
-    var sum = 0.0;
+    var mine = 0.0;
     for (var i = thread; i < p.vocab; i += THREADS) {
-        sum += exp(logits[i] - largest);
+        mine += exp(logits[i] - largest);
     }
-    let log_sum = largest + log(total(thread, vec2<f32>(sum, 0.0)).x);
-    let old_sum = select(readout[1], log(f32(p.vocab)), p.first != 0u);
-    let old_largest = select(readout[2], 0.0, p.first != 0u);
+    let sum = total(thread, vec2<f32>(mine, 0.0)).x;
+    // Before the first read-out all tokens are equally likely.
+    let old_largest = select(readout[1], 0.0, p.first != 0u);
+    let old_sum = select(readout[2], f32(p.vocab), p.first != 0u);
+    let quotient = log(old_sum / sum);
     var statistic = 0.0;
     var entropy = 0.0;
     switch (rule.statistic) {
         case KL: {
             var mine = 0.0;
             for (var i = thread; i < p.vocab; i += THREADS) {
-                let old = before(i) - old_sum;
-                mine += exp(old) * (old - (logits[i] - log_sum));
+                let old = before(i) - old_largest;
+                mine += exp(old) * (old - (logits[i] - largest));
             }
-            statistic = total(thread, vec2<f32>(mine, 0.0)).x;
+            statistic = total(thread, vec2<f32>(mine, 0.0)).x / old_sum - quotient;
         }
         case MIN_P_KL: {
-            var sums = vec2<f32>(0.0);
+            let old_log = log(old_sum);
+            let new_log = log(sum);
+            var mine = vec2<f32>(0.0);
             for (var i = thread; i < p.vocab; i += THREADS) {
-                sums += exp(vec2<f32>(levelled(before(i), old_sum, old_largest), levelled(logits[i], log_sum, largest)));
+                mine += exp(vec2<f32>(levelled(before(i) - old_largest, old_log), levelled(logits[i] - largest, new_log)));
             }
-            let logs = log(total(thread, sums));
-            var mine = 0.0;
+            let sums = total(thread, mine);
+            var distance = 0.0;
             for (var i = thread; i < p.vocab; i += THREADS) {
-                let a = levelled(before(i), old_sum, old_largest) - logs.x;
-                let b = levelled(logits[i], log_sum, largest) - logs.y;
-                mine += exp(a) * (a - b);
+                let old = before(i) - old_largest;
+                let now = logits[i] - largest;
+                var apart = old - now - quotient;
+                if (tail(old) || tail(now)) {
+                    apart = levelled(old, old_log) - levelled(now, new_log);
+                }
+                distance += exp(levelled(old, old_log)) * apart;
             }
-            statistic = total(thread, vec2<f32>(mine, 0.0)).x;
+            statistic = total(thread, vec2<f32>(distance, 0.0)).x / sums.x - log(sums.x / sums.y);
         }
         case ENTROPY: {
             var mine = 0.0;
             for (var i = thread; i < p.vocab; i += THREADS) {
-                let probability = exp(logits[i] - log_sum);
+                let probability = exp(logits[i] - largest) / sum;
                 mine -= probability * log(probability + 1e-10);
             }
             entropy = total(thread, vec2<f32>(mine, 0.0)).x;
@@ -129,8 +144,8 @@ fn main(@builtin(local_invocation_index) thread: u32) {
     }
     if (thread == 0u) {
         readout[0] = statistic;
-        readout[1] = log_sum;
-        readout[2] = largest;
+        readout[1] = largest;
+        readout[2] = sum;
         readout[3] = entropy;
         readout[4] = bitcast<f32>(best);
     }
