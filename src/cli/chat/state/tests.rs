@@ -544,13 +544,15 @@ fn a_conversation_says_what_it_ran_on() {
     let headline = crate::cli::chat::report::headline(&there, "here");
     assert!(headline.contains("; on a fake; ") && !headline.contains("thread"), "{headline}");
 
-    let file = saved(&there);
-    assert_eq!((file.device(), saved(&here).device()), (fake::NAME, "cpu"));
+    let (file, on_cpu) = (saved(&there), saved(&here));
+    assert_eq!((file.device(), on_cpu.device()), (fake::NAME, "cpu"));
     let notes = here.load(&file).unwrap();
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(notes[0].contains("run on a fake, and here on cpu"), "{notes:?}");
-    assert_eq!(there.load(&file).unwrap(), [""; 0]);
-    assert_eq!(bits(&here), bits(&there), "this device is the same");
+    let notes = there.load(&file).unwrap();
+    assert!(notes.len() == 1 && notes[0].contains("run on a fake, and again on a fake: numbers"), "{notes:?}");
+    assert_eq!(bits(&here), bits(&there), "this device is the CPU");
+    assert_eq!(chat("fixed:4").load(&on_cpu).unwrap(), [""; 0], "the CPU comes to the same bits");
 }
 
 /// The conversation goes on, and so do those that are set up anew from it, without another try.
@@ -563,14 +565,14 @@ fn a_device_that_fails_is_left_once() {
         assert_eq!(ask(&mut chat, question).tokens, ask(&mut plain, question).tokens);
     }
     assert_eq!(bits(&chat), bits(&plain));
-    assert_eq!(chat.take_notice().unwrap(), "a fake: it is lost; going on on the CPU");
+    assert!(chat.take_notice().unwrap().starts_with("a fake: it is lost; "));
     assert_eq!((chat.take_notice(), chat.ran_on().as_str()), (None, "a fake, then cpu"));
     assert_eq!(saved(&chat).device(), "a fake, then cpu");
     assert!(chat.set_rule("fixed:9".parse().unwrap()).unwrap().is_some(), "set up anew");
     assert_eq!((chat.take_notice(), chat.ran_on().as_str()), (None, "cpu"));
 
     let mut nowhere = chat_on_device("fixed:4", Some(0));
-    assert_eq!(nowhere.take_notice().unwrap(), "a fake: there is no room; going on on the CPU");
+    assert!(nowhere.take_notice().unwrap().starts_with("a fake: there is no room; "));
     assert_eq!(nowhere.ran_on(), "cpu");
     ask(&mut nowhere, "Hello!");
 }
