@@ -142,7 +142,8 @@ impl Chat {
 
     /// Puts into force what the governor wants.
     fn obey(&mut self) -> Result<(), Error> {
-        let Some(governor) = &self.governor else { return Ok(()) };
+        let Some(governor) = &mut self.governor else { return Ok(()) };
+        governor.runs_on_device(self.recorder.engine().session().device().is_some());
         let (rule, threads) = (governor.rule(), governor.threads());
         if rule != *self.engine().rule() {
             let limit = match rule == self.settings.rule {
