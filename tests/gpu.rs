@@ -356,7 +356,8 @@ fn a_lost_device_loses_nothing() {
     let depths = how.continue_with(&mut a, &tokens[..20]).0;
     assert_eq!(how.continue_with(&mut b, &tokens[..20]).0, depths);
     // Positions that were forgotten are not run again.
-    (a.truncate(0, 15), b.truncate(0, 15));
+    a.truncate(0, 15);
+    b.truncate(0, 15);
     gpu.lose();
     assert!(b.device().is_some() && b.take_notice().is_none());
     let (steps, logits) = how.continue_with(&mut b, &tokens[20..]);

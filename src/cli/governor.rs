@@ -411,6 +411,30 @@ mod tests {
         }
     }
 
+    /// What a processor's counters tell is not all of what a model on a GPU takes; a battery feeds both.
+    #[test]
+    fn energy_that_is_not_all_is_told_of() {
+        use crate::sensors::Fake;
+        let rapl: &[_] = &[
+            ("sys/class/powercap/intel-rapl:0/name", "package-0"),
+            ("sys/class/powercap/intel-rapl:0/energy_uj", "1000"),
+            ("sys/class/powercap/intel-rapl:0/max_energy_range_uj", "100000000"),
+        ];
+        let battery: &[_] = &[
+            ("sys/class/power_supply/BAT0/type", "Battery"),
+            ("sys/class/power_supply/BAT0/status", "Discharging"),
+            ("sys/class/power_supply/BAT0/power_now", "8000000"),
+        ];
+        let joules = Budget { max_joules_per_token: Some(3.0), ..Budget::of_mode(Mode::Balanced) };
+        let warned = |files: &[(&str, &str)], budget, on_device| {
+            let fake = Fake::new(files);
+            prepared(budget).begin_on(&fake.machine(), None, 1, on_device).unwrap().warnings().len()
+        };
+        assert_eq!(warned(rapl, joules, true), usize::from(cfg!(target_os = "linux")));
+        assert_eq!((warned(battery, joules, true), warned(rapl, joules, false)), (0, 0));
+        assert_eq!(warned(rapl, Budget::of_mode(Mode::Balanced), true), 0, "nothing is to be held");
+    }
+
     /// `--steps 3` under a rule without a maximum of its own: the session needs room for 3 steps, not for the model's mean.
     #[test]
     fn a_users_cap_bounds_the_depth() {

@@ -442,3 +442,38 @@ impl Bench<'_> {
 fn optional<T: Copy>(list: &[T]) -> Vec<Option<T>> {
     if list.is_empty() { vec![None] } else { list.iter().copied().map(Some).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::device::fake;
+    use crate::kernels::KvType;
+    use clap::Parser;
+
+    fn setting() -> Setting {
+        Setting { threads: None, kv_type: KvType::F16, steps: Some(3), rule: ExitRule::full_depth() }
+    }
+
+    /// What a session measures that has left its device is no record of that device; where this one was asked for, it is an error.
+    #[test]
+    fn a_device_that_is_lost_is_not_called_the_cpu() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
+        let flags = Flags::try_parse_from("rdt-bench -m m -p 0 -n 5".split(' ')).unwrap();
+        let (setting, bar) = (setting(), ProgressBar::hidden());
+        for (passes, asked) in [(Some(0), true), (Some(2), true), (Some(2), false)] {
+            let placed = Placed { model: fake::model(&path, passes), asked, on_device: OnDevice::default() };
+            let run = || {
+                let on_device = placed.on_device.still();
+                Run::new(&placed.model, &flags, setting, flags.tests()[0], on_device, &Stop::never()).unwrap()
+            };
+            let mut first = run();
+            first.warm_up().unwrap();
+            match placed.left(&mut first, &bar) {
+                Ok(left) => assert!(left && !asked),
+                Err(e) => assert!(asked && e.to_string().starts_with("tg5: a fake: "), "{e}"),
+            }
+            // The next one does not try again, and so has nothing to tell.
+            assert!(run().session().device().is_none() && !placed.left(&mut run(), &bar).unwrap());
+        }
+    }
+}
