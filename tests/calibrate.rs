@@ -25,6 +25,8 @@ fn folder() -> tempfile::TempDir {
 fn command(folder: &Path, program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder).args(args).stdin(Stdio::null());
+    // What the user's own programs remember is left alone.
+    command.env("RDT_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
 }
 

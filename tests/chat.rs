@@ -12,6 +12,8 @@ const SUM: &str = "What is 4 + 5?";
 fn chat(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-chat"));
     command.args(["-t", "1"]).args(args).stdin(Stdio::null());
+    // What the user's own programs remember is left alone.
+    command.env("RDT_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
 }
 

@@ -10,8 +10,10 @@ use std::process::{Command, Output};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops");
 
 fn run(args: &[&str]) -> Output {
-    // One thread each: tests run side by side.
-    Command::new(env!("CARGO_BIN_EXE_rdt-eval")).args(["-t", "1"]).args(args).output().expect("rdt-eval runs")
+    // One thread each: tests run side by side. What the user's own programs remember is left alone.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-eval"));
+    command.args(["-t", "1"]).args(args).env("RDT_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
+    command.output().expect("rdt-eval runs")
 }
 
 fn out(output: &Output) -> &str {

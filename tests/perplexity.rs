@@ -32,6 +32,8 @@ fn sample() -> String {
 fn command(folder: &Path, model: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-perplexity"));
     command.current_dir(folder).args(["-m", model]).args(args).stdin(Stdio::null());
+    // What the user's own programs remember is left alone.
+    command.env("RDT_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command
 }
 

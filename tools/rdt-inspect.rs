@@ -38,7 +38,7 @@ struct Flags {
     #[arg(required_unless_present = "devices")]
     file: Option<PathBuf>,
     /// No file: the GPUs that --device of the other programs can name, with what they can do, and the CPU
-    #[arg(long, conflicts_with_all = ["file", "tensors", "metadata", "full", "steps"])]
+    #[arg(long, visible_alias = "list-devices", conflicts_with_all = ["file", "tensors", "metadata", "full", "steps"])]
     devices: bool,
     /// Only the tensor table
     #[arg(long, conflicts_with = "metadata")]

@@ -8,7 +8,9 @@ use rdt::calibrate::{
     self, BaseRun, BaseWriter, Comparison, Cosines, Depths, Estimate, Evaluation, Perplexity, Reading, Recorder,
     StepCosine, Summary, Windows,
 };
-use rdt::cli::{self, DeviceChoice, DeviceFlags, ExitFlags, Interrupted, ModelFlags, SessionFlags, Stop, TextFlags};
+use rdt::cli::{
+    self, DeviceChoice, DeviceFlags, ExitFlags, Interrupted, ModelFlags, OnDevice, SessionFlags, Stop, TextFlags,
+};
 use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
 use rdt::kernels::KvType;
@@ -128,6 +130,7 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         rule,
         reading: Reading { prefix, readout_exits: rule.signal() == Signal::Readout },
         stop: Stop::install()?,
+        on_device: OnDevice::default(),
     };
 
     let depths = match flags.steps.as_slice() {
@@ -198,6 +201,7 @@ struct Job<'a> {
     rule: ExitRule,
     reading: Reading,
     stop: Stop,
+    on_device: OnDevice,
 }
 
 /// Results at one depth.
@@ -207,7 +211,7 @@ struct Outcome {
     max_steps: usize,
     kv_type: String,
     kv_steps: usize,
-    /// What it ran on in the end.
+    /// What it ran on, one after the other.
     device: String,
     threads: usize,
     /// Loop steps of the scored positions.
@@ -243,8 +247,9 @@ impl Job<'_> {
         let initial = self.flags.exits.initial(config.state_width)?;
         let mut options = self.flags.session.options(depth, initial, KvType::F32);
         options.context = Some(self.windows.context());
+        options.on_device = self.on_device.still();
         let mut session = Session::new(Arc::clone(model), &options)?;
-        session.take_notice().iter().for_each(|notice| note(notice));
+        self.on_device.heed(session.take_notice()).iter().for_each(|notice| note(notice));
         let policy = RulePolicy::new(self.rule, steps, config, session.chunk_rows())?;
         self.stop.watch(&session)?;
         Ok((session, Recorder::new(policy, config)))
@@ -253,7 +258,7 @@ impl Job<'_> {
     fn measure(&self, steps: Option<usize>, first: bool) -> anyhow::Result<Outcome> {
         let (mut session, policy) = self.session(self.model, steps)?;
         let (max_steps, threads, shape) = (session.steps(), session.threads(), *session.kv_shape());
-        let speed = cli::device_words(&session);
+        let (speed, began_on) = (cli::device_words(&session), cli::device_name(&session).to_owned());
         let mut base_session = self.base_model.map(|model| self.session(model, steps)).transpose()?;
         let mut base = match &mut base_session {
             None => None,
@@ -298,7 +303,7 @@ impl Job<'_> {
             max_steps,
             kv_type: shape.ty.to_string(),
             kv_steps: shape.slots,
-            device: cli::device_name(&session).to_owned(),
+            device: cli::ran_on(&began_on, cli::device_name(&session)),
             threads,
             mean_steps: tally.depths.mean(),
             steps: tally.depths.counts().collect(),
@@ -335,7 +340,7 @@ impl Job<'_> {
             let start = Instant::now();
             run.advance()?;
             tally.time += start.elapsed();
-            if let Some(notice) = run.take_notice() {
+            if let Some(notice) = self.on_device.heed(run.take_notice()) {
                 bar.suspend(|| note(&notice));
             }
             let mut base_rows = base.as_ref().map(|base| base.scored());

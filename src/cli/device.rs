@@ -20,6 +20,7 @@ use clap::Args;
 #[cfg(feature = "gpu")]
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+use std::cell::Cell;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -27,14 +28,20 @@ use std::sync::Arc;
 #[cfg(feature = "gpu")]
 use std::time::Instant;
 
+/// What `--device` takes, in the words of the help.
+#[cfg(feature = "gpu")]
+pub(super) const DEVICE_HELP: &str = "Where the model runs: cpu; gpu, the likely fastest one; gpu:NAME, one whose name \
+    contains NAME (rdt-inspect --devices lists them); or auto, whichever of the two is faster: measured once for each kind \
+    of model, and kept in the user's cache folder (or RDT_CACHE_DIR)";
+#[cfg(not(feature = "gpu"))]
+pub(super) const DEVICE_HELP: &str = "Where the model runs: on the CPU, which auto means too; this program was built without GPU support (cargo's feature 'gpu')";
+
 /// Where the model runs.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceFlags {
-    /// Where the model runs: cpu; gpu, the likely fastest one; gpu:NAME, one whose name contains NAME (rdt-inspect --devices
-    /// lists them); or auto, whichever of the two is faster: measured once for each kind of model, and kept in the user's
-    /// cache folder (or RDT_CACHE_DIR)
-    #[arg(long, value_name = "auto|cpu|gpu[:NAME]", default_value_t)]
+    /// Where the model runs.
+    #[arg(long, value_name = "auto|cpu|gpu[:NAME]", default_value_t, help = DEVICE_HELP)]
     pub device: DeviceChoice,
 }
 
@@ -129,6 +136,46 @@ impl Place {
             _ => load.ready(contents.open()?),
         }
     }
+
+    /// As [`ready`](Self::ready), for programs whose results would be of the wrong device otherwise: a GPU that does not take the
+    /// model is an error where it was asked for.
+    ///
+    /// # Errors
+    /// As [`ready`](Self::ready), and that.
+    pub(super) fn ready_here(
+        &self,
+        load: LoadFlags,
+        contents: &Contents,
+        threads: Option<NonZeroUsize>,
+    ) -> anyhow::Result<Arc<Model>> {
+        match self {
+            #[cfg(feature = "gpu")]
+            Self::Gpu(gpu) => {
+                let mut model = contents.open()?;
+                put(gpu, &mut model)?.iter().for_each(|line| say(line));
+                Ok(Arc::new(model))
+            }
+            _ => self.ready(load, contents, threads),
+        }
+    }
+
+    /// Was a GPU asked for?
+    pub(super) fn is_gpu(&self) -> bool {
+        !matches!(self, Self::Auto | Self::Cpu)
+    }
+
+    /// Is it the same one, by whatever name it was asked for?
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Auto, Self::Auto) | (Self::Cpu, Self::Cpu) => true,
+            #[cfg(feature = "gpu")]
+            (Self::Gpu(a), Self::Gpu(b)) => {
+                let [a, b] = [a, b].map(|gpu| gpu.info());
+                (&a.name, &a.backend) == (&b.name, &b.backend)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Puts a model on a GPU, or leaves it to the CPU if that fails.
@@ -162,23 +209,35 @@ fn auto(load: LoadFlags, contents: &Contents, threads: Option<NonZeroUsize>) -> 
     let mut kept = measure::Kept::default();
     let faster = auto::choose(
         &gpu::devices(),
-        |info| auto::Key::of(info, &model, threads.unwrap_or_else(Cpu::threads)),
+        |info| auto::Key::of(info, &model, threads.unwrap_or_else(Cpu::threads), load.repack),
         crate::model::cache_folder().as_deref(),
         |_| kept.measure(load, contents, threads),
         &mut say,
     );
-    match (faster, kept) {
-        (auto::Faster::Gpu, measure::Kept { gpu: Some((model, said)), .. }) => {
-            said.iter().for_each(|line| say(line));
-            Ok(model)
+    // Whichever loses makes room before the other one takes any.
+    let measure::Kept { gpu, cpu } = kept;
+    match faster {
+        auto::Faster::Gpu => {
+            drop(cpu);
+            match gpu {
+                Some((model, said)) => {
+                    said.iter().for_each(|line| say(line));
+                    Ok(model)
+                }
+                // Found by the same rule as the one that was measured: the likely fastest that is no software.
+                None => on_gpu(load, model, || Gpu::open(None)),
+            }
         }
-        // Found by the same rule as the one that was measured: the likely fastest that is no software.
-        (auto::Faster::Gpu, _) => on_gpu(load, model, || Gpu::open(None)),
-        (auto::Faster::Cpu, measure::Kept { cpu: Some((model, repacked)), .. }) => {
-            LoadFlags::tell(&model, &repacked);
-            Ok(model)
+        auto::Faster::Cpu => {
+            drop(gpu);
+            match cpu {
+                Some((model, repacked)) => {
+                    LoadFlags::tell(&model, &repacked);
+                    Ok(model)
+                }
+                None => load.ready(model),
+            }
         }
-        (auto::Faster::Cpu, _) => load.ready(model),
     }
 }
 
@@ -215,6 +274,40 @@ pub(super) const CPU: &str = "cpu";
 /// What a session runs on, as records have it: the GPU's name, or `cpu`.
 pub fn device_name(session: &Session) -> &str {
     session.device().unwrap_or(CPU)
+}
+
+/// What something ran on that began in one place, as records have it, and is in another by now.
+pub fn ran_on(began: &str, now: &str) -> String {
+    match began == now {
+        true => now.to_owned(),
+        // Depths were decided there, and numbers computed anew here.
+        false => format!("{began}, then {now}"),
+    }
+}
+
+/// What a session's notice says, without its ending: for those who do not go on.
+pub(super) fn reason(notice: &str) -> &str {
+    notice.strip_suffix("; continuing on the CPU").unwrap_or(notice)
+}
+
+/// Whether a program's sessions still begin on their model's device: no more, once one had to leave it. The next would fare alike,
+/// and the user is told once.
+#[derive(Debug, Default)]
+pub struct OnDevice {
+    left: Cell<bool>,
+}
+
+impl OnDevice {
+    /// For [`SessionOptions::on_device`](crate::model::SessionOptions::on_device).
+    pub fn still(&self) -> bool {
+        !self.left.get()
+    }
+
+    /// Takes note of what [`Session::take_notice`] gave, and gives it.
+    pub fn heed(&self, notice: Option<String>) -> Option<String> {
+        self.left.set(self.left.get() || notice.is_some());
+        notice
+    }
 }
 
 /// What of the processor counts for speed, in words: a GPU's name, or the CPU's threads and instruction set.
@@ -256,6 +349,16 @@ impl Cpu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_device_that_was_left_is_not_tried_again() {
+        let on_device = OnDevice::default();
+        assert_eq!((on_device.heed(None), on_device.still()), (None, true));
+        assert_eq!(on_device.heed(Some("lost".into())).as_deref(), Some("lost"));
+        assert_eq!((on_device.heed(None), on_device.still()), (None, false));
+        assert_eq!((ran_on("a", "a"), ran_on("a", CPU)), ("a".into(), "a, then cpu".into()));
+        assert_eq!(reason("a: it is lost; continuing on the CPU"), "a: it is lost");
+    }
 
     #[test]
     fn choices_are_read_as_they_are_written() {

@@ -4,7 +4,7 @@ use crate::calibrate::Profile;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::governor::{Budget, Cause, Controller, Decision, Ladder, Log, Mode, Observation, Readings, Summary};
 use crate::model::Model;
-use crate::sensors::{EnergyMeter, Machine, Poller};
+use crate::sensors::{EnergyMeter, EnergySource, Machine, Poller};
 use anyhow::Context;
 use clap::{Args, error::ErrorKind};
 use serde_json::{Value, json};
@@ -107,14 +107,13 @@ impl GovernorFlags {
         let most = RulePolicy::total_limit(&usual.rule, Some(usual.limit), config);
         let of_usual = |why: &str| Ladder::of_rule(usual.rule, most as f64, why);
         let ladder = if usual.asked {
-            of_usual("the exit rule that was asked for is kept, so that budgets are held by threads and pace only")
+            of_usual("the exit rule that was asked for is kept, so that no budget is held by depth")
         } else {
             match profile {
                 Some(profile) => Ladder::of_profile(profile, config, max_loss, usual.most_steps, usual.rule),
                 None if !crate::governor::can_exit(config) => of_usual(&crate::governor::whole_loop(config)),
                 None => of_usual(
-                    "the model has no calibration profile (rdt-calibrate makes one), so that budgets are held by threads and \
-                     pace only",
+                    "the model has no calibration profile (rdt-calibrate makes one), so that no budget is held by depth",
                 ),
             }
         };
@@ -129,11 +128,11 @@ impl Prepared {
         self.ladder.depth_limit(model.config(), self.most_steps)
     }
 
-    /// Begins, with `threads` that it may use; `None` where the model runs on a device, and threads mean nothing.
+    /// Begins, with `threads` that it may use: not as long as the model runs `on_device`, where they mean nothing.
     ///
     /// # Errors
     /// The log cannot be written, or the system refuses to start a thread.
-    pub fn begin(self, threads: Option<usize>) -> anyhow::Result<Governor> {
+    pub fn begin(self, threads: usize, on_device: bool) -> anyhow::Result<Governor> {
         let log = match &self.log {
             Some(path) => {
                 let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
@@ -141,20 +140,29 @@ impl Prepared {
             }
             None => None,
         };
-        self.begin_on(&Machine::here(), log, threads)
+        self.begin_on(&Machine::here(), log, threads, on_device)
     }
 
     /// As [`begin`](Self::begin) on a machine. It is read once before anything else, so that the first prompt runs under a setting
     /// that fits, and so that what cannot be read is known even to somebody who asks one question and leaves.
-    fn begin_on(self, machine: &Machine, log: Option<Log<File>>, threads: Option<usize>) -> anyhow::Result<Governor> {
-        let mut controller = Controller::new(self.ladder, self.budget, threads.unwrap_or(1), 0.0);
-        let energy = EnergyMeter::new(machine).sample().is_some();
-        controller.first(0.0, &Readings::of(&machine.state()), energy);
+    fn begin_on(
+        self,
+        machine: &Machine,
+        log: Option<Log<File>>,
+        threads: usize,
+        on_device: bool,
+    ) -> anyhow::Result<Governor> {
+        let by_energy = self.budget.max_joules_per_token.is_some();
+        let mut controller = Controller::new(self.ladder, self.budget, if on_device { 0 } else { threads }, 0.0);
+        let energy = EnergyMeter::new(machine).sample().map(|sample| sample.source());
+        controller.first(0.0, &Readings::of(&machine.state()), energy.is_some());
         let poller = Poller::start(machine.clone(), Poller::EVERY).context("cannot start the sensors' thread")?;
         let mut governor = Governor {
             controller,
             poller,
-            threads: threads.is_some(),
+            threads,
+            on_device,
+            warnings: Vec::new(),
             number: 0,
             joules: None,
             spent: None,
@@ -165,9 +173,14 @@ impl Prepared {
         };
         governor.write_down();
         governor.missing = std::mem::take(&mut governor.notes);
-        if threads.is_none() {
-            let words = "on a GPU threads are left alone, and heat and energy are what is read of the processor";
-            governor.missing.push(words.into());
+        if on_device {
+            governor.missing.push("on a GPU threads are left alone, and the temperature is the processor's".into());
+            let partial = by_energy && energy.is_some_and(|source| source != EnergySource::Battery);
+            if partial {
+                let words = "the energy that can be read here is the processor's: what the GPU takes is not in it, and not held by \
+                             --max-joules-per-token";
+                governor.warnings.push(words.into());
+            }
         }
         Ok(governor)
     }
@@ -178,8 +191,11 @@ impl Prepared {
 pub struct Governor {
     controller: Controller,
     poller: Poller,
-    /// Does the number of threads matter?
-    threads: bool,
+    /// That the CPU has.
+    threads: usize,
+    on_device: bool,
+    /// What the budget does not hold.
+    warnings: Vec<String>,
     /// The reading seen last.
     number: u64,
     /// Joules until then.
@@ -261,7 +277,7 @@ impl Governor {
 
     /// Keeps to a rule from now on, of `most` loop steps in all loops together; `whose` rule it is.
     pub fn pin(&mut self, rule: ExitRule, most: usize, whose: &str) {
-        let why = format!("the exit rule that {whose} is kept, so that budgets are held by threads and pace only");
+        let why = format!("the exit rule that {whose} is kept, so that no budget is held by depth");
         self.controller.pin(self.now(), rule, most as f64, &why);
         self.write_down();
     }
@@ -273,7 +289,21 @@ impl Governor {
 
     /// The threads that it wants; `None`: they are not its business.
     pub fn threads(&self) -> Option<usize> {
-        self.threads.then(|| self.controller.threads())
+        (!self.on_device).then(|| self.controller.threads())
+    }
+
+    /// What the user should be warned of at the beginning.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The model runs on a device, or does not: it may have left one.
+    pub fn runs_on_device(&mut self, on_device: bool) {
+        if on_device != self.on_device {
+            self.on_device = on_device;
+            self.controller.set_threads(self.now(), if on_device { 0 } else { self.threads });
+            self.write_down();
+        }
     }
 
     /// One line at the beginning, with what cannot be read or held here.
@@ -358,7 +388,7 @@ mod tests {
     fn the_first_line_says_what_cannot_be_read() {
         use crate::sensors::Fake;
         let all = Budget { max_temp: Some(60.0), max_joules_per_token: Some(3.0), ..Budget::of_mode(Mode::Auto) };
-        let begin = |fake: &Fake, budget| prepared(budget).begin_on(&fake.machine(), None, Some(1)).unwrap();
+        let begin = |fake: &Fake, budget| prepared(budget).begin_on(&fake.machine(), None, 1, false).unwrap();
         let mut bare = begin(&Fake::new(&[]), all);
         let line = bare.headline();
         for missing in ["no temperature can be read", "neither battery nor mains", "no energy can be read"] {
@@ -379,6 +409,30 @@ mod tests {
             assert!(!governor.headline().contains("can be read"), "{}", governor.headline());
             assert_eq!(governor.summary().mode, Mode::Saver, "before the first prompt");
         }
+    }
+
+    /// What a processor's counters tell is not all of what a model on a GPU takes; a battery feeds both.
+    #[test]
+    fn energy_that_is_not_all_is_told_of() {
+        use crate::sensors::Fake;
+        let rapl: &[_] = &[
+            ("sys/class/powercap/intel-rapl:0/name", "package-0"),
+            ("sys/class/powercap/intel-rapl:0/energy_uj", "1000"),
+            ("sys/class/powercap/intel-rapl:0/max_energy_range_uj", "100000000"),
+        ];
+        let battery: &[_] = &[
+            ("sys/class/power_supply/BAT0/type", "Battery"),
+            ("sys/class/power_supply/BAT0/status", "Discharging"),
+            ("sys/class/power_supply/BAT0/power_now", "8000000"),
+        ];
+        let joules = Budget { max_joules_per_token: Some(3.0), ..Budget::of_mode(Mode::Balanced) };
+        let warned = |files: &[(&str, &str)], budget, on_device| {
+            let fake = Fake::new(files);
+            prepared(budget).begin_on(&fake.machine(), None, 1, on_device).unwrap().warnings().len()
+        };
+        assert_eq!(warned(rapl, joules, true), usize::from(cfg!(target_os = "linux")));
+        assert_eq!((warned(battery, joules, true), warned(rapl, joules, false)), (0, 0));
+        assert_eq!(warned(rapl, Budget::of_mode(Mode::Balanced), true), 0, "nothing is to be held");
     }
 
     /// `--steps 3` under a rule without a maximum of its own: the session needs room for 3 steps, not for the model's mean.

@@ -19,7 +19,7 @@ mod profile;
 mod reading;
 
 pub use auto::{AutoFlags, Decided};
-pub use device::{Cpu, DeviceChoice, DeviceFlags, Place, device_name, device_words};
+pub use device::{Cpu, DeviceChoice, DeviceFlags, OnDevice, Place, device_name, device_words, ran_on};
 pub use governor::{Governor, GovernorFlags, Prepared, Usual};
 pub use process::{Interrupted, exit, one_line, parse, run};
 pub use profile::{ExitChoice, ProfileFlags};
@@ -38,6 +38,7 @@ use crate::text;
 use anyhow::{Context, bail};
 use clap::Args;
 use profile::NO_PROFILE;
+use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,7 +67,8 @@ pub struct LoadFlags {
 }
 
 /// Values of `--repack`.
-#[derive(clap::ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(clap::ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RepackFlag {
     /// [`Repack::Auto`].
     #[default]

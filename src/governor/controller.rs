@@ -64,8 +64,9 @@ pub struct Observation {
 pub struct Controller {
     ladder: Ladder,
     budget: Budget,
-    /// Threads that there are.
+    /// Threads that there are, and whether they mean anything.
     most: usize,
+    threaded: bool,
     mode: Mode,
     mode_since: f64,
     rung: usize,
@@ -155,7 +156,7 @@ struct Plan {
 }
 
 impl Controller {
-    /// A governor of `threads` worker threads, at time `now`.
+    /// A governor of `threads` worker threads, at time `now`; 0: the model runs where they mean nothing.
     pub fn new(ladder: Ladder, budget: Budget, threads: usize, now: f64) -> Self {
         let now = if now.is_finite() { now } else { 0.0 };
         let mode = match budget.mode {
@@ -170,6 +171,7 @@ impl Controller {
             ladder,
             budget,
             most,
+            threaded: threads > 0,
             mode,
             mode_since: f64::NEG_INFINITY,
             rung: top,
@@ -237,6 +239,22 @@ impl Controller {
     /// What was asked for.
     pub fn budget(&self) -> &Budget {
         &self.budget
+    }
+
+    /// The model runs elsewhere from `now` on, with `threads` worker threads, or 0 as in [`new`](Self::new): all of them are used, and
+    /// what was learned of its times and its power counts no more.
+    pub fn set_threads(&mut self, now: f64, threads: usize) {
+        self.advance(now);
+        (self.most, self.threads, self.threaded) = (threads.max(1), threads.max(1), threads > 0);
+        (self.scale, self.ratio) = (Scale::default(), Ratio::new(self.ladder.measured()));
+        (self.power, self.thread_change) = (Power::default(), Change::new());
+        if self.mode != Mode::Off {
+            let reason = match threads {
+                0 => format!("{}: the model runs on a device now", self.setting()),
+                _ => format!("{}: the model runs on the CPU now", self.setting()),
+            };
+            self.tell(Cause::Start, reason);
+        }
     }
 
     /// Keeps the depth to one rule from `now` on, of `steps` loop steps at most; threads and pace remain. `why` says whose rule it is.
@@ -344,8 +362,8 @@ impl Controller {
             rung: self.rung,
             rungs: self.ladder.rungs().len(),
             loss: finite(self.ladder.rungs()[self.rung].loss),
-            threads: self.threads,
-            of_threads: self.most,
+            threads: self.threaded.then_some(self.threads),
+            of_threads: self.threaded.then_some(self.most),
             target_tps: self.target(),
             tokens_per_second: span.filter(|&s| s > 0.0).map(|s| (self.ends.len() - 1) as f64 / s),
             paused_seconds: self.paused,
@@ -680,7 +698,7 @@ impl Controller {
             rung: self.rung,
             rungs: self.ladder.rungs().len(),
             loss: finite(rung.loss),
-            threads: self.threads,
+            threads: self.threaded.then_some(self.threads),
             pace: (self.period > 0.0).then(|| 1.0 / self.period).filter(|r| r.is_finite()),
             predicted_ms: finite(1e3 * self.seconds(self.rung, self.threads)),
             duty: self.duty.as_ref().map(Duty::value),

@@ -44,8 +44,8 @@ pub struct Decision {
     pub rungs: usize,
     /// What the rule loses of the published depth's quality, as a share of perplexity; `None` where unknown.
     pub loss: Option<f64>,
-    /// Worker threads.
-    pub threads: usize,
+    /// Worker threads; `None` where they mean nothing.
+    pub threads: Option<usize>,
     /// Tokens per second to which the text is paced; `None`: it is not.
     pub pace: Option<f64>,
     /// Milliseconds of compute that a token is predicted to take; `None` where unknown.
@@ -138,10 +138,10 @@ pub struct Summary {
     pub rungs: usize,
     /// What the rule loses, as a share of perplexity; `None` where unknown.
     pub loss: Option<f64>,
-    /// Threads in use, and those that there are.
-    pub threads: usize,
+    /// Threads in use; `None` where they mean nothing.
+    pub threads: Option<usize>,
     /// Threads that there are.
-    pub of_threads: usize,
+    pub of_threads: Option<usize>,
     /// Tokens per second that are wanted.
     pub target_tps: Option<f64>,
     /// Tokens per second of the latest tokens, pauses included.
@@ -170,10 +170,10 @@ impl Summary {
             1 => String::new(),
             n => format!(", setting {} of {n}{loss}", self.rung + 1),
         };
-        // One thread, or a device without any, is no choice.
-        let threads = match self.of_threads {
-            1 => String::new(),
-            n => format!("; {} of {n} threads", self.threads),
+        // One thread is no choice.
+        let threads = match self.threads.zip(self.of_threads) {
+            None | Some((_, 1)) => String::new(),
+            Some((threads, n)) => format!("; {threads} of {n} threads"),
         };
         let mut first = format!("governor: {mode}; {}{place}{threads}", self.rule);
         let mut add = |text: Option<String>| text.into_iter().for_each(|t| first += &format!("; {t}"));

@@ -38,7 +38,7 @@ pub struct Ladder {
 /// What to say of a model whose tokens [cannot exit](can_exit).
 pub fn whole_loop(config: &Config) -> String {
     let family = &config.architecture;
-    format!("{family} models always run their whole loop, so that budgets are held by threads and pace only")
+    format!("{family} models always run their whole loop, so that no budget is held by depth")
 }
 
 impl Ladder {

@@ -12,10 +12,10 @@ fn model() -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Runs with one thread, two repetitions and a small buffer, unless `more` says otherwise.
+/// Runs on the CPU with one thread, two repetitions and a small buffer, unless `more` says otherwise.
 fn bench(dir: &Path, more: &str) -> Outcome {
     let model = model();
-    let mut args = vec!["-m", &model];
+    let mut args = vec!["-m", &model, "--device", "cpu"];
     for (flag, usual) in [("-t", "1"), ("-r", "2"), ("--bandwidth-size", "1"), ("-p", "0"), ("-n", "0")] {
         if !more.split_whitespace().any(|word| word == flag) {
             args.extend([flag, usual]);
@@ -163,7 +163,22 @@ fn answers_are_the_same_however_they_are_run() {
     let generated = records(dir.path(), "-n 6 -t 1,2");
     assert_eq!(generated[0]["answer"], generated[1]["answer"]);
     let mut scalar = crate::programs::command(BENCH, dir.path());
-    scalar.args(["-m", &model(), "-p", "0", "-n", "6", "-r", "1", "--bandwidth-size", "0", "-o", "jsonl"]);
+    scalar.args([
+        "-m",
+        &model(),
+        "--device",
+        "cpu",
+        "-p",
+        "0",
+        "-n",
+        "6",
+        "-r",
+        "1",
+        "--bandwidth-size",
+        "0",
+        "-o",
+        "jsonl",
+    ]);
     let scalar = scalar.env("RDT_ISA", "scalar").output().unwrap();
     let scalar: Json = serde_json::from_slice(&scalar.stdout).unwrap();
     assert_eq!((&scalar["answer"], scalar["isa"].as_str()), (&generated[0]["answer"], Some("scalar")));
@@ -256,7 +271,24 @@ fn ctrl_c_ends_a_run_in_order() {
     use std::process::{Command, Stdio};
     let dir = tempfile::tempdir().unwrap();
     let mut command = crate::programs::command(BENCH, dir.path());
-    command.args(["-m", &model(), "-t", "1", "-p", "0", "-n", "3", "-d", "0,1", "-r", "1", "--delay", "1"]);
+    command.args([
+        "-m",
+        &model(),
+        "--device",
+        "cpu",
+        "-t",
+        "1",
+        "-p",
+        "0",
+        "-n",
+        "3",
+        "-d",
+        "0,1",
+        "-r",
+        "1",
+        "--delay",
+        "1",
+    ]);
     command.args(["--bandwidth-size", "0", "-o", "json"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());

@@ -14,14 +14,16 @@ fn model() -> String {
 /// A little work for each program that can run on a GPU, with these flags beside it.
 fn each(more: &[&str], check: impl Fn(&'static str, &[&str])) {
     let model = model();
+    let questions = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops/eval.jsonl");
+    let questions = questions.to_str().unwrap();
     let all: [(&str, &[&str]); 4] = [
         (CHAT, &["-m", &model, "-p", "Hello!", "-n", "2"]),
-        (EVAL, &["-m", "built-in", "--limit", "1", "--depths", "1"]),
+        (EVAL, &["-m", &model, questions, "--limit", "2", "--depths", "2", "-n", "8"]),
         (
             PERPLEXITY,
             &["-m", &model, "-p", "The way leads from Red to Blue, and on to Green.", "-c", "6", "--steps", "2"],
         ),
-        (BENCH, &["-m", &model, "-p", "0", "-n", "2", "-r", "1", "--bandwidth-size", "0", "--no-warmup"]),
+        (BENCH, &["-m", &model, "-p", "4", "-n", "2", "-r", "1", "--bandwidth-size", "0", "--no-warmup"]),
     ];
     for (program, args) in all {
         check(program, &[args, more].concat());
@@ -118,24 +120,53 @@ fn auto_is_the_cpu_where_there_is_no_gpu() {
     assert_eq!(crate::programs::names_in(cache.path()), [""; 0]);
 }
 
-/// Records say what they ran on.
-#[test]
-fn records_name_the_device() {
+/// Runs each program on a device, and checks that records and words name it.
+fn is_named(device: &str, name: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let on_cpu = ["--device", "cpu", "--json"];
-    each(&on_cpu, |program, args| {
-        let outcome = run(program, dir.path(), args).ok("on the CPU");
+    each(&["--device", device, "--json"], |program, args| {
+        let outcome = run(program, dir.path(), args).ok(device);
         let json: Json = serde_json::from_str(&outcome.stdout).unwrap();
         match program {
-            CHAT => assert_eq!((&json["device"], json["threads"].is_u64()), (&"cpu".into(), true), "{json}"),
-            PERPLEXITY => assert_eq!(json["runs"][0]["device"], "cpu", "{json}"),
+            CHAT => assert_eq!((&json["device"], json["threads"].is_u64()), (&name.into(), true), "{json}"),
+            EVAL => {
+                assert_eq!((&json[0]["device"], &json[0]["asked"]), (&name.into(), &2.into()), "{json}");
+                let words = if name == "cpu" { " thread".to_owned() } else { format!("rdt-eval: on {name}\n") };
+                assert_eq!(outcome.stderr.matches(&words).count(), 1, "{}", outcome.stderr);
+            }
+            PERPLEXITY => assert_eq!(json["runs"][0]["device"], name, "{json}"),
             BENCH => {
-                assert_eq!(json[0]["device"], "cpu", "{json}");
-                assert!(json[0]["step_ns"].is_f64(), "{json}");
+                assert_eq!(json[0]["device"], name, "{json}");
+                assert_eq!(json[0]["step_ns"].is_f64(), name == "cpu", "{json}");
             }
             _ => {}
         }
     });
+}
+
+/// What runs on a GPU says so: on software, where there is some, else on the GPU itself.
+#[test]
+fn records_name_a_gpu() {
+    let gpus = gpus().unwrap_or_default();
+    let Some(gpu) = gpus.iter().find(|gpu| gpu["kind"] == "software").or(gpus.first()) else {
+        assert!(std::env::var_os("REQUIRE_GPU").is_none_or(|wanted| wanted != "1"), "there is no GPU");
+        return;
+    };
+    let name = gpu["name"].as_str().unwrap();
+    is_named(&format!("gpu:{name}"), name);
+    let dir = tempfile::tempdir().unwrap();
+    // The same one under two names is measured once.
+    let list = format!("cpu,gpu:{name}, gpu:{}", name.to_uppercase());
+    let args = ["-m", &model(), "-p", "4", "-n", "2", "-r", "1", "--bandwidth-size", "0", "--json", "--device", &list];
+    let json: Json = serde_json::from_str(&run(BENCH, dir.path(), &args).ok(&list).stdout).unwrap();
+    let devices: Vec<_> = json.as_array().unwrap().iter().map(|record| record["device"].as_str().unwrap()).collect();
+    assert_eq!(devices, ["cpu", name, "cpu", name], "{json}");
+}
+
+/// Records say what they ran on.
+#[test]
+fn records_name_the_device() {
+    let dir = tempfile::tempdir().unwrap();
+    is_named("cpu", "cpu");
     let table = run(BENCH, dir.path(), &["-m", &model(), "-p", "0", "-n", "2", "-r", "1", "--bandwidth-size", "0"]);
     assert!(!table.ok("md").stdout.contains("| device"), "a column that would say one thing only");
 }

@@ -23,10 +23,13 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
 }
 
+/// Where programs keep what they remember, so that tests leave the user's folder alone.
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/cache");
+
 pub(crate) fn command(program: &'static str, folder: &Path) -> Command {
     let mut command = Command::new(program);
     // Where there is none, layers of Vulkan say so on stderr.
-    command.current_dir(folder).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", folder);
+    command.current_dir(folder).stdin(Stdio::null()).env("XDG_RUNTIME_DIR", folder).env("RDT_CACHE_DIR", CACHE);
     command
 }
 

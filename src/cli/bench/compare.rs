@@ -111,6 +111,10 @@ impl Old {
         if self.device != new.device || new.device == CPU {
             check("the number of threads", &self.n_threads.to_string(), &new.n_threads.to_string());
         }
+        // Of account to a device's last bits, whatever ran together.
+        if self.device != CPU || new.device != CPU {
+            check("the number of rows per pass", &self.n_batch.to_string(), &new.n_batch.to_string());
+        }
         check("the number of KV slots", &self.kv_steps.to_string(), &new.kv_steps.to_string());
         check("the initial state", &self.init, &new.init);
         found
@@ -178,6 +182,15 @@ pub(super) mod tests {
         assert_eq!(latest.differs, ["the number of threads was '4', is '2'"]);
         let mut everywhere = vec![old(|r| r.device = "a GPU".into()), old(threads(1))];
         assert_eq!(find(&everywhere, &new).unwrap().differs, ["the number of threads was '1', is '2'"]);
+        let on_device = |n| {
+            move |r: &mut Record| {
+                r.device = "a GPU".into();
+                r.n_batch = n;
+            }
+        };
+        let mut here = record();
+        on_device(8)(&mut here);
+        assert_eq!(find(&[old(on_device(7))], &here).unwrap().differs, ["the number of rows per pass was '7', is '8'"]);
         everywhere.truncate(1);
         assert_eq!(find(&everywhere, &new).unwrap().differs, ["the device was 'a GPU', is 'cpu'"]);
         let elsewhere = find(

@@ -21,6 +21,8 @@ pub(super) struct Counts {
     pub(super) seen: u64,
     /// The same summed over the read-outs.
     pub(super) seen_by_readouts: u64,
+    /// Are the numbers per loop a guess?
+    pub(super) unsure: bool,
     /// Time in core steps; none on a device, which does not tell of them.
     pub(super) in_loop: Duration,
 }
@@ -88,6 +90,7 @@ impl Counting {
             .map(|i| self.rule.max_steps(i).min(config.loops[i].max_steps.unwrap_or(usize::MAX)))
             .collect();
         let sees = sees as u64;
+        self.counts.unsure |= most.len() > 1 && self.rule.rule().signal() != Signal::None;
         self.counts.passes += 1;
         self.counts.seen += sees;
         let mut deepest = vec![0; most.len()];

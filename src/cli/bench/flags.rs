@@ -1,5 +1,6 @@
 //! What to measure.
 
+use super::super::device::DEVICE_HELP;
 use super::super::{DeviceChoice, ExitFlags, LoadFlags, kv_steps, positive, positive_count};
 use super::output::Format;
 use crate::kernels::KvType;
@@ -7,6 +8,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// Speed of looped models: prompts and generation at any depth, with what they cost in bytes, joules and heat
 #[derive(Parser, Debug)]
@@ -139,17 +141,14 @@ pub(super) struct Flags {
     pub(super) steps: Vec<usize>,
     #[command(flatten)]
     pub(super) exits: ExitFlags,
-    /// Where the model runs: cpu; gpu, the likely fastest one; gpu:NAME, one whose name contains NAME (rdt-inspect --devices
-    /// lists them); or auto, whichever of the two is faster: measured once for each kind of model, and kept in the user's
-    /// cache folder (or RDT_CACHE_DIR). Several, without auto, are measured in turn
     #[arg(
         long,
         value_name = "auto|cpu|gpu[:NAME],..",
-        value_delimiter = ',',
         default_value = "auto",
+        help = format!("{DEVICE_HELP}. Several, without auto, are measured in turn"),
         help_heading = "Device"
     )]
-    pub(super) device: Vec<DeviceChoice>,
+    device: Vec<DeviceList>,
     /// Buffer that memory bandwidth is measured over, in MiB; 0: do not measure (default: 4 times the last cache)
     #[arg(long, value_name = "MiB", help_heading = "Results")]
     pub(super) bandwidth_size: Option<u64>,
@@ -173,6 +172,26 @@ pub(super) struct Flags {
     /// Compare with what an earlier run wrote with '-o jsonl'
     #[arg(long, value_name = "FILE", help_heading = "Results")]
     pub(super) compare: Option<PathBuf>,
+}
+
+/// A list of devices, separated by commas, which their names may contain, too.
+#[derive(Debug, Clone)]
+struct DeviceList(Vec<DeviceChoice>);
+
+impl FromStr for DeviceList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let begins = |piece: &str| matches!(piece.trim(), "auto" | "cpu" | "gpu") || piece.trim().starts_with("gpu:");
+        let mut all: Vec<String> = Vec::new();
+        for piece in text.split(',') {
+            match all.last_mut() {
+                Some(name) if !begins(piece) => *name += &format!(",{piece}"),
+                _ => all.push(piece.to_owned()),
+            }
+        }
+        Ok(Self(all.iter().map(|device| device.trim().parse()).collect::<Result<_, _>>()?))
+    }
 }
 
 /// What one test runs.
@@ -218,7 +237,7 @@ impl Flags {
     /// One of several is not said but found.
     pub(super) fn devices(&self) -> Result<Vec<&DeviceChoice>, clap::Error> {
         let mut devices: Vec<&DeviceChoice> = Vec::new();
-        for device in &self.device {
+        for device in self.device.iter().flat_map(|list| &list.0) {
             if !devices.contains(&device) {
                 devices.push(device);
             }
@@ -309,6 +328,9 @@ mod tests {
         };
         assert_eq!(devices("cpu,gpu,gpu:a,cpu,gpu").unwrap(), ["cpu", "gpu", "gpu:a"]);
         assert_eq!(devices("auto,auto").unwrap(), ["auto"]);
+        let full = ["cpu", "gpu:llvmpipe (LLVM 15.0.6, 256 bits)"];
+        assert_eq!(devices("cpu, gpu:llvmpipe (LLVM 15.0.6, 256 bits)").unwrap(), full);
+        assert_eq!(devices("gpu:llvmpipe (LLVM 15.0.6, 256 bits) ,cpu").unwrap(), [full[1], full[0]]);
         assert!(devices("auto,cpu").is_err() && devices("cpu,").is_err() && devices("cpu,tpu").is_err());
     }
 

@@ -16,8 +16,8 @@ mod sensors;
 mod stats;
 mod traffic;
 
-use super::device::CPU;
-use super::{Interrupted, Stop, device_words, human_bytes, one_line, too_deep};
+use super::device::{CPU, reason};
+use super::{Interrupted, OnDevice, Place, Stop, device_words, human_bytes, one_line, too_deep};
 use crate::arch::Anatomy;
 use crate::exit::{ExitRule, RulePolicy};
 use crate::model::{self, Model};
@@ -66,17 +66,28 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
     let devices = flags.devices()?;
     let old = flags.compare.as_deref().map(compare::read).transpose()?;
     // All of them first, so that a wrong name is told before the first has run for an hour.
-    let places = devices.into_iter().map(|device| device.open()).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut places: Vec<Place> = Vec::new();
+    for device in devices {
+        let place = device.open()?;
+        // One device has many names.
+        if !places.iter().any(|known| known.is(&place)) {
+            places.push(place);
+        }
+    }
     let threads = if let [one] = flags.threads[..] { Some(one) } else { None };
     let models = flags.model.iter().map(|path| {
-        let on = places.iter().map(|place| flags.load.open_at(path, place, threads));
+        let contents = flags.load.contents(path)?;
+        let on = places.iter().map(|place| {
+            let model = place.ready_here(flags.load, &contents, threads)?;
+            Ok(Placed { model, asked: place.is_gpu(), on_device: OnDevice::default() })
+        });
         let models = on.collect::<anyhow::Result<Vec<_>>>()?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let subject = Subject::of(name, models.first().context("no device to measure on")?);
+        let subject = Subject::of(name, &models.first().context("no device to measure on")?.model);
         Ok(Opened { path, subject, models })
     });
     let models = models.collect::<anyhow::Result<Vec<_>>>()?;
-    let on_devices = models.iter().flat_map(|opened| &opened.models).filter_map(|model| model.device());
+    let on_devices = models.iter().flat_map(|opened| &opened.models).filter_map(|placed| placed.model.device());
     let device = on_devices.map(|device| device.name().chars().count().max("device".len())).max();
     let machine = Machine::here();
     let (facts, meter) = (machine.facts(), EnergyMeter::new(&machine));
@@ -124,7 +135,30 @@ struct Opened<'a> {
     path: &'a Path,
     subject: Subject,
     /// The same one on each device, at least one.
-    models: Vec<Arc<Model>>,
+    models: Vec<Placed>,
+}
+
+/// A model on a device.
+struct Placed {
+    model: Arc<Model>,
+    /// Was this GPU asked for? Then nothing is measured elsewhere in its place.
+    asked: bool,
+    on_device: OnDevice,
+}
+
+impl Placed {
+    /// Tells why a run has left its device, if it has. True: what it measured until now is of no single device.
+    ///
+    /// # Errors
+    /// That device was asked for.
+    fn left(&self, run: &mut Run, bar: &ProgressBar) -> anyhow::Result<bool> {
+        let Some(notice) = self.on_device.heed(run.take_notice()) else { return Ok(false) };
+        if self.asked {
+            bail!("{}: {}", run.test().name(), reason(&notice));
+        }
+        bar.suspend(|| note(&notice));
+        Ok(true)
+    }
 }
 
 /// All that the tests have in common.
@@ -155,7 +189,7 @@ impl Bench<'_> {
     /// Every test on a model, in every setting. Devices take turns at each test, so that whatever else changes meets them alike.
     fn model(&mut self, opened: &Opened<'_>) -> anyhow::Result<()> {
         let Opened { path, subject, models } = opened;
-        let Some(model) = models.first() else { return Ok(()) };
+        let Some(Placed { model, .. }) = models.first() else { return Ok(()) };
         let flags = self.flags;
         self.answers.clear();
         let rule = flags.exits.rule(model, Some(path), ExitRule::full_depth())?;
@@ -183,10 +217,10 @@ impl Bench<'_> {
         for setting in settings {
             // Threads make no difference to a device.
             let again = setting.threads != threads.first().copied().flatten();
-            let models = || models.iter().filter(|model| !(again && model.device().is_some()));
+            let models = || models.iter().filter(|placed| !(again && placed.model.device().is_some()));
             for test in self.tests.clone() {
-                for model in models() {
-                    self.test(subject, model, setting, test)?;
+                for placed in models() {
+                    self.test(subject, placed, setting, test)?;
                     self.done += 1;
                 }
             }
@@ -194,10 +228,10 @@ impl Bench<'_> {
         Ok(())
     }
 
-    fn test(&mut self, subject: &Subject, model: &Arc<Model>, setting: Setting, test: Test) -> anyhow::Result<()> {
-        let flags = self.flags;
-        let mut run = Run::new(model, flags, setting, test, &self.stop)?;
-        run.take_notice().iter().for_each(|notice| note(notice));
+    fn test(&mut self, subject: &Subject, placed: &Placed, setting: Setting, test: Test) -> anyhow::Result<()> {
+        let (flags, model) = (self.flags, &placed.model);
+        let mut run = Run::new(model, flags, setting, test, placed.on_device.still(), &self.stop)?;
+        placed.left(&mut run, &ProgressBar::hidden())?;
         let trained = model.config().context;
         if test.context().is_some_and(|n| n > trained) && !self.told_length {
             self.told_length = true;
@@ -209,9 +243,10 @@ impl Bench<'_> {
         let before = self.machine.state();
         if !flags.no_warmup {
             run.warm_up()?;
+            placed.left(&mut run, &bar)?;
         }
         let (samples, intervals) = match flags.sustained {
-            None => (self.repetitions(&mut run, &bar)?, None),
+            None => (self.repetitions(placed, &mut run, &bar)?, None),
             Some(seconds) => {
                 bar.finish_and_clear();
                 let (sample, intervals) = self.sustained(&mut run, seconds)?;
@@ -269,13 +304,12 @@ impl Bench<'_> {
         Ok(Some(Measured { memory, buffer, cache: self.buffer.cache, core }))
     }
 
-    fn repetitions(&self, run: &mut Run, bar: &ProgressBar) -> anyhow::Result<Vec<run::Sample>> {
+    fn repetitions(&self, placed: &Placed, run: &mut Run, bar: &ProgressBar) -> anyhow::Result<Vec<run::Sample>> {
         let mut samples: Vec<run::Sample> = Vec::new();
         while samples.len() < self.flags.repetitions {
             let sample = run.repetition(&self.meter)?;
-            if let Some(notice) = run.take_notice() {
+            if placed.left(run, bar)? {
                 // A record is of one device: from the beginning, on the CPU.
-                bar.suspend(|| note(&notice));
                 bar.reset();
                 samples.clear();
                 continue;
@@ -369,7 +403,7 @@ impl Bench<'_> {
     fn words(&self, models: &[Opened<'_>]) -> Vec<String> {
         let f = &self.facts;
         let mut words = self.slowed.clone();
-        let first = || models.iter().filter_map(|opened| Some((&opened.subject, opened.models.first()?)));
+        let first = || models.iter().filter_map(|opened| Some((&opened.subject, &opened.models.first()?.model)));
         words.extend(first().map(|(subject, model)| {
             let (weights, bits) = (subject.n_params as f64 / 1e6, subject.bits_per_weight());
             let [size, step] = [subject.size, Anatomy::of(model).step_bytes()].map(human_bytes);
@@ -407,4 +441,39 @@ impl Bench<'_> {
 /// What a list asks for; an empty one leaves it to the library.
 fn optional<T: Copy>(list: &[T]) -> Vec<Option<T>> {
     if list.is_empty() { vec![None] } else { list.iter().copied().map(Some).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::device::fake;
+    use crate::kernels::KvType;
+    use clap::Parser;
+
+    fn setting() -> Setting {
+        Setting { threads: None, kv_type: KvType::F16, steps: Some(3), rule: ExitRule::full_depth() }
+    }
+
+    /// What a session measures that has left its device is no record of that device; where this one was asked for, it is an error.
+    #[test]
+    fn a_device_that_is_lost_is_not_called_the_cpu() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn-hops-q4_0.gguf");
+        let flags = Flags::try_parse_from("rdt-bench -m m -p 0 -n 5".split(' ')).unwrap();
+        let (setting, bar) = (setting(), ProgressBar::hidden());
+        for (passes, asked) in [(Some(0), true), (Some(2), true), (Some(2), false)] {
+            let placed = Placed { model: fake::model(&path, passes), asked, on_device: OnDevice::default() };
+            let run = || {
+                let on_device = placed.on_device.still();
+                Run::new(&placed.model, &flags, setting, flags.tests()[0], on_device, &Stop::never()).unwrap()
+            };
+            let mut first = run();
+            first.warm_up().unwrap();
+            match placed.left(&mut first, &bar) {
+                Ok(left) => assert!(left && !asked),
+                Err(e) => assert!(asked && e.to_string().starts_with("tg5: a fake: "), "{e}"),
+            }
+            // The next one does not try again, and so has nothing to tell.
+            assert!(run().session().device().is_none() && !placed.left(&mut run(), &bar).unwrap());
+        }
+    }
 }

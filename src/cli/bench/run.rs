@@ -1,13 +1,14 @@
 //! One test on one session: what is run, timed, counted and checked.
 
 use super::super::Stop;
+use super::super::device::reason;
 use super::count::{Counting, Counts};
 use super::flags::{Flags, Test};
 use crate::exit::{ExitRule, RulePolicy, Signal};
 use crate::kernels::KvType;
 use crate::model::{Batch, Error, Logits, Model, Session, SessionOptions};
 use crate::random;
-use crate::sensors::{EnergyMeter, Machine, State};
+use crate::sensors::{EnergyMeter, EnergySample, EnergySource, Machine, State};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::num::NonZeroUsize;
@@ -84,6 +85,7 @@ impl Run {
         flags: &Flags,
         setting: Setting,
         test: Test,
+        on_device: bool,
         stop: &Stop,
     ) -> anyhow::Result<Self> {
         let config = model.config();
@@ -104,7 +106,7 @@ impl Run {
             sequences: 1,
             chunk_rows,
             initial: flags.exits.initial(config.state_width)?,
-            on_device: true,
+            on_device,
         };
         crate::cli::stay_on_fast_cores();
         let session = Session::new(Arc::clone(model), &options)?;
@@ -137,6 +139,10 @@ impl Run {
         &self.session
     }
 
+    pub(super) fn test(&self) -> Test {
+        self.test
+    }
+
     /// Why it left its device, if it has since this was last asked.
     pub(super) fn take_notice(&mut self) -> Option<String> {
         self.session.take_notice()
@@ -167,7 +173,7 @@ impl Run {
             true
         })?;
         let time = start.elapsed();
-        let joules = energy.zip(meter.sample()).and_then(|(a, b)| meter.joules(&a, &b));
+        let joules = joules(self.session.device().is_some(), meter, energy.as_ref(), meter.sample().as_ref());
         let counts = self.policy.counts().clone();
         Ok(Sample { time, first_token: first_token.unwrap_or(time), counts, answer: self.answer(), joules })
     }
@@ -183,7 +189,7 @@ impl Run {
         mut tell: impl FnMut(Interval) -> anyhow::Result<()>,
     ) -> anyhow::Result<Sample> {
         self.policy.clear();
-        let n = self.test.n_gen;
+        let (n, on_device) = (self.test.n_gen, self.session.device().is_some());
         let (mut expected, mut first_token, mut all_joules) = (None, None, Some(0.0));
         let start = Instant::now();
         let (mut since, mut tokens, mut energy) = (start, 0u64, meter.sample());
@@ -203,7 +209,7 @@ impl Run {
                 }
                 let seconds = (now - since).as_secs_f64();
                 let later = meter.sample();
-                let joules = energy.as_ref().zip(later.as_ref()).and_then(|(a, b)| meter.joules(a, b));
+                let joules = joules(on_device, meter, energy.as_ref(), later.as_ref());
                 all_joules = all_joules.zip(joules).map(|(a, b)| a + b);
                 let State { temperatures, clock, .. } = machine.state();
                 let hottest = crate::sensors::hottest(&temperatures);
@@ -226,7 +232,7 @@ impl Run {
                 return Err(error);
             }
             if let Some(notice) = self.take_notice() {
-                bail!("{}: {notice}; a run without pause is of one device", self.test.name());
+                bail!("{}: {}; a run without pause is of one device", self.test.name(), reason(&notice));
             }
             if done == n {
                 let answer = self.answer();
@@ -331,6 +337,13 @@ impl Run {
     }
 }
 
+/// What was spent between two samples, if all of it can be known: counters of the processor know nothing of a device, and a battery
+/// feeds both.
+fn joules(on_device: bool, meter: &EnergyMeter, from: Option<&EnergySample>, to: Option<&EnergySample>) -> Option<f64> {
+    let (from, to) = from.zip(to).filter(|(from, _)| !on_device || from.source() == EnergySource::Battery)?;
+    meter.joules(from, to)
+}
+
 /// The first of the largest.
 fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
@@ -362,7 +375,7 @@ mod tests {
         let setting = Setting { threads: None, kv_type: KvType::F16, steps: Some(3), rule: ExitRule::full_depth() };
         for test in flags.tests() {
             let sample = |model: Arc<Model>| {
-                let mut run = Run::new(&model, &flags, setting, test, &Stop::never()).unwrap();
+                let mut run = Run::new(&model, &flags, setting, test, true, &Stop::never()).unwrap();
                 run.warm_up().unwrap();
                 let sample = run.repetition(&meter).unwrap();
                 assert_eq!(sample.counts.in_loop.is_zero(), run.session().device().is_some());

@@ -280,7 +280,8 @@ fn start(flags: &Flags, source: &Source, cancel: Cancel) -> anyhow::Result<(Chat
     let mut chat = Chat::new(model, options, settings, flags.system.clone(), cancel)?;
     if let Some(prepared) = prepared {
         let session = chat.engine().session();
-        let governor = prepared.begin(session.device().is_none().then(|| session.threads()))?;
+        let governor = prepared.begin(session.threads(), session.device().is_some())?;
+        super::warn("rdt-chat", governor.warnings());
         chat.govern(governor);
     }
     if let Some(template) = template(flags)? {

@@ -5,6 +5,7 @@ use super::command::Command;
 use super::error::Error;
 use super::input::{Line, Lines};
 use super::interrupt::{Doing, Interrupts};
+use super::replay;
 use super::report;
 use super::saved::Saved;
 use super::screen::Screen;
@@ -72,12 +73,14 @@ impl Repl<'_> {
                 self.screen.note(&format!("[system prompt {what}, from the next message on]"));
             }
             Command::Steps(steps) => {
+                let before = self.chat.ran_on();
                 let result = self.chat.set_steps(steps);
-                self.depth_changed(result);
+                self.depth_changed(&before, result);
             }
             Command::Rule(rule) => {
+                let before = self.chat.ran_on();
                 let result = self.chat.set_rule(rule);
-                self.depth_changed(result);
+                self.depth_changed(&before, result);
             }
             Command::Temperature(t) => match self.chat.set_temperature(t) {
                 Ok(()) => self.screen.note(&format!("[temperature {t}]")),
@@ -132,7 +135,8 @@ impl Repl<'_> {
         Ok(())
     }
 
-    fn depth_changed(&self, result: Result<Option<usize>, Error>) {
+    /// Tells of another depth. `before` is what the tokens that are held ran on until then.
+    fn depth_changed(&self, before: &str, result: Result<Option<usize>, Error>) {
         match result {
             Ok(again) => {
                 let (rule, limit) = (self.chat.settings().rule, self.chat.depth_limit());
@@ -142,9 +146,12 @@ impl Repl<'_> {
                 }
                 if let Some(tokens) = again {
                     let shape = self.chat.engine().session().kv_shape();
+                    let doubt = replay::doubt(before, &self.chat.ran_on()).filter(|_| tokens > 0);
                     self.screen.note(&format!(
-                        "[the KV cache was set up anew with {} loop slots and {} positions; {tokens} tokens were run again]",
-                        shape.slots, shape.context
+                        "[the KV cache was set up anew with {} loop slots and {} positions; {tokens} tokens were run again{}]",
+                        shape.slots,
+                        shape.context,
+                        doubt.map_or(String::new(), |doubt| format!(": {doubt}"))
                     ));
                 }
                 self.legend();

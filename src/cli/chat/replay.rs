@@ -1,12 +1,19 @@
 //! An engine that remembers how it came to what it holds.
 //!
 //! Keys and values of a token depend on how it was run: under which exit rule, how deep at most, and whether it was part of a
-//! prompt, of one that is read in both directions, or drawn. With that written down, the same tokens can be run again to the same bits, as
-//! long as all loop steps keep KV slots of their own.
+//! prompt, of one that is read in both directions, or drawn. With that written down, the same tokens can be run again: on the CPU to the
+//! same bits, as long as all loop steps keep KV slots of their own. On a device the last bits depend on how many rows ran together,
+//! too, and tokens that were drawn one by one are run again in batches.
 
+use crate::cli::device::CPU;
 use crate::exit::ExitRule;
 use crate::generate::engine::{Engine, Error, PromptStats, Step, Way};
 use std::ops::Range;
+
+/// What to say of tokens that ran on `then` and were run again on `now`: only the CPU comes to the same bits.
+pub(super) fn doubt(then: &str, now: &str) -> Option<&'static str> {
+    (then != CPU || now != CPU).then_some("numbers may differ in the last bits")
+}
 
 /// Tokens in a row that were run in the same way; a prompt that is read in both directions is a run of its own.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,8 +95,8 @@ impl Recorder {
         self.runs.clear();
     }
 
-    /// Runs `tokens` behind those that are held, in the way that `runs` says (their lengths add up to that of `tokens`), and
-    /// then goes back to the rule and depth in force.
+    /// Runs `tokens` behind those that are held, in the way that `runs` says (their lengths add up to that of `tokens`) but for how
+    /// they were cut, and then goes back to the rule and depth in force.
     ///
     /// # Errors
     /// As [`Engine::extend`] and [`Engine::set_rule`].

@@ -3,7 +3,7 @@
 use super::answer::{Answer, Depths, End, per_second};
 use super::saved::{ModelId, WrittenSettings};
 use super::state::Chat;
-use crate::cli::{Governor, device_name, device_words, human_bytes};
+use crate::cli::{Governor, device_words, human_bytes};
 use serde_json::{Value, json};
 
 /// One line: the model and everything that decides how it runs.
@@ -161,7 +161,7 @@ pub fn json(chat: &Chat, answer: &Answer) -> Value {
         "settings": WrittenSettings::of(chat),
         "depth_limit": chat.depth_limit(),
         "kv": {"type": shape.ty.name(), "context": shape.context, "slots": shape.slots, "bytes": shape.bytes},
-        "device": device_name(session),
+        "device": chat.ran_on(),
         "threads": session.threads(),
         "governor": chat.governor().map(Governor::json),
         "isa": chat.model().kernels().isa.name(),

@@ -1,7 +1,8 @@
 //! Conversations on disk: a JSON file that a person can read and that is not trusted.
 //!
 //! It holds the words, the settings, and the tokens that the engine held with the way they were run ([`Run`]), so that going
-//! on from it is going on from the same numbers. Keys and values themselves are not in it; they are computed again.
+//! on from it is going on from the same numbers (on a device, but for the last bits). Keys and values themselves are not in it; they are
+//! computed again.
 
 use super::replay::Run;
 use super::settings::{MOST_STEPS, Settings};
@@ -238,7 +239,7 @@ struct Written {
     held: Vec<WrittenRun>,
     /// Tokens drawn so far: where the random numbers go on.
     draws: u64,
-    /// What the tokens were run on, where that was not only the CPU: no other computes the same bits.
+    /// What the tokens were run on, where that was not only the CPU: nothing else comes to the same bits again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device: Option<String>,
 }

@@ -4,10 +4,10 @@ use super::answer::{Answer, End, Token, Totals};
 use super::error::Error;
 use super::interrupt::Cancel;
 use super::prefix;
-use super::replay::{Recorder, Run};
+use super::replay::{self, Recorder, Run};
 use super::saved::Saved;
 use super::settings::{MOST_STEPS, Settings};
-use crate::cli::{Governor, device_name};
+use crate::cli::{Governor, device_name, ran_on};
 use crate::exit::{ExitRule, RulePolicy};
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
@@ -142,7 +142,8 @@ impl Chat {
 
     /// Puts into force what the governor wants.
     fn obey(&mut self) -> Result<(), Error> {
-        let Some(governor) = &self.governor else { return Ok(()) };
+        let Some(governor) = &mut self.governor else { return Ok(()) };
+        governor.runs_on_device(self.recorder.engine().session().device().is_some());
         let (rule, threads) = (governor.rule(), governor.threads());
         if rule != *self.engine().rule() {
             let limit = match rule == self.settings.rule {
@@ -190,11 +191,7 @@ impl Chat {
 
     /// What the tokens that the engine holds were run on: `cpu`, a GPU's name, or both, one after the other.
     pub fn ran_on(&self) -> String {
-        match (self.began_on.as_str(), device_name(self.engine().session())) {
-            (began, now) if began == now => now.to_owned(),
-            // Depths were decided there, and numbers computed anew here.
-            (began, now) => format!("{began}, then {now}"),
-        }
+        ran_on(&self.began_on, device_name(self.engine().session()))
     }
 
     /// Why the session left its device for the CPU, if it has since this was last asked. Sessions that take its place begin there.
@@ -525,7 +522,8 @@ impl Chat {
     }
 
     /// Goes on with a saved conversation: its words, settings and tokens. The tokens are run again in the way they were run
-    /// before, so with the same model and KV cache the answers go on as they would have. Gives notes for the user.
+    /// before, so with the same model and KV cache the answers go on as they would have, if all of it is on the CPU. Gives notes for
+    /// the user.
     ///
     /// # Errors
     /// Settings that this machine cannot honour, or cancelled; everything is then as it was.
@@ -558,10 +556,10 @@ impl Chat {
         };
         self.replace(options, settings, &held, runs, saved.draws())?;
         self.pin("was saved");
-        if !self.engine().held().is_empty() && saved.device() != self.ran_on() {
-            let (then, now) = (saved.device(), self.ran_on());
-            notes
-                .push(format!("its tokens were run on {then}, and here on {now}: numbers may differ in the last bits"));
+        let (then, now) = (saved.device(), self.ran_on());
+        if let (false, Some(doubt)) = (self.engine().held().is_empty(), replay::doubt(then, &now)) {
+            let again = if then == now { "again" } else { "here" };
+            notes.push(format!("its tokens were run on {then}, and {again} on {now}: {doubt}"));
         }
         if let Some((template, condition)) = under {
             self.voice.template = template;

@@ -2,11 +2,14 @@
 //!
 //! What decides is here; what opens, loads and runs is given.
 
+use crate::cli::RepackFlag;
 use crate::files::AtomicFile;
 use crate::gpu::{DeviceInfo, Kind};
 use crate::hash::Fnv;
 use crate::model::Model;
+use crate::sensors::Machine;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
@@ -42,23 +45,53 @@ impl Timings {
     }
 }
 
+/// What came of measuring.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Measured {
+    /// Per generated token.
+    Milliseconds(Timings),
+    /// Why the GPU cannot take the model.
+    Failed(String),
+}
+
+impl Measured {
+    fn faster(&self) -> Faster {
+        match self {
+            Self::Milliseconds(timings) => timings.faster(),
+            Self::Failed(_) => Faster::Cpu,
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        match self {
+            Self::Milliseconds(timings) => timings.is_sound(),
+            Self::Failed(_) => true,
+        }
+    }
+}
+
 /// What timings depend on. Other weights of the same shape take the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Key {
     /// Whose kernels they were.
     program: String,
+    /// Were they made to be debugged?
+    debug: bool,
     gpu: String,
     backend: String,
     driver: String,
+    cpu: Option<String>,
     isa: String,
     threads: usize,
+    repack: RepackFlag,
     architecture: String,
     /// A hash of the names, types and shapes of all tensors.
     tensors: String,
 }
 
 impl Key {
-    pub(super) fn of(gpu: &DeviceInfo, model: &Model, threads: NonZeroUsize) -> Self {
+    pub(super) fn of(gpu: &DeviceInfo, model: &Model, threads: NonZeroUsize, repack: RepackFlag) -> Self {
         let mut hash = Fnv::new();
         for info in &model.header().tensors {
             hash.add(info.name.as_bytes());
@@ -66,11 +99,14 @@ impl Key {
         }
         Self {
             program: env!("CARGO_PKG_VERSION").into(),
+            debug: cfg!(debug_assertions),
             gpu: gpu.name.clone(),
             backend: gpu.backend.clone(),
             driver: gpu.driver.clone(),
+            cpu: Machine::here().facts().cpu,
             isa: model.kernels().isa.to_string(),
             threads: threads.get(),
+            repack,
             architecture: model.config().architecture.clone(),
             tensors: hash.to_string(),
         }
@@ -89,8 +125,7 @@ impl Key {
 struct Written {
     format: String,
     measured: Key,
-    /// Per generated token.
-    milliseconds: Timings,
+    result: Measured,
     faster: Faster,
 }
 
@@ -98,15 +133,16 @@ struct Written {
 fn recall(path: &Path, key: &Key) -> Option<Faster> {
     let mut text = Vec::new();
     File::open(path).ok()?.take(LONGEST).read_to_end(&mut text).ok()?;
-    let Written { format, measured, milliseconds, .. } = serde_json::from_slice(&text).ok()?;
-    (format == FORMAT && measured == *key && milliseconds.is_sound()).then(|| milliseconds.faster())
+    let Written { format, measured, result, .. } = serde_json::from_slice(&text).ok()?;
+    (format == FORMAT && measured == *key && result.is_sound()).then(|| result.faster())
 }
 
-fn remember(path: &Path, key: Key, milliseconds: Timings) -> anyhow::Result<()> {
+fn remember(path: &Path, key: Key, result: Measured) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let written = Written { format: FORMAT.into(), measured: key, milliseconds, faster: milliseconds.faster() };
+    let faster = result.faster();
+    let written = Written { format: FORMAT.into(), measured: key, result, faster };
     let mut file = AtomicFile::create(path)?;
     serde_json::to_writer_pretty(&mut file, &written)?;
     file.write_all(b"\n")?;
@@ -114,13 +150,13 @@ fn remember(path: &Path, key: Key, milliseconds: Timings) -> anyhow::Result<()> 
 }
 
 /// Chooses between the CPU and the first of `gpus` that is no software. `measure` runs the model on that one and on the CPU, which
-/// is asked for only where `folder` has no answer under the `key`, and says why if the GPU cannot. `say` is shown lines for people:
-/// none, where there is nothing to choose or the answer is known.
+/// is asked for only where `folder` has no answer under the `key`; an error of it is not the GPU's, and is not remembered. `say` is
+/// shown lines for people: none, where there is nothing to choose or the answer is known.
 pub(super) fn choose(
     gpus: &[DeviceInfo],
     key: impl FnOnce(&DeviceInfo) -> Key,
     folder: Option<&Path>,
-    measure: impl FnOnce(&DeviceInfo) -> Result<Timings, String>,
+    measure: impl FnOnce(&DeviceInfo) -> Result<Measured, String>,
     say: &mut dyn FnMut(&str),
 ) -> Faster {
     let Some(gpu) = gpus.iter().find(|gpu| gpu.kind != Kind::Software) else { return Faster::Cpu };
@@ -130,27 +166,45 @@ pub(super) fn choose(
         return faster;
     }
     say(&format!("measuring this model on {} and on the CPU, once", gpu.name));
-    let timings = match measure(gpu) {
-        Ok(timings) => timings,
+    let result = match measure(gpu) {
+        Ok(result) => result,
         Err(why) => {
             say(&format!("{why}; using the CPU"));
             return Faster::Cpu;
         }
     };
+    let (faster, what) = (result.faster(), result.to_string());
     let kept = match &path {
-        Some(path) => match remember(path, key, timings) {
+        Some(path) => match remember(path, key, result) {
             Ok(()) => format!("remembered in {}", path.display()),
             Err(e) => format!("not remembered: {e}"),
         },
         None => "not remembered: there is no cache folder; name one in RDT_CACHE_DIR".into(),
     };
-    let name = match timings.faster() {
+    let name = match faster {
         Faster::Cpu => "CPU",
         Faster::Gpu => "GPU",
     };
-    let Timings { gpu_ms, cpu_ms } = timings;
-    say(&format!("generation: GPU {gpu_ms:.1} ms, CPU {cpu_ms:.1} ms per token; using the {name} ({kept})"));
-    timings.faster()
+    say(&format!("{what}; using the {name} ({kept})"));
+    faster
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Milliseconds(Timings { gpu_ms, cpu_ms }) => {
+                let [gpu, cpu] = [gpu_ms, cpu_ms].map(|ms| three_digits(*ms));
+                write!(f, "generation: GPU {gpu} ms, CPU {cpu} ms per token")
+            }
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
+/// A number with three digits that count, and all of those before the point.
+fn three_digits(x: f64) -> String {
+    let digits = (2.0 - x.abs().log10().floor()).clamp(0.0, 9.0) as usize;
+    format!("{x:.digits$}")
 }
 
 /// Can there be a GPU at all? Asking drivers takes them into memory, and software that acts as a GPU with them: where the system
@@ -182,11 +236,14 @@ mod tests {
     fn key(gpu: &DeviceInfo) -> Key {
         Key {
             program: "1".into(),
+            debug: false,
             gpu: gpu.name.clone(),
             backend: gpu.backend.clone(),
             driver: gpu.driver.clone(),
+            cpu: Some("Cortex-A76".into()),
             isa: "scalar".into(),
             threads: 4,
+            repack: RepackFlag::Auto,
             architecture: "huginn".into(),
             tensors: "0".into(),
         }
@@ -196,12 +253,15 @@ mod tests {
     fn chosen(
         gpus: &[DeviceInfo],
         folder: Option<&Path>,
-        timings: Result<(f64, f64), &str>,
+        result: Result<(f64, f64), &str>,
     ) -> (Faster, usize, Vec<String>) {
         let (mut measured, mut said) = (0, Vec::new());
         let measure = |_: &DeviceInfo| {
             measured += 1;
-            timings.map(|(gpu_ms, cpu_ms)| Timings { gpu_ms, cpu_ms }).map_err(str::to_owned)
+            Ok(match result {
+                Ok((gpu_ms, cpu_ms)) => Measured::Milliseconds(Timings { gpu_ms, cpu_ms }),
+                Err(why) => Measured::Failed(why.to_owned()),
+            })
         };
         let faster = choose(gpus, key, folder, measure, &mut |line| said.push(line.to_owned()));
         (faster, measured, said)
@@ -238,13 +298,15 @@ mod tests {
             assert_eq!(
                 said[1],
                 format!(
-                    "generation: GPU {gpu_ms:.1} ms, CPU {cpu_ms:.1} ms per token; using the {name} (remembered in {})",
+                    "generation: GPU {} ms, CPU {} ms per token; using the {name} (remembered in {})",
+                    three_digits(gpu_ms),
+                    three_digits(cpu_ms),
                     path.display()
                 )
             );
             let written: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
             assert_eq!(
-                (&written["milliseconds"]["gpu_ms"], &written["measured"]["gpu"]),
+                (&written["result"]["milliseconds"]["gpu_ms"], &written["measured"]["gpu"]),
                 (&gpu_ms.into(), &"Arc".into())
             );
             assert_eq!(written["faster"], name.to_lowercase());
@@ -296,8 +358,27 @@ mod tests {
         let gpus = [gpu("Arc", Kind::Integrated)];
         let (faster, measured, said) = chosen(&gpus, Some(dir.path()), Err("cannot put the model on Arc: no memory"));
         assert_eq!((faster, measured), (Faster::Cpu, 1));
-        assert_eq!(said[1..], ["cannot put the model on Arc: no memory; using the CPU"]);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "it may succeed another time");
+        let path = only_file(dir.path());
+        let line = format!("cannot put the model on Arc: no memory; using the CPU (remembered in {})", path.display());
+        assert_eq!(said[1..], [line]);
+        assert!(fs::read_to_string(&path).unwrap().contains("\"failed\": \"cannot put the model on Arc: no memory\""));
+        assert_eq!(chosen(&gpus, Some(dir.path()), Ok((1.0, 9.0))), (Faster::Cpu, 0, vec![]), "it is known");
+    }
+
+    #[test]
+    fn what_is_not_the_gpus_fault_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut said, gpus) = (Vec::new(), [gpu("Arc", Kind::Integrated)]);
+        let measure = |_: &DeviceInfo| Err("the file has gone".to_owned());
+        let faster = choose(&gpus, key, Some(dir.path()), measure, &mut |line| said.push(line.to_owned()));
+        assert_eq!((faster, &said[1..]), (Faster::Cpu, &["the file has gone; using the CPU".to_owned()][..]));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn milliseconds_have_three_digits() {
+        let shown = [0.01234, 0.5, 3.25, 9.8, 31.26, 123.4, 4321.0].map(three_digits);
+        assert_eq!(shown, ["0.0123", "0.500", "3.25", "9.80", "31.3", "123", "4321"]);
     }
 
     #[test]

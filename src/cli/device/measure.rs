@@ -1,10 +1,10 @@
 //! How long a model takes to generate a token, on a GPU and on the CPU.
 
-use super::auto::Timings;
-use super::put;
+use super::auto::{Measured, Timings};
+use super::{put, reason};
 use crate::cli::{Contents, LoadFlags, stay_on_fast_cores};
 use crate::gpu::Gpu;
-use crate::model::{Batch, FixedDepth, Model, Repacked, Session, SessionOptions};
+use crate::model::{self, Batch, FixedDepth, Model, Repacked, Session, SessionOptions};
 use crate::random;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,44 +25,74 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// Measures a model on the likely fastest GPU and on the CPU, with so many threads where that is asked for. It is opened twice: on the CPU its weights
-    /// are interleaved, and whichever loses leaves nothing behind.
+    /// Measures a model on the likely fastest GPU and on the CPU, with so many threads where that is asked for. It is opened twice: on
+    /// the CPU its weights are interleaved, and whichever loses leaves nothing behind.
     pub(super) fn measure(
         &mut self,
         load: LoadFlags,
         contents: &Contents,
         threads: Option<NonZeroUsize>,
-    ) -> Result<Timings, String> {
+    ) -> Result<Measured, String> {
         let mut model = contents.open().map_err(|e| e.to_string())?;
-        let said = Gpu::open(None).and_then(|gpu| put(&gpu, &mut model)).map_err(|e| e.to_string())?;
+        let said = match Gpu::open(None).and_then(|gpu| put(&gpu, &mut model)) {
+            Ok(said) => said,
+            Err(e) => return Ok(Measured::Failed(e.to_string())),
+        };
         let model = Arc::new(model);
-        let gpu_ms = milliseconds(&model, threads)?;
+        let gpu_ms = match milliseconds(&model, threads) {
+            Ok(ms) => ms,
+            Err(Failure::Device(why)) => return Ok(Measured::Failed(why)),
+            Err(Failure::Other(why)) => return Err(why),
+        };
         self.gpu = Some((model, said));
 
         let mut model = contents.open().map_err(|e| e.to_string())?;
         let repacked = load.interleave(&mut model).map_err(|e| e.to_string())?;
         let model = Arc::new(model);
-        let cpu_ms = milliseconds(&model, threads)?;
+        let cpu_ms = milliseconds(&model, threads).map_err(Failure::words)?;
         self.cpu = Some((model, repacked));
-        Ok(Timings { gpu_ms, cpu_ms })
+        Ok(Measured::Milliseconds(Timings { gpu_ms, cpu_ms }))
+    }
+}
+
+/// Why there are no timings.
+#[derive(Debug)]
+enum Failure {
+    /// The device was left.
+    Device(String),
+    /// Something that another device would not have changed.
+    Other(String),
+}
+
+impl Failure {
+    fn words(self) -> String {
+        match self {
+            Self::Device(why) | Self::Other(why) => why,
+        }
+    }
+}
+
+impl From<model::Error> for Failure {
+    fn from(error: model::Error) -> Self {
+        Self::Other(error.to_string())
     }
 }
 
 /// Milliseconds per generated token at the model's own depth, where the model is: the median of some tokens.
-fn milliseconds(model: &Arc<Model>, threads: Option<NonZeroUsize>) -> Result<f64, String> {
+fn milliseconds(model: &Arc<Model>, threads: Option<NonZeroUsize>) -> Result<f64, Failure> {
     let (config, steps) = (model.config(), model.config().mean_steps());
     let context = (1 + PROMPT + GENERATED).min(config.context);
     let options = SessionOptions { threads, context: Some(context), steps: Some(steps), ..SessionOptions::default() };
     stay_on_fast_cores();
-    let mut session = Session::new(Arc::clone(model), &options).map_err(|e| e.to_string())?;
-    let mut run = |tokens: &[u32]| {
+    let mut session = Session::new(Arc::clone(model), &options)?;
+    let mut run = |tokens: &[u32]| -> Result<_, Failure> {
         let begin = Instant::now();
-        let output = session.run(Batch::next(tokens), &mut FixedDepth(steps)).map_err(|e| e.to_string())?;
+        let output = session.run(Batch::next(tokens), &mut FixedDepth(steps))?;
         let took = begin.elapsed();
         let best = output.last().iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
         let next = best.map_or(0, |(i, _)| i as u32);
         match session.take_notice() {
-            Some(notice) => Err(notice),
+            Some(notice) => Err(Failure::Device(reason(&notice).to_owned())),
             None => Ok((next, took)),
         }
     };
@@ -84,7 +114,8 @@ fn milliseconds(model: &Arc<Model>, threads: Option<NonZeroUsize>) -> Result<f64
         times.push(took);
     }
     times.sort();
-    Ok(1e3 * times.get(times.len() / 2).ok_or("nothing was measured")?.as_secs_f64())
+    let median = times.get(times.len() / 2).ok_or_else(|| Failure::Other("nothing was measured".into()))?;
+    Ok(1e3 * median.as_secs_f64())
 }
 
 #[cfg(test)]

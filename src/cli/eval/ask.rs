@@ -1,13 +1,13 @@
 //! Asking a model all questions under one rule.
 
-use super::super::too_deep;
+use super::super::{OnDevice, device_name, device_words, ran_on, stay_on_fast_cores, too_deep};
 use super::Flags;
 use super::questions::Question;
 use super::score::{Difference, Given, Outcome, Tally};
 use crate::exit::{ExitRule, RulePolicy, Signal};
 use crate::generate::{Engine, SamplerConfig};
 use crate::kernels::KvType;
-use crate::model::Model;
+use crate::model::{Model, Session};
 use crate::text::{self, Message, Role, StreamDecoder, Template, Tokenizer};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -25,6 +25,7 @@ pub(super) struct Asker<'a> {
     prompts: Vec<Vec<u32>>,
     questions: &'a [Question],
     stops: HashSet<u32>,
+    on_device: OnDevice,
 }
 
 impl<'a> Asker<'a> {
@@ -40,14 +41,14 @@ impl<'a> Asker<'a> {
             template.prompt(&tokenizer, &messages, true, None).with_context(|| place(q))
         };
         let prompts = questions.iter().map(prompt).collect::<anyhow::Result<_>>()?;
-        Ok(Self { flags, model, tokenizer, prompts, questions, stops })
+        Ok(Self { flags, model, tokenizer, prompts, questions, stops, on_device: OnDevice::default() })
     }
 
-    /// All questions, greedily, each in a conversation of its own.
+    /// All questions, greedily, each in a conversation of its own. The `first` time it is told what runs them.
     ///
     /// # Errors
     /// The model cannot follow the rule, or a question does not fit.
-    pub(super) fn ask_all(&self, rule: ExitRule) -> anyhow::Result<Outcome> {
+    pub(super) fn ask_all(&self, rule: ExitRule, first: bool) -> anyhow::Result<Outcome> {
         let (flags, config) = (self.flags, self.model.config());
         let most = flags.depth.steps;
         let steps = RulePolicy::depth_limit(&rule, most, config);
@@ -55,14 +56,22 @@ impl<'a> Asker<'a> {
             super::note(&words);
         }
         let initial = flags.depth.initial(config.state_width)?;
-        let session = flags.session.session(&self.model, steps, initial, KvType::F32)?;
+        let mut options = flags.session.options(steps, initial, KvType::F32);
+        options.on_device = self.on_device.still();
+        stay_on_fast_cores();
+        let session = Session::new(Arc::clone(&self.model), &options)?;
         let mut engine = Engine::new(session, rule, most, SamplerConfig::greedy(), self.tokenizer.vocabulary())?;
-        engine.take_notice().iter().for_each(|notice| super::note(notice));
+        self.on_device.heed(engine.take_notice()).iter().for_each(|notice| super::note(notice));
+        if first {
+            super::note(&device_words(engine.session()));
+        }
+        let began_on = device_name(engine.session()).to_owned();
         let bar = progress(self.questions.len(), &rule);
 
         let mut outcome = Outcome {
             rule,
             max_steps: steps,
+            device: String::new(),
             cells: BTreeMap::new(),
             seconds: 0.0,
             recorded: None,
@@ -75,7 +84,7 @@ impl<'a> Asker<'a> {
             // What is recorded was answered at a fixed depth.
             let recorded = q.recorded(steps).filter(|_| rule.signal() == Signal::None);
             let (answer, mut tally) = self.ask(&mut engine, prompt, recorded).with_context(|| place(q))?;
-            if let Some(notice) = engine.take_notice() {
+            if let Some(notice) = self.on_device.heed(engine.take_notice()) {
                 bar.suspend(|| super::note(&notice));
             }
             let text = answer.text.trim();
@@ -109,6 +118,7 @@ impl<'a> Asker<'a> {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        outcome.device = ran_on(&began_on, device_name(engine.session()));
         outcome.seconds = start.elapsed().as_secs_f64();
         outcome.recorded = (compared > 0).then_some((same, compared));
         Ok(outcome)

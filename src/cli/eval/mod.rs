@@ -128,7 +128,7 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     let mut outcomes = Vec::new();
     for rule in rules {
-        let outcome = asker.ask_all(rule)?;
+        let outcome = asker.ask_all(rule, outcomes.is_empty())?;
         if flags.show && !flags.json {
             table::answers(&mut out, &outcome)?;
         }

@@ -11,6 +11,8 @@ pub(super) struct Record<'a> {
     rule: String,
     /// Loop steps that a token takes at most.
     max_steps: usize,
+    /// What it ran on, one after the other: a GPU's name, or `cpu`.
+    device: &'a str,
     /// Do all tokens take the same number of loop steps?
     fixed: bool,
     /// By kind: right answers, and questions.
@@ -99,6 +101,7 @@ impl<'a> From<&'a Outcome> for Record<'a> {
         Self {
             rule: outcome.rule.to_string(),
             max_steps: outcome.max_steps,
+            device: &outcome.device,
             fixed: !outcome.exits(),
             kinds: outcome.kinds().into_iter().map(of_kind).collect(),
             by_steps_needed: outcome.steps_needed().into_iter().map(class).collect(),
@@ -126,6 +129,7 @@ mod tests {
         let fields = [
             "rule",
             "max_steps",
+            "device",
             "fixed",
             "kinds",
             "by_steps_needed",

@@ -61,6 +61,8 @@ pub(super) struct Outcome {
     pub(super) rule: ExitRule,
     /// Loop steps that a token takes at most.
     pub(super) max_steps: usize,
+    /// What it ran on, as records have it.
+    pub(super) device: String,
     pub(super) cells: BTreeMap<Cell, Tally>,
     pub(super) seconds: f64,
     /// Answers equal to the recorded ones, of how many.
@@ -175,6 +177,7 @@ pub(super) mod tests {
         Outcome {
             rule,
             max_steps: rule.max_steps().unwrap_or(8),
+            device: "cpu".into(),
             cells: cells.iter().map(tally).collect(),
             seconds: 2.0,
             recorded: None,
