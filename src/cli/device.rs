@@ -206,37 +206,25 @@ fn auto(load: LoadFlags, contents: &Contents, threads: Option<NonZeroUsize>) -> 
     }
     // Sessions will do it; until then the system would count more threads than they get.
     super::stay_on_fast_cores();
-    let mut kept = measure::Kept::default();
+    let mut kept = None;
     let faster = auto::choose(
         &gpu::devices(),
         |info| auto::Key::of(info, &model, threads.unwrap_or_else(Cpu::threads), load.repack),
         crate::model::cache_folder().as_deref(),
-        |_| kept.measure(load, contents, threads),
+        |_| measure::measure(load, contents, threads, &mut kept),
         &mut say,
     );
-    // Whichever loses makes room before the other one takes any.
-    let measure::Kept { gpu, cpu } = kept;
-    match faster {
-        auto::Faster::Gpu => {
-            drop(cpu);
-            match gpu {
-                Some((model, said)) => {
-                    said.iter().for_each(|line| say(line));
-                    Ok(model)
-                }
-                // Found by the same rule as the one that was measured: the likely fastest that is no software.
-                None => on_gpu(load, model, || Gpu::open(None)),
-            }
+    match (faster, kept) {
+        (auto::Faster::Gpu, Some(measure::Kept { model, said })) => {
+            said.iter().for_each(|line| say(line));
+            Ok(model)
         }
-        auto::Faster::Cpu => {
-            drop(gpu);
-            match cpu {
-                Some((model, repacked)) => {
-                    LoadFlags::tell(&model, &repacked);
-                    Ok(model)
-                }
-                None => load.ready(model),
-            }
+        // Found by the same rule as the one that was measured: the likely fastest that is no software.
+        (auto::Faster::Gpu, None) => on_gpu(load, model, || Gpu::open(None)),
+        (auto::Faster::Cpu, kept) => {
+            // It makes room before the other one takes any.
+            drop(kept);
+            load.ready(model)
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Watches a pass: how often the core ran, over how many keys, and how long that took.
 
 use crate::exit::{RulePolicy, Signal};
-use crate::model::{Config, DepthPolicy, DeviceRule, LatentStats, Row, Verdict};
+use crate::model::{DepthPolicy, DeviceRule, LatentStats, Row, Verdict};
 use std::time::{Duration, Instant};
 
 /// What happened in some passes.
@@ -21,8 +21,6 @@ pub(super) struct Counts {
     pub(super) seen: u64,
     /// The same summed over the read-outs.
     pub(super) seen_by_readouts: u64,
-    /// Are the numbers per loop a guess?
-    pub(super) unsure: bool,
     /// Time in core steps; none on a device, which does not tell of them.
     pub(super) in_loop: Duration,
 }
@@ -83,21 +81,18 @@ impl Counting {
         &self.counts
     }
 
-    /// Counts what a device did, which does not show it step by step: a pass of rows that took these `steps` each, all loops together,
-    /// the last of which sees `sees` positions. With `read_out` it was one row, and the rule was asked after each step.
-    pub(super) fn passed(&mut self, config: &Config, steps: &[usize], sees: usize, read_out: bool) {
-        let most: Vec<usize> = (0..config.loops.len())
-            .map(|i| self.rule.max_steps(i).min(config.loops[i].max_steps.unwrap_or(usize::MAX)))
-            .collect();
+    /// Counts what a device did, which does not show it step by step: a pass of rows that took these steps, `[rows][loops]`, the last of
+    /// which sees `sees` positions. With `read_out` it was one row, and the rule was asked after each step.
+    pub(super) fn passed(&mut self, loop_steps: &[usize], sees: usize, read_out: bool) {
+        let loops = self.counts.loops.len();
         let sees = sees as u64;
-        self.counts.unsure |= most.len() > 1 && self.rule.rule().signal() != Signal::None;
         self.counts.passes += 1;
         self.counts.seen += sees;
-        let mut deepest = vec![0; most.len()];
-        for &all in steps {
-            for (segment, taken) in shares(all, &most).into_iter().enumerate() {
-                deepest[segment] = taken.max(deepest[segment]);
-                self.counts.loops[segment].row_steps += taken as u64;
+        let mut deepest = vec![0; loops];
+        for of_row in loop_steps.chunks_exact(loops) {
+            for ((counts, deepest), &steps) in self.counts.loops.iter_mut().zip(&mut deepest).zip(of_row) {
+                *deepest = steps.max(*deepest);
+                counts.row_steps += steps as u64;
             }
         }
         for (counts, &steps) in self.counts.loops.iter_mut().zip(&deepest) {
@@ -172,21 +167,6 @@ impl DepthPolicy for Counting {
     }
 }
 
-/// How `steps` are spread over loops of `most` steps each. It is exact for one loop and for a fixed depth; where several loops are
-/// left early, each is taken to have gone as far as the others.
-fn shares(steps: usize, most: &[usize]) -> Vec<usize> {
-    let all = most.iter().sum::<usize>().max(1);
-    // Rounded so that the parts make up the whole.
-    let upto = |sum: usize| (sum as u128 * steps as u128 / all as u128) as usize;
-    let mut sum = 0;
-    let part = |&n: &usize| {
-        let before = upto(sum);
-        sum += n;
-        upto(sum) - before
-    };
-    most.iter().map(part).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,14 +175,6 @@ mod tests {
     use crate::model::{Batch, Logits, Session, SessionOptions};
     use std::path::Path;
     use std::sync::Arc;
-
-    #[test]
-    fn steps_are_spread_over_loops() {
-        assert_eq!(shares(5, &[8]), [5]);
-        assert_eq!(shares(6, &[2, 4]), [2, 4]);
-        assert_eq!(shares(3, &[2, 4]), [1, 2]);
-        assert_eq!(shares(7, &[4, 4, 4]).iter().sum::<usize>(), 7);
-    }
 
     /// What is counted from the outside is what is seen from the inside.
     #[test]
@@ -222,8 +194,8 @@ mod tests {
             for (tokens, readout_exits) in [(&[1, 2, 3, 4, 5][..], false), (&[6], true), (&[7], true), (&[8, 9], false)]
             {
                 let batch = Batch { sequence: 0, tokens, logits: Logits::Last, readout_exits, both_ways: false };
-                let steps = session.run(batch, &mut inside).unwrap().steps.to_vec();
-                outside.passed(config, &steps, session.len(0), readout_exits);
+                let steps = session.run(batch, &mut inside).unwrap().loop_steps.to_vec();
+                outside.passed(&steps, session.len(0), readout_exits);
             }
             assert!(outside.counts().same_work(inside.counts()), "{rule}: {:?}, {:?}", outside.counts, inside.counts);
         }

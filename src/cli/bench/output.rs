@@ -116,7 +116,7 @@ impl<W: Write> Output<W> {
             ("loops/token", 11, |r| format!("{:.2}", r.loops_per_token)),
             ("ms/loop", 8, |r| r.step_ns.map_or("-".to_owned(), |ns| significant(ns / 1e6))),
             ("TTFT ms", 8, |r| significant(r.first_token_ns / 1e6)),
-            ("read/token", 10, |r| r.bytes_per_token.map_or("-".to_owned(), |bytes| human_bytes(bytes.round() as u64))),
+            ("read/token", 10, |r| human_bytes(r.bytes_per_token.round() as u64)),
         ];
         if self.shown.device > 0 {
             columns.insert(1, ("device", self.shown.device, |r| cell(&r.device)));

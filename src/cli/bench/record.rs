@@ -56,9 +56,8 @@ pub(super) struct Record {
 
     /// Loop steps that a token took, of all looped segments together.
     pub(super) loops_per_token: f64,
-    /// Blocks that a token went through. It and the bytes are not known where tokens left several loops early on a device, which
-    /// tells of their steps in all loops together.
-    pub(super) blocks_per_token: Option<f64>,
+    /// Blocks that a token went through.
+    pub(super) blocks_per_token: f64,
     pub(super) avg_ns: f64,
     pub(super) stddev_ns: Option<f64>,
     pub(super) median_ns: f64,
@@ -79,11 +78,11 @@ pub(super) struct Record {
     pub(super) outside_loop_ns: Option<f64>,
 
     /// Bytes that a token reads: weights once per pass and step, keys and values once per pass and step.
-    pub(super) bytes_per_token: Option<f64>,
-    pub(super) weight_bytes_per_token: Option<f64>,
-    pub(super) kv_bytes_per_token: Option<f64>,
+    pub(super) bytes_per_token: f64,
+    pub(super) weight_bytes_per_token: f64,
+    pub(super) kv_bytes_per_token: f64,
     /// The same per second, at the median.
-    pub(super) bytes_per_second: Option<f64>,
+    pub(super) bytes_per_second: f64,
     /// Measured with as many threads, over a buffer of this size.
     pub(super) memory_bytes_per_second: Option<f64>,
     pub(super) memory_buffer: Option<u64>,
@@ -191,9 +190,9 @@ impl Record {
 
         let shape = f.session.kv_shape();
         let traffic = Traffic::of(model, shape.ty);
-        let moved = (!counts.unsure).then(|| traffic.moved(counts));
-        let bytes_per_token = moved.map(|moved| moved.all() as f64 / tokens);
-        let bytes_per_second = bytes_per_token.map(|bytes| bytes * ts.median);
+        let moved = traffic.moved(counts);
+        let bytes_per_token = moved.all() as f64 / tokens;
+        let bytes_per_second = bytes_per_token * ts.median;
         // The mean over the loops, which may differ in size.
         let step_bytes_read: f64 = traffic.loop_bytes(counts) as f64 / counts.steps().max(1) as f64;
         let joules: Option<f64> = f.samples.iter().map(|s| s.joules).sum();
@@ -229,7 +228,7 @@ impl Record {
             warmup: f.warmup,
             sustained: f.sustained,
             loops_per_token: counts.row_steps() as f64 / tokens,
-            blocks_per_token: (!counts.unsure).then(|| blocks_per_token(model, counts)),
+            blocks_per_token: blocks_per_token(model, counts),
             avg_ns: ns.mean,
             stddev_ns: ns.sd,
             median_ns: ns.median,
@@ -247,13 +246,13 @@ impl Record {
             step_ns,
             outside_loop_ns: median(f.samples.iter().map(outside)).filter(|_| on_cpu),
             bytes_per_token,
-            weight_bytes_per_token: moved.map(|moved| moved.weights as f64 / tokens),
-            kv_bytes_per_token: moved.map(|moved| moved.kv as f64 / tokens),
+            weight_bytes_per_token: moved.weights as f64 / tokens,
+            kv_bytes_per_token: moved.kv as f64 / tokens,
             bytes_per_second,
             memory_bytes_per_second: f.bandwidth.map(|b| b.memory),
             memory_buffer: f.bandwidth.map(|b| b.buffer),
             last_cache: f.bandwidth.and_then(|b| b.cache),
-            memory_share: f.bandwidth.zip(bytes_per_second).map(|(b, bytes)| bytes / b.memory),
+            memory_share: f.bandwidth.map(|b| bytes_per_second / b.memory),
             step_bytes: traffic.step_bytes(),
             core_bytes_per_second: f.bandwidth.map(|b| b.core),
             core_share: f.bandwidth.zip(step_ns).map(|(b, ns)| step_bytes_read / (ns / 1e9) / b.core),
@@ -352,12 +351,11 @@ pub(super) mod tests {
         assert_eq!((r.median_ns, r.first_token_ns), (1e9, 1e8));
         assert_eq!((r.samples_ns.len(), r.samples_ts[0]), (3, 20.0));
         // One block before and one behind a loop of two.
-        assert_eq!((r.loops_per_token, r.blocks_per_token), (6.0, Some(14.0)));
+        assert_eq!((r.loops_per_token, r.blocks_per_token), (6.0, 14.0));
         assert_eq!((r.step_ns, r.outside_loop_ns), (Some(4e6), Some((1000.0 - 240.0) / 10.0 * 1e6)));
         assert_eq!(r.device, "cpu");
-        let [bytes, weights, kv] =
-            [r.bytes_per_token, r.weight_bytes_per_token, r.kv_bytes_per_token].map(Option::unwrap);
-        assert_eq!((bytes, r.memory_share), (weights + kv, Some(bytes * 10.0 / 1e9)));
+        assert_eq!(r.bytes_per_token, r.weight_bytes_per_token + r.kv_bytes_per_token);
+        assert_eq!(r.memory_share, Some(r.bytes_per_token * 10.0 / 1e9));
         assert_eq!(r.core_share, Some(r.step_bytes as f64 / 0.004 / 2e9));
         assert_eq!((r.joules, r.joules_per_token), (Some(9.0), Some(0.3)));
         assert_eq!((r.model_type.as_str(), r.model_n_params), ("huginn q4_0", 1_215_616));

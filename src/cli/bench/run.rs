@@ -306,7 +306,7 @@ impl Run {
                 self.logits.copy_from_slice(output.last());
             }
             self.steps.clear();
-            self.steps.extend_from_slice(output.steps);
+            self.steps.extend_from_slice(output.loop_steps);
             self.count(readout_exits);
             self.policy.ran(rows, 1);
             if !go_on(rows) {
@@ -321,10 +321,11 @@ impl Run {
         if self.session.device().is_none() {
             return;
         }
-        let mut sees = self.session.len(0) - self.steps.len();
-        for steps in self.steps.chunks(self.session.chunk_rows()) {
-            sees += steps.len();
-            self.policy.passed(self.session.model().config(), steps, sees, read_out);
+        let loops = self.session.model().config().loops.len();
+        let mut sees = self.session.len(0) - self.steps.len() / loops;
+        for steps in self.steps.chunks(self.session.chunk_rows() * loops) {
+            sees += steps.len() / loops;
+            self.policy.passed(steps, sees, read_out);
         }
     }
 

@@ -4,7 +4,7 @@ use super::auto::{Measured, Timings};
 use super::{put, reason};
 use crate::cli::{Contents, LoadFlags, stay_on_fast_cores};
 use crate::gpu::Gpu;
-use crate::model::{self, Batch, FixedDepth, Model, Repacked, Session, SessionOptions};
+use crate::model::{self, Batch, FixedDepth, Model, Session, SessionOptions};
 use crate::random;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,43 +16,39 @@ const GENERATED: usize = 8;
 /// Time for each of the two, beyond which a large model runs fewer tokens.
 const MOST: Duration = Duration::from_millis(500);
 
-/// The models that were measured: the faster one need not be made ready again.
-#[derive(Default)]
+/// The model on the GPU, which need not be put there again if that is the faster one.
 pub(super) struct Kept {
-    /// With the line about its weights.
-    pub(super) gpu: Option<(Arc<Model>, Option<String>)>,
-    pub(super) cpu: Option<(Arc<Model>, Repacked)>,
+    pub(super) model: Arc<Model>,
+    /// The line about its weights.
+    pub(super) said: Option<String>,
 }
 
-impl Kept {
-    /// Measures a model on the likely fastest GPU and on the CPU, with so many threads where that is asked for. It is opened twice: on
-    /// the CPU its weights are interleaved, and whichever loses leaves nothing behind.
-    pub(super) fn measure(
-        &mut self,
-        load: LoadFlags,
-        contents: &Contents,
-        threads: Option<NonZeroUsize>,
-    ) -> Result<Measured, String> {
-        let mut model = contents.open().map_err(|e| e.to_string())?;
-        let said = match Gpu::open(None).and_then(|gpu| put(&gpu, &mut model)) {
-            Ok(said) => said,
-            Err(e) => return Ok(Measured::Failed(e.to_string())),
-        };
-        let model = Arc::new(model);
-        let gpu_ms = match milliseconds(&model, threads) {
-            Ok(ms) => ms,
-            Err(Failure::Device(why)) => return Ok(Measured::Failed(why)),
-            Err(Failure::Other(why)) => return Err(why),
-        };
-        self.gpu = Some((model, said));
+/// Measures a model on the CPU, with so many threads where that is asked for, and on the likely fastest GPU. It is opened for each: on
+/// the CPU its weights are interleaved.
+pub(super) fn measure(
+    load: LoadFlags,
+    contents: &Contents,
+    threads: Option<NonZeroUsize>,
+    kept: &mut Option<Kept>,
+) -> Result<Measured, String> {
+    // The one after the other: where they share memory, both at once would be twice the model.
+    let mut model = contents.open().map_err(|e| e.to_string())?;
+    load.interleave(&mut model).map_err(|e| e.to_string())?;
+    let cpu_ms = milliseconds(&Arc::new(model), threads).map_err(Failure::words)?;
 
-        let mut model = contents.open().map_err(|e| e.to_string())?;
-        let repacked = load.interleave(&mut model).map_err(|e| e.to_string())?;
-        let model = Arc::new(model);
-        let cpu_ms = milliseconds(&model, threads).map_err(Failure::words)?;
-        self.cpu = Some((model, repacked));
-        Ok(Measured::Milliseconds(Timings { gpu_ms, cpu_ms }))
-    }
+    let mut model = contents.open().map_err(|e| e.to_string())?;
+    let said = match Gpu::open(None).and_then(|gpu| put(&gpu, &mut model)) {
+        Ok(said) => said,
+        Err(e) => return Ok(Measured::Failed(e.to_string())),
+    };
+    let model = Arc::new(model);
+    let gpu_ms = match milliseconds(&model, threads) {
+        Ok(ms) => ms,
+        Err(Failure::Device(why)) => return Ok(Measured::Failed(why)),
+        Err(Failure::Other(why)) => return Err(why),
+    };
+    *kept = Some(Kept { model, said });
+    Ok(Measured::Milliseconds(Timings { gpu_ms, cpu_ms }))
 }
 
 /// Why there are no timings.
