@@ -12,7 +12,7 @@ use common::{cosine, gguf};
 use rdt::arch;
 use rdt::exit::{ExitRule, RulePolicy};
 use rdt::files::Bytes;
-use rdt::gpu::{self, Abilities, Gpu};
+use rdt::gpu::{self, Abilities, Gpu, Within};
 use rdt::kernels::KvType;
 use rdt::model::{Batch, InitialState, Logits, Model, Session, SessionOptions};
 use rdt::quant::Recipe;
@@ -67,14 +67,14 @@ impl log::Log for Complaints {
 }
 
 /// The device that tests run on: a real one if there is one. `None`: there is none, and none is required.
-fn device(abilities: Option<Abilities>, most_bound: Option<u64>) -> Option<Arc<Gpu>> {
+fn device(within: Within) -> Option<Arc<Gpu>> {
     if log::set_logger(&Complaints).is_ok() {
         let level = std::env::var("GPU_LOG").ok().and_then(|l| l.parse().ok());
         log::set_max_level(level.unwrap_or(log::LevelFilter::Error));
     }
     let name = gpu::devices().first().map(|d| d.name.clone());
     match name {
-        Some(name) => Some(Gpu::open_within(Some(&name), abilities, most_bound).unwrap()),
+        Some(name) => Some(Gpu::open_within(Some(&name), &within).unwrap()),
         None if std::env::var_os("REQUIRE_GPU").is_some() => panic!("REQUIRE_GPU is set, and there is no GPU"),
         None => None,
     }
@@ -186,7 +186,7 @@ fn worst_cosine(a: &[f32], b: &[f32], vocab: usize) -> f64 {
 /// f32 weights and KV: the same logits, to a cosine of 0.9999 at the least.
 #[test]
 fn every_family_in_f32() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     for folder in ALL {
         let (here, there) = (cpu(folder, Recipe::F32), on(&gpu, folder, Recipe::F32));
         let tokens = tokens(&here, 30);
@@ -201,7 +201,7 @@ fn every_family_in_f32() {
 /// Every weight type, in its own kernels for few rows and for many: what the CPU makes of the same file, to a cosine of 0.999.
 #[test]
 fn every_weight_type() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let types = rdt::kernels::WEIGHT_TYPES.map(|ty| (ty, Recipe::Pure(ty)));
     for (ty, recipe) in types {
         // Rows of 128 divide into blocks of 32 only; the shipped model's of 256 into the others.
@@ -221,7 +221,7 @@ fn every_weight_type() {
 /// in a few has logits of a cosine near 0.999, while all others agree to twelve digits.
 #[test]
 fn every_family_quantised() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let mut all = Vec::new();
     for folder in ALL {
         let types = rdt::kernels::WEIGHT_TYPES.into_iter().filter(|ty| ty.block_len() == 32);
@@ -246,7 +246,7 @@ fn every_family_quantised() {
 /// Rows leave as on the CPU, under every rule; later rows then see what they see there.
 #[test]
 fn exits_are_those_of_the_cpu() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let rules = [
         "acceleration:0.1,hits=2,max=24",
         "acceleration-raw:1,max=24",
@@ -254,12 +254,18 @@ fn exits_are_those_of_the_cpu() {
         "step-norm:0.1,every=2,max=24",
         "cosine:0.01,hits=3,max=24",
         "fixed:7",
+        // Beyond the steps that are recorded without a look at what is left, and with nothing left.
+        "fixed:70",
+        "acceleration:0.1,hits=2,max=150",
     ];
     let (here, there) = (cpu("huginn-hops", Recipe::Q8_0), on(&gpu, "huginn-hops", Recipe::Q8_0));
     let tokens = tokens(&here, 38);
     let (mut all, mut differ) = (0, 0);
     for rule in rules {
         for (kv_slots, chunk) in [(None, 64), (Some(3), 9), (None, 3)] {
+            if kv_slots.is_none() && rule == "fixed:70" {
+                continue;
+            }
             let how = How { kv_slots, chunk, ..How::rule(rule) };
             let (worst, apart) = how.compare(&here, &there, &tokens);
             let spread = how.run(&here, &tokens).0;
@@ -280,7 +286,7 @@ fn exits_are_those_of_the_cpu() {
 /// Rules on the read-out act on rows that run alone, and the learned gate on all.
 #[test]
 fn read_outs_and_gates_decide_as_on_the_cpu() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let (here, there) = (cpu("huginn-hops", Recipe::Q8_0), on(&gpu, "huginn-hops", Recipe::Q8_0));
     let tokens = tokens(&here, 24);
     let (mut all, mut differ) = (0, 0);
@@ -314,7 +320,7 @@ fn read_outs_and_gates_decide_as_on_the_cpu() {
 /// A prefix whose tokens see each other in both directions, with what comes behind it.
 #[test]
 fn prefixes_are_read_both_ways() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let (here, there) = (cpu("hrm_text", Recipe::F32), on(&gpu, "hrm_text", Recipe::F32));
     let (prefix, rest) = (tokens(&here, 20), tokens(&here, 33));
     let how = How { both_ways: true, ..How::fixed(2) };
@@ -346,7 +352,7 @@ fn adapters_that_can_do_less() {
         (with(false, true, true), narrow),
         (with(true, true, false), narrow),
     ] {
-        let Some(gpu) = device(abilities, most_bound) else { return };
+        let Some(gpu) = device(Within { abilities, most_bound, work: None }) else { return };
         for (folder, recipe) in
             [("huginn-hops", Recipe::Q8_0), ("huginn-hops", Recipe::Q4_0), ("huginn-hops", Recipe::F16)]
         {
@@ -359,10 +365,24 @@ fn adapters_that_can_do_less() {
     }
 }
 
+/// Work that is submitted in parts is the same work.
+#[test]
+fn parts_are_the_whole() {
+    let Some(gpu) = device(Within::default()) else { return };
+    let Some(slow) = device(Within { work: Some(1_000_000), ..Within::default() }) else { return };
+    let [whole, parts] = [&gpu, &slow].map(|gpu| on(gpu, "huginn-hops", Recipe::Q8_0));
+    assert!(whole.step_bytes() > 1_000_000 / 30, "every step of many rows is a part");
+    let tokens = tokens(&whole, 38);
+    for rule in ["acceleration:0.1,hits=2,max=24", "fixed:3"] {
+        let [a, b] = [&whole, &parts].map(|model| How::rule(rule).run(model, &tokens));
+        assert!(a.0 == b.0 && common::bits(&a.1) == common::bits(&b.1), "{rule}");
+    }
+}
+
 /// One device gives the same bits every time.
 #[test]
 fn runs_are_identical() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let model = on(&gpu, "huginn-hops", Recipe::Q4_0);
     let tokens = tokens(&model, 38);
     let how = How::rule("acceleration:0.1,hits=2,max=24");
@@ -380,7 +400,7 @@ fn runs_are_identical() {
 /// for the depths that rows already had.
 #[test]
 fn a_lost_device_loses_nothing() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let (here, there) = (cpu("huginn-hops", Recipe::Q8_0), on(&gpu, "huginn-hops", Recipe::Q8_0));
     let tokens = tokens(&here, 38);
     let how = How::rule("acceleration:0.1,hits=2,max=24");
@@ -409,7 +429,7 @@ fn a_lost_device_loses_nothing() {
 /// What a device cannot do is said, and nothing is changed by it.
 #[test]
 fn what_needs_the_cpu_is_refused() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let model = on(&gpu, "huginn", Recipe::F32);
     let how = How::fixed(2);
     let mut session = how.session(&model);
@@ -427,7 +447,7 @@ fn what_needs_the_cpu_is_refused() {
 /// Weights that are no numbers are found on the device too, with the position and the step.
 #[test]
 fn damaged_weights_are_noticed() {
-    let Some(gpu) = device(None, None) else { return };
+    let Some(gpu) = device(Within::default()) else { return };
     let error = |place: bool| {
         let bytes = gguf("huginn", Recipe::F32);
         let header = rdt::gguf::Header::parse(&bytes).unwrap();

@@ -63,11 +63,28 @@ pub struct Abilities {
     pub packed: bool,
 }
 
+/// What a device is to be taken for, where it is to be taken for less than it is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Within {
+    /// Of its abilities, these at most.
+    pub abilities: Option<Abilities>,
+    /// Bytes that a kernel can read at once, at most.
+    pub most_bound: Option<u64>,
+    /// Multiplications, about, that are submitted together.
+    pub work: Option<u64>,
+}
+
+/// Multiplications, about, in one submission, where nobody says. Drivers give up on work that takes seconds; a slow device takes half a
+/// one for these.
+const WORK: u64 = 10_000_000_000;
+
 /// A GPU that has been opened. Models are [loaded](super::load) on it.
 pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     pub(super) pipelines: Pipelines,
+    /// Multiplications, about, in one submission.
+    pub(super) work: u64,
     info: DeviceInfo,
     /// The first thing that went wrong.
     failure: Arc<Mutex<Option<String>>>,
@@ -143,19 +160,14 @@ impl Gpu {
     /// # Errors
     /// There is none; it cannot be opened.
     pub fn open(name: Option<&str>) -> Result<Arc<Self>, Error> {
-        Self::open_within(name, None, None)
+        Self::open_within(name, &Within::default())
     }
 
-    /// As [`open`](Self::open), of abilities that are there only `abilities`, and with no larger bindings than `most_bound`. For tests
-    /// of kernels that this machine would not choose.
+    /// As [`open`](Self::open), as if the device could do less. For tests of what this machine would not choose.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_within(
-        name: Option<&str>,
-        abilities: Option<Abilities>,
-        most_bound: Option<u64>,
-    ) -> Result<Arc<Self>, Error> {
+    pub fn open_within(name: Option<&str>, within: &Within) -> Result<Arc<Self>, Error> {
         let adapters = adapters();
         let named = |a: &&wgpu::Adapter| match name {
             Some(name) => a.get_info().name.to_lowercase().contains(&name.to_lowercase()),
@@ -170,7 +182,7 @@ impl Gpu {
             }
         })?;
         let mut info = describe(adapter);
-        if let Some(Abilities { subgroups, f16, packed }) = abilities {
+        if let Some(Abilities { subgroups, f16, packed }) = within.abilities {
             info.abilities.subgroups &= subgroups;
             info.abilities.f16 &= f16;
             info.abilities.packed &= packed;
@@ -183,7 +195,7 @@ impl Gpu {
             let why = "its kernels cannot have 8 buffers, 256 threads and 16 KiB of shared memory".into();
             return Err(Error::Open { name: info.name, why });
         }
-        info.most_bound = most_bound.map_or(info.most_bound, |n| n.min(info.most_bound));
+        info.most_bound = within.most_bound.map_or(info.most_bound, |n| n.min(info.most_bound));
         limits.max_storage_buffer_binding_size = info.most_bound;
         let mut features = wgpu::Features::empty();
         features.set(wgpu::Features::SUBGROUP, info.abilities.subgroups);
@@ -211,7 +223,8 @@ impl Gpu {
         let lost = note(Arc::clone(&failure));
         device.set_device_lost_callback(move |_, why| lost(format!("the device is lost ({why})")));
         let pipelines = Pipelines::new(info.abilities);
-        Ok(Arc::new(Self { device, queue, pipelines, info, failure }))
+        let work = within.work.unwrap_or(WORK);
+        Ok(Arc::new(Self { device, queue, pipelines, work, info, failure }))
     }
 
     /// What it is.

@@ -11,7 +11,7 @@ mod session;
 mod shader;
 mod weights;
 
-pub use adapter::{Abilities, DeviceInfo, Gpu, Kind, devices};
+pub use adapter::{Abilities, DeviceInfo, Gpu, Kind, Within, devices};
 pub use error::Error;
 
 use crate::model::{Device, Model};

@@ -249,9 +249,6 @@ impl GpuSession {
 
 /// Steps of a loop that are recorded without a look at whether any row is left.
 const BLIND_STEPS: usize = 64;
-/// Multiplications, about, in one submission. Drivers give up on work that takes seconds; a slow device takes half a one for these.
-const WORK: u64 = 10_000_000_000;
-
 /// Operations on their way to the device.
 struct Recorder<'s> {
     session: &'s GpuSession,
@@ -268,7 +265,7 @@ impl<'s> Recorder<'s> {
         let most = pass.max_steps[l.number];
         let read = read.filter(|_| l.number + 1 == pass.max_steps.len());
         let per_step = (pass.model.step_bytes() * self.rows as u64).max(1);
-        let together = usize::try_from(WORK / per_step).unwrap_or(usize::MAX).max(1);
+        let together = usize::try_from(self.session.weights.gpu.work / per_step).unwrap_or(usize::MAX).max(1);
         self.ops.push(&l.enter);
         let mut first = true;
         for step in 1..=most {

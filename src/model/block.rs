@@ -50,7 +50,10 @@ impl Matrix {
     ///
     /// # Errors
     /// They cannot be read.
-    pub(crate) fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<(), crate::files::Error> {
+    ///
+    /// # Panics
+    /// If there are no such rows.
+    pub fn read_rows(&self, rows: Range<usize>, out: &mut Vec<u8>) -> Result<(), crate::files::Error> {
         out.resize(rows.len() * self.row_bytes, 0);
         self.bytes.read_at(self.data.start + rows.start * self.row_bytes, out)
     }
