@@ -34,7 +34,8 @@ pub(super) const DEVICE_HELP: &str = "Where the model runs: cpu; gpu, the likely
     contains NAME (rdt-inspect --devices lists them); or auto, whichever of the two is faster: measured once for each kind \
     of model, and kept in the user's cache folder (or RDT_CACHE_DIR)";
 #[cfg(not(feature = "gpu"))]
-pub(super) const DEVICE_HELP: &str = "Where the model runs: on the CPU, which auto means too; this program was built without GPU support (cargo's feature 'gpu')";
+pub(super) const DEVICE_HELP: &str = "Where the model runs: on the CPU, which auto means too; this program was \
+    built without GPU support (cargo's feature 'gpu')";
 
 /// Where the model runs.
 #[derive(Args, Debug, Clone, Default)]
