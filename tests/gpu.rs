@@ -345,22 +345,22 @@ fn prefixes_are_read_both_ways() {
 #[test]
 fn adapters_that_can_do_less() {
     let narrow = Some(128 << 10);
-    let with = |subgroups, f16, packed| Some(Abilities { subgroups, f16, packed });
-    for (abilities, most_bound) in [
+    let with = |subgroups, f16, packed_dot| Some(Abilities { subgroups, f16, packed_dot });
+    for (abilities, max_binding_bytes) in [
         (with(false, false, false), None),
         (with(true, false, true), None),
         (with(false, true, true), narrow),
         (with(true, true, false), narrow),
     ] {
-        let Some(gpu) = device(Within { abilities, most_bound, work: None }) else { return };
+        let Some(gpu) = device(Within { abilities, max_binding_bytes, work: None }) else { return };
         for (folder, recipe) in
             [("huginn-hops", Recipe::Q8_0), ("huginn-hops", Recipe::Q4_0), ("huginn-hops", Recipe::F16)]
         {
             let (here, there) = (cpu(folder, recipe), on(&gpu, folder, recipe));
             let tokens = tokens(&here, 30);
             let (worst, _) = How::fixed(6).compare(&here, &there, &tokens);
-            eprintln!("{recipe} with {abilities:?} within {most_bound:?}: 1 - {:.1e}", 1.0 - worst);
-            assert!(worst > 0.999, "{recipe} with {abilities:?} within {most_bound:?}: {worst}");
+            eprintln!("{recipe} with {abilities:?} within {max_binding_bytes:?}: 1 - {:.1e}", 1.0 - worst);
+            assert!(worst > 0.999, "{recipe} with {abilities:?} within {max_binding_bytes:?}: {worst}");
         }
     }
 }

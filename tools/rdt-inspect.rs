@@ -104,8 +104,9 @@ fn devices(out: &mut impl Write, json: bool) -> anyhow::Result<()> {
         return Ok(print_json(out, &Devices { gpus: Some(&gpus), cpu })?);
     }
     for gpu in &gpus {
-        let (abilities, most) = (gpu.abilities, human_bytes(gpu.most_bound));
-        let named = [(abilities.subgroups, "subgroups"), (abilities.f16, "f16"), (abilities.packed, "packed")];
+        let (abilities, most) = (gpu.abilities, human_bytes(gpu.max_binding_bytes));
+        let named =
+            [(abilities.subgroups, "subgroups"), (abilities.f16, "f16"), (abilities.packed_dot, "packed dot products")];
         let can = named.map(|(has, name)| if has { name.to_owned() } else { format!("no {name}") }).join(", ");
         writeln!(out, "GPU: {}", one_line(&gpu.name))?;
         writeln!(out, "  {}, {}; driver: {}", one_line(&gpu.backend), gpu.kind, one_line(&gpu.driver))?;

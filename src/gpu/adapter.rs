@@ -47,7 +47,7 @@ pub struct DeviceInfo {
     /// The driver, with its version.
     pub driver: String,
     /// Bytes of the largest buffer that a kernel can read at once. Larger matrices are split.
-    pub most_bound: u64,
+    pub max_binding_bytes: u64,
     /// What its kernels can use.
     pub abilities: Abilities,
 }
@@ -60,7 +60,7 @@ pub struct Abilities {
     /// Half-precision weights in shared memory.
     pub f16: bool,
     /// Products of four signed bytes at once.
-    pub packed: bool,
+    pub packed_dot: bool,
 }
 
 /// What a device is to be taken for, where it is to be taken for less than it is.
@@ -69,7 +69,7 @@ pub struct Within {
     /// Of its abilities, these at most.
     pub abilities: Option<Abilities>,
     /// Bytes that a kernel can read at once, at most.
-    pub most_bound: Option<u64>,
+    pub max_binding_bytes: Option<u64>,
     /// Multiplications, about, that are submitted together.
     pub work: Option<u64>,
 }
@@ -132,12 +132,12 @@ fn describe(adapter: &wgpu::Adapter) -> DeviceInfo {
             wgpu::DeviceType::Other => Kind::Other,
         },
         driver: driver.into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(", "),
-        most_bound: most_bound(&limits),
+        max_binding_bytes: max_binding_bytes(&limits),
         abilities: Abilities {
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             f16: features.contains(wgpu::Features::SHADER_F16),
             // Where a driver has no such instruction it is four products, which is no slower than what we would write.
-            packed: true,
+            packed_dot: true,
         },
     }
 }
@@ -149,7 +149,7 @@ fn in_words(error: wgpu::Error) -> String {
     }
 }
 
-fn most_bound(limits: &wgpu::Limits) -> u64 {
+fn max_binding_bytes(limits: &wgpu::Limits) -> u64 {
     // Some drivers count bytes in signed 32 bits.
     limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(i32::MAX as u64)
 }
@@ -182,10 +182,10 @@ impl Gpu {
             }
         })?;
         let mut info = describe(adapter);
-        if let Some(Abilities { subgroups, f16, packed }) = within.abilities {
+        if let Some(Abilities { subgroups, f16, packed_dot }) = within.abilities {
             info.abilities.subgroups &= subgroups;
             info.abilities.f16 &= f16;
-            info.abilities.packed &= packed;
+            info.abilities.packed_dot &= packed_dot;
         }
         let mut limits = adapter.limits();
         let enough = limits.max_storage_buffers_per_shader_stage >= 8
@@ -195,8 +195,9 @@ impl Gpu {
             let why = "its kernels cannot have 8 buffers, 256 threads and 16 KiB of shared memory".into();
             return Err(Error::Open { name: info.name, why });
         }
-        info.most_bound = within.most_bound.map_or(info.most_bound, |n| n.min(info.most_bound));
-        limits.max_storage_buffer_binding_size = info.most_bound;
+        info.max_binding_bytes =
+            within.max_binding_bytes.map_or(info.max_binding_bytes, |n| n.min(info.max_binding_bytes));
+        limits.max_storage_buffer_binding_size = info.max_binding_bytes;
         let mut features = wgpu::Features::empty();
         features.set(wgpu::Features::SUBGROUP, info.abilities.subgroups);
         features.set(wgpu::Features::SHADER_F16, info.abilities.f16);

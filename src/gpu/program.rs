@@ -121,7 +121,7 @@ pub(super) fn table_stride(model: &Model) -> usize {
 
 /// Rows whose logits fit the device together.
 pub(super) fn logit_rows(weights: &Weights, model: &Model) -> usize {
-    let most = weights.gpu.info().most_bound / (4 * model.config().vocab as u64).max(1);
+    let most = weights.gpu.info().max_binding_bytes / (4 * model.config().vocab as u64).max(1);
     usize::try_from(most).unwrap_or(usize::MAX).clamp(1, Flow::MOST_WANTED)
 }
 
@@ -154,7 +154,7 @@ impl Widths {
 pub(super) fn most_rows(weights: &Weights, model: &Model) -> usize {
     let tables = value_embeddings(model).count() * table_stride(model);
     let row = 4 * Widths::of(model).widest().max(tables) as u64;
-    usize::try_from(weights.gpu.info().most_bound / row.max(1)).unwrap_or(usize::MAX) / 64 * 64
+    usize::try_from(weights.gpu.info().max_binding_bytes / row.max(1)).unwrap_or(usize::MAX) / 64 * 64
 }
 
 impl Buffers {

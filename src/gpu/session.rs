@@ -6,7 +6,8 @@ use super::program::{
 };
 use super::weights::{MOST_LOOPS, Weights};
 use crate::model::{
-    DeviceError, DeviceOutput, DevicePass, DeviceRule, DeviceSession, DeviceStatistic, Error, KvShape, Model, Start,
+    DeviceError, DeviceOutput, DevicePass, DeviceRule, DeviceSession, DeviceStatistic, Error, KvShape, Model, Row,
+    Start,
 };
 use std::collections::HashMap;
 use std::mem;
@@ -58,7 +59,7 @@ impl GpuSession {
             let looped = model.plan().loops().map(|l| l.passes_over(b)).max().unwrap_or(0);
             let planes = if looped == 0 { 1 } else { looped * shape.slots };
             let size = (planes * shape.sequences * block.kv_heads * shape.context * row) as u64;
-            if size > weights.gpu.info().most_bound {
+            if size > weights.gpu.info().max_binding_bytes {
                 return Err(format!(
                     "a KV cache of {size} bytes for one block is more than its kernels see at once (-c)"
                 ));
@@ -121,14 +122,14 @@ impl GpuSession {
     fn check(&self, pass: &DevicePass<'_>) -> Result<(), String> {
         let KvShape { context, sequences, .. } = self.shape;
         let n = pass.rows.len();
-        let rows = pass.rows.iter().zip(pass.sees);
+        let has_place = |(row, &sees): (&Row, &usize)| {
+            row.position < context && row.sequence < sequences && (1..=context).contains(&sees)
+        };
         let sound = n > 0
             && pass.sees.len() == n
             && pass.max_steps.len() == self.flow.loops
             && pass.wanted.iter().all(|&row| row < n)
-            && rows.fold(true, |sound, (row, &sees)| {
-                sound && row.position < context && row.sequence < sequences && (1..=context).contains(&sees)
-            });
+            && pass.rows.iter().zip(pass.sees).all(has_place);
         if sound { Ok(()) } else { Err("rows that its cache has no place for".into()) }
     }
 

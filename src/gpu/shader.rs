@@ -265,7 +265,7 @@ fn format(s: &mut String, ty: TensorType, abilities: Abilities) {
         _ => s.push_str(file!("q8_0")),
     }
     s.push_str(match takes_bytes(ty) {
-        true if abilities.packed => file!("dot_packed"),
+        true if abilities.packed_dot => file!("dot_packed"),
         true => file!("dot_plain"),
         false => file!("floats"),
     });
@@ -358,7 +358,7 @@ mod tests {
     use naga::{back::msl, front::wgsl};
 
     fn abilities() -> impl Iterator<Item = Abilities> {
-        (0..8).map(|i| Abilities { subgroups: i & 1 != 0, f16: i & 2 != 0, packed: i & 4 != 0 })
+        (0..8).map(|i| Abilities { subgroups: i & 1 != 0, f16: i & 2 != 0, packed_dot: i & 4 != 0 })
     }
 
     /// Every kernel, with and without everything that an adapter may lack, is valid, and becomes Metal's language.

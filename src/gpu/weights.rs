@@ -94,13 +94,13 @@ fn store(gpu: &Gpu, m: &Matrix, progress: &mut dyn FnMut(u64)) -> Result<Stored,
     };
     let per_row = row_bytes(1);
     // Even numbers of rows, so that no word of heads belongs to two parts or portions.
-    let most = usize::try_from(gpu.info().most_bound / per_row).unwrap_or(usize::MAX).min(MOST_ROWS);
+    let most = usize::try_from(gpu.info().max_binding_bytes / per_row).unwrap_or(usize::MAX).min(MOST_ROWS);
     let most = if most > 1 { most / 2 * 2 } else { most };
     if most == 0 {
         return Err(format!(
             "a row of '{}' takes {per_row} bytes, and its kernels see {} at once",
             m.name,
-            gpu.info().most_bound
+            gpu.info().max_binding_bytes
         ));
     }
     let portion = (PORTION / (m.cols * 4).max(1)).max(2) / 2 * 2;
@@ -136,7 +136,7 @@ impl Device for Weights {
     }
 
     fn most_kv(&self, ty: KvType, head_dim: usize) -> u64 {
-        let rows = self.gpu.info().most_bound / kv_row_bytes(ty, head_dim) as u64;
+        let rows = self.gpu.info().max_binding_bytes / kv_row_bytes(ty, head_dim) as u64;
         rows * ty.row_bytes(head_dim).unwrap_or(0) as u64
     }
 

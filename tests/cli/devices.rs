@@ -54,7 +54,7 @@ fn devices_are_listed() {
         for key in ["backend", "kind", "driver"] {
             assert!(shown.contains(gpu[key].as_str().unwrap()), "{key}: {shown}");
         }
-        assert!(gpu["most_bound"].as_u64().unwrap() > 0 && gpu["abilities"]["f16"].is_boolean(), "{gpu}");
+        assert!(gpu["max_binding_bytes"].as_u64().unwrap() > 0 && gpu["abilities"]["f16"].is_boolean(), "{gpu}");
     }
     let said = if cfg!(feature = "gpu") { "drivers: " } else { "built without GPU support" };
     assert_eq!(shown.contains(said), !has_gpu(), "{shown}");

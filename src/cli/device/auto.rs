@@ -228,9 +228,9 @@ mod tests {
     use crate::gpu::Abilities;
 
     fn gpu(name: &str, kind: Kind) -> DeviceInfo {
-        let abilities = Abilities { subgroups: true, f16: true, packed: true };
+        let abilities = Abilities { subgroups: true, f16: true, packed_dot: true };
         let (backend, driver) = ("vulkan".into(), "1.0".into());
-        DeviceInfo { name: name.into(), backend, kind, driver, most_bound: 1 << 30, abilities }
+        DeviceInfo { name: name.into(), backend, kind, driver, max_binding_bytes: 1 << 30, abilities }
     }
 
     fn key(gpu: &DeviceInfo) -> Key {
