@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn budgets_within_a_limit_per_block() {
         for layout in [usual(), layout(&[(8, 0), (2, 1)]), layout(&[(1, 0), (4, 2), (2, 1)]), layout(&[(3, 1)])] {
-            for most in [1 << 16, 1 << 20, 3 << 20] {
+            for most in [1 << 18, 1 << 20, 3 << 20] {
                 let budget = layout.budget_within(most);
                 let request = KvRequest { budget, ..request(0) };
                 let Ok(shape) = KvShape::choose(request, TRAINED, &layout) else { panic!("{layout:?} in {most}") };
