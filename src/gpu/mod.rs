@@ -4,6 +4,8 @@
 //! ([`Model::place_on`](crate::model::Model::place_on)), and its sessions run on the device.
 
 mod adapter;
+mod buffers;
+mod builder;
 mod error;
 mod layout;
 mod program;

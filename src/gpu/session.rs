@@ -1,9 +1,10 @@
 //! A session on a device: its KV cache and scratch there, and how a chunk is sent, run and read back.
 
-use super::program::{
-    Buffers, Builder, Flow, Held, LoopOps, Op, Program, ReadOps, Stage, kv_row_bytes, logit_rows, most_rows, stride,
-    table_stride, value_embeddings,
+use super::buffers::{
+    Buffers, Flow, Held, kv_row_bytes, logit_rows, most_rows, stride, table_stride, value_embeddings,
 };
+use super::builder::Builder;
+use super::program::{LoopOps, Op, Program, ReadOps, Stage};
 use super::weights::{MOST_LOOPS, Weights};
 use crate::model::{
     DeviceError, DeviceOutput, DevicePass, DeviceRule, DeviceSession, DeviceStatistic, Error, KvShape, Model, Row,
@@ -56,8 +57,7 @@ impl GpuSession {
         let row = kv_row_bytes(shape.ty, config.head_dim);
         let mut caches = [Vec::new(), Vec::new()];
         for (b, block) in model.blocks().iter().enumerate() {
-            let looped = model.plan().loops().map(|l| l.passes_over(b)).max().unwrap_or(0);
-            let planes = if looped == 0 { 1 } else { looped * shape.slots };
+            let planes = model.kv_layout().passes(b).map_or(1, |passes| passes * shape.slots);
             let size = (planes * shape.sequences * block.kv_heads * shape.context * row) as u64;
             if size > weights.gpu.info().max_binding_bytes {
                 return Err(format!(
@@ -142,7 +142,6 @@ impl GpuSession {
         words.clear();
         words.resize(Flow::WANTED + 4, 0);
         words[Flow::ALL] = n as u32;
-        words[Flow::WANTED] = wanted.len() as u32;
         queue.write_buffer(&self.buffers.flow, 0, bytemuck::cast_slice(words));
         send_wanted(queue, &self.buffers.flow, self.flow, wanted, words);
         words.clear();
@@ -207,7 +206,8 @@ impl GpuSession {
         let mut slices = pass.wanted.chunks(logit_rows(&self.weights, model));
         let first = slices.next().unwrap_or(&[]);
         self.send(pass, readout, first);
-        let Some(program) = self.programs.get(&kind) else { return Ok(()) };
+        let mut words = mem::take(&mut self.words);
+        let program = self.programs.get(&kind).ok_or("there is no program")?;
         let recorder = |wanted| Recorder { session: self, sizes: &program.sizes, rows: n, wanted, ops: Vec::new() };
         let mut recorded = recorder(first.len());
         for stage in &program.stages {
@@ -222,22 +222,22 @@ impl GpuSession {
             recorded.ops.push(head(first.len()));
         }
         let flow_bytes = 4 * self.flow.words();
-        let mut read = recorded.read(flow_bytes, first.len() * vocab)?;
         out.steps.clear();
         out.logits.clear();
-        let mut words = Vec::new();
-        let mut keep = |bytes: &[u8], flow_bytes: usize, words: &mut Vec<u32>| {
-            let (flow, logits) = bytes.split_at(flow_bytes);
-            words.extend(flow.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w)));
-            out.logits.extend(logits.as_chunks::<4>().0.iter().map(|w| f32::from_le_bytes(*w)));
+        let floats = |bytes: &[u8], to: &mut Vec<f32>| {
+            to.extend(bytes.as_chunks::<4>().0.iter().map(|w| f32::from_le_bytes(*w)));
         };
-        keep(&read, flow_bytes, &mut words);
+        recorded.read(flow_bytes, first.len() * vocab, |bytes| {
+            let (flow, logits) = bytes.split_at(flow_bytes);
+            words.clear();
+            words.extend(flow.as_chunks::<4>().0.iter().map(|w| u32::from_le_bytes(*w)));
+            floats(logits, &mut out.logits);
+        })?;
         for slice in slices {
             send_wanted(&self.weights.gpu.queue, &self.buffers.flow, self.flow, slice, &mut Vec::new());
             let mut recorded = recorder(slice.len());
             recorded.ops.push(head(slice.len()));
-            read = recorded.read(0, slice.len() * vocab)?;
-            keep(&read, 0, &mut words);
+            recorded.read(0, slice.len() * vocab, |bytes| floats(bytes, &mut out.logits))?;
         }
         for number in 0..self.flow.loops {
             let from = self.flow.steps(number);
@@ -250,6 +250,7 @@ impl GpuSession {
 
 /// Steps of a loop that are recorded without a look at whether any row is left.
 const BLIND_STEPS: usize = 64;
+
 /// Operations on their way to the device.
 struct Recorder<'s> {
     session: &'s GpuSession,
@@ -280,8 +281,11 @@ impl<'s> Recorder<'s> {
                 self.submit(|_| {});
             }
             if step % BLIND_STEPS == 0 && step < most {
-                let flow = self.read(4 * (Flow::ACTIVE + 1), 0)?;
-                if flow[4 * Flow::ACTIVE..].iter().all(|&byte| byte == 0) {
+                let mut left = true;
+                self.read(4 * (Flow::ACTIVE + 1), 0, |flow| {
+                    left = flow[4 * Flow::ACTIVE..].iter().any(|&byte| byte > 0)
+                })?;
+                if !left {
                     break;
                 }
             }
@@ -306,8 +310,8 @@ impl<'s> Recorder<'s> {
         gpu.queue.submit([encoder.finish()]);
     }
 
-    /// Submits what was recorded, waits for it, and reads the first bytes of `flow` and so many logits.
-    fn read(&mut self, flow_bytes: usize, logits: usize) -> Result<Vec<u8>, String> {
+    /// Submits what was recorded, waits for it, and shows the first bytes of `flow` and so many logits.
+    fn read(&mut self, flow_bytes: usize, logits: usize, show: impl FnOnce(&[u8])) -> Result<(), String> {
         let GpuSession { weights, buffers, staging, .. } = self.session;
         let (flow, logits) = (flow_bytes as u64, 4 * logits as u64);
         self.submit(|encoder| {
@@ -321,10 +325,9 @@ impl<'s> Recorder<'s> {
         let read = staging.slice(..flow + logits);
         read.map_async(wgpu::MapMode::Read, |_| {});
         weights.gpu.wait()?;
-        let bytes = read.get_mapped_range().map_err(|e| e.to_string())?.to_vec();
+        show(&read.get_mapped_range().map_err(|e| e.to_string())?);
         staging.unmap();
-        weights.gpu.check()?;
-        Ok(bytes)
+        weights.gpu.check()
     }
 }
 

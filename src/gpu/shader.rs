@@ -155,7 +155,10 @@ impl Kernel {
                 s.push_str(file!("quantise"));
                 s.push_str(file!("bytes"));
             }
-            Kernel::Norm => s.push_str(file!("norm")),
+            Kernel::Norm => {
+                constants(&mut s, &[("THREADS", 128)]);
+                s.extend([file!("total"), file!("norm")]);
+            }
             Kernel::Inject => s.push_str(file!("inject")),
             Kernel::Enter => s.push_str(file!("enter")),
             Kernel::Settle => s.push_str(file!("settle")),
@@ -179,7 +182,10 @@ impl Kernel {
             }
             Kernel::Value => s.push_str(file!("value")),
             Kernel::Decide => s.extend([file!("rule"), file!("decide")]),
-            Kernel::Readout => s.extend([file!("rule"), file!("readout")]),
+            Kernel::Readout => {
+                constants(&mut s, &[("THREADS", 256)]);
+                s.extend([file!("rule"), file!("total"), file!("readout")]);
+            }
         }
         s
     }

@@ -1,7 +1,7 @@
 //! A model's weights on a device.
 
+use super::buffers::kv_row_bytes;
 use super::layout::Layout;
-use super::program::kv_row_bytes;
 use super::session::GpuSession;
 use super::{Error, Gpu};
 use crate::gguf::TensorType;

@@ -8,7 +8,7 @@
 use super::kv::KvCache;
 use super::layers::{Due, Source};
 use super::plan::Start;
-use super::policy::{DepthPolicy, LatentStats, Verdict};
+use super::policy::{self, DepthPolicy, LatentStats, Verdict};
 use super::scratch::Scratch;
 use super::session::Row;
 use super::waypoints::Place;
@@ -403,8 +403,7 @@ impl Pass<'_, '_> {
 
     /// Steps after which every row leaves this loop.
     fn most_steps(&self, at: AtWork<'_>, policy: &dyn DepthPolicy) -> usize {
-        let supported = self.model.config().loops[at.number].max_steps.unwrap_or(usize::MAX);
-        policy.max_steps(at.number).min(supported)
+        policy::most_steps(policy, self.model.config(), at.number)
     }
 
     fn ask_policy(&self, at: AtWork<'_>) {

@@ -66,6 +66,15 @@ impl KvLayout {
         rows.checked_mul(2)?.checked_mul(row as u64)
     }
 
+    /// Planes of keys (and of values) of a block per loop slot, one for every pass of a step over it; `None`: it is outside any loop, and
+    /// has one plane in all.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub fn passes(&self, block: usize) -> Option<usize> {
+        Some(self.blocks[block].passes).filter(|&n| n > 0)
+    }
+
     /// The largest budget with which no block's keys (or values) take more than `most` bytes.
     pub(super) fn budget_within(&self, most: u64) -> u64 {
         let heads = |b: &BlockKv| b.heads as u64 * b.passes.max(1) as u64;

@@ -1,7 +1,7 @@
 //! The seam between the loop and whoever decides its depth.
 
-use super::DeviceRule;
 use super::session::Row;
+use super::{Config, DeviceRule};
 use crate::kernels::LatentSums;
 
 /// How a row's latent state moved in its latest loop step (s_0 is the initial state, Δ_k = s_k − s_{k−1}).
@@ -105,6 +105,12 @@ pub trait DepthPolicy: Send + Sync {
     fn device_rule(&self) -> Option<DeviceRule> {
         None
     }
+}
+
+/// Steps after which every row leaves a model's loop `number`: what the policy says, and the model supports.
+pub(super) fn most_steps(policy: &dyn DepthPolicy, config: &Config, number: usize) -> usize {
+    let supported = config.loops[number].max_steps.unwrap_or(usize::MAX);
+    policy.max_steps(number).min(supported)
 }
 
 /// The same number of steps for every row, in every looped segment.

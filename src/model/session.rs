@@ -3,7 +3,7 @@
 use super::device::{self, DeviceError, DeviceOutput, DevicePass, DeviceSession, Recorded};
 use super::forward::{Control, Pass, Task};
 use super::kv::{KvCache, KvRequest, KvShape};
-use super::policy::DepthPolicy;
+use super::policy::{self, DepthPolicy};
 use super::scratch::Scratch;
 use super::{Device, Error, InitialState, InputSquares, Model, WaypointOptions, Waypoints};
 use crate::cores;
@@ -552,12 +552,11 @@ impl Session {
         }
         self.look();
         let config = self.model.config();
-        let Some(OnDevice { session, output, max_steps, .. }) = &mut self.on_device else { return Ok(()) };
+        let Some(OnDevice { session, output, max_steps, .. }) = &mut self.on_device else {
+            return Err(DeviceError::Failed("there is none".into()));
+        };
         max_steps.clear();
-        max_steps.extend((0..config.loops.len()).map(|i| {
-            let supported = config.loops[i].max_steps.unwrap_or(usize::MAX);
-            policy.max_steps(i).min(supported)
-        }));
+        max_steps.extend((0..config.loops.len()).map(|i| policy::most_steps(policy, config, i)));
         let pass = DevicePass {
             model: &self.model,
             rows: &self.rows,

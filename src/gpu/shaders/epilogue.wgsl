@@ -1,4 +1,4 @@
-// What becomes of a product before it is written. Rust: `Then` in program.rs.
+// What becomes of a product before it is written. Rust: `Then` in builder.rs.
 
 struct Params {
     // Weight rows of this part of the matrix, and the output column of the first.

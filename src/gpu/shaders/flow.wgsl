@@ -1,4 +1,4 @@
-// What all kernels share: where the rows of a chunk stand. Rust: `Flow` in program.rs.
+// What all kernels share: where the rows of a chunk stand. Rust: `Flow` in buffers.rs.
 //
 // Word 0: rows of the chunk. 1: rows in the loop. 2: rows to read out. 3: steps done. 4: rows whose logits are wanted.
 // 5: row + 1 of the first state that is not finite, 6: its step. 7: the logits belong to the row's last state.

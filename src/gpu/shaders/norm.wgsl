@@ -1,4 +1,4 @@
-// A norm of a row, or a copy, from one place to another. Rust: `Builder::norm` in program.rs.
+// A norm of a row, or a copy, from one place to another. Rust: `Builder::norm` in builder.rs.
 struct Params {
     width: u32,
     stride: u32,
@@ -25,8 +25,6 @@ const ADD: u32 = 8u;
 @group(0) @binding(3) var<storage, read> source: array<f32>;
 @group(0) @binding(4) var<storage, read_write> target_rows: array<f32>;
 
-var<workgroup> parts: array<vec2<f32>, 128>;
-
 fn value(at: u32, start: u32, to: u32) -> f32 {
     if ((p.flags & IN_PLACE) != 0u) {
         return target_rows[to + at];
@@ -34,22 +32,7 @@ fn value(at: u32, start: u32, to: u32) -> f32 {
     return source[start + at];
 }
 
-// The sum over the row, of `mine` of every thread.
-fn total(thread: u32, mine: vec2<f32>) -> vec2<f32> {
-    parts[thread] = mine;
-    workgroupBarrier();
-    for (var half = 64u; half > 0u; half /= 2u) {
-        if (thread < half) {
-            parts[thread] += parts[thread + half];
-        }
-        workgroupBarrier();
-    }
-    let all = parts[0];
-    workgroupBarrier();
-    return all;
-}
-
-@compute @workgroup_size(128)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let start = listed(p.source_list, group.x) * p.stride;
     let to = listed(p.target_list, group.x) * p.stride;
@@ -58,20 +41,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var scale = 1.0;
     if ((p.flags & LAYER) != 0u) {
         var sum = vec2<f32>(0.0);
-        for (var i = thread; i < p.width; i += 128u) {
+        for (var i = thread; i < p.width; i += THREADS) {
             sum.x += value(i, start, to);
         }
         mean = total(thread, sum).x / width;
     }
     if ((p.flags & NORM) != 0u) {
         var sum = vec2<f32>(0.0);
-        for (var i = thread; i < p.width; i += 128u) {
+        for (var i = thread; i < p.width; i += THREADS) {
             let x = value(i, start, to) - mean;
             sum.x += x * x;
         }
         scale = 1.0 / sqrt(total(thread, sum).x / width + p.eps);
     }
-    for (var i = thread; i < p.width; i += 128u) {
+    for (var i = thread; i < p.width; i += THREADS) {
         var x = value(i, start, to);
         if ((p.flags & NORM) != 0u) {
             x = (x - mean) * scale * vectors[p.weight + i];

@@ -15,23 +15,7 @@ struct Params {
 // are when a rule acts, logarithms of whole sums would leave little of them in f32.
 @group(0) @binding(5) var<storage, read_write> readout: array<f32>;
 
-const THREADS: u32 = 256u;
-var<workgroup> parts: array<vec2<f32>, 256>;
-var<workgroup> tops: array<u32, 256>;
-
-fn total(thread: u32, mine: vec2<f32>) -> vec2<f32> {
-    parts[thread] = mine;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if (thread < half) {
-            parts[thread] += parts[thread + half];
-        }
-        workgroupBarrier();
-    }
-    let all = parts[0];
-    workgroupBarrier();
-    return all;
-}
+var<workgroup> tops: array<u32, THREADS>;
 
 // The largest logit, and the first place where it stands.
 fn top(thread: u32) -> u32 {
@@ -75,7 +59,7 @@ fn levelled(below: f32, log_sum: f32) -> f32 {
     return select(below - log_sum, -log(f32(p.vocab)), tail(below));
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(local_invocation_index) thread: u32) {
     // The same for all threads: nobody waits in vain.
     if (flow[2] == 0u) {
