@@ -218,6 +218,24 @@ impl Sampler {
         Ok(id)
     }
 
+    /// What [`sample`](Self::sample) would choose from `logits` if the tokens `ahead` had been drawn and accepted first. Nothing
+    /// changes: the number behind draw `i` is fixed, so that a guess and the draw itself agree as often as their logits do.
+    ///
+    /// # Errors
+    /// As [`sample`](Self::sample).
+    pub fn guess(&mut self, logits: &[f32], ahead: &[u32]) -> Result<u32, Error> {
+        let (position, remembers) = (self.position, self.config.repeat_last_n > 0 && self.config.repeat_penalty != 1.0);
+        let recent = remembers.then(|| self.recent.clone());
+        ahead.iter().for_each(|&token| self.accept(token));
+        self.position = position.wrapping_add(ahead.len() as u64);
+        let chosen = self.sample(logits);
+        self.position = position;
+        if let Some(recent) = recent {
+            self.recent = recent;
+        }
+        chosen
+    }
+
     /// Fills `candidates` with the tokens that may be chosen, in order of their ids.
     fn collect(&mut self, logits: &[f32]) -> Result<(), Error> {
         self.candidates.clear();

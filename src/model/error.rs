@@ -179,6 +179,17 @@ pub enum Error {
     /// What was asked for can only be seen, or decided, on the CPU.
     #[error("a GPU decides by itself how deep to go and shows no latent states; this needs the CPU (--device cpu)")]
     NeedsCpu,
+    /// Rows are kept in flight through one loop, and this model has several.
+    #[error("this model has {0} looped segments; several tokens can be in flight only where there is one")]
+    SeveralLoops(usize),
+    /// There is no place for more rows in flight.
+    #[error("{asked} rows are to be in flight, and there is room for {room}")]
+    FlightFull {
+        /// Rows that would be.
+        asked: usize,
+        /// Rows that there is room for: [`super::Session::chunk_rows`].
+        room: usize,
+    },
     /// A worker thread could not be started.
     #[error("cannot start {count} worker threads: {source}")]
     Threads {

@@ -29,12 +29,14 @@ pub(super) struct Pass<'a, 'c> {
     /// Per row of the chunk: how many positions of its sequence it sees, from the first on.
     pub sees: &'a [usize],
     pub initial: &'a InitialState,
-    /// Where the rows' states come from: the loop, or a caller who wants them read out.
+    /// What is done.
     pub task: Task,
-    /// Chunk rows whose logits are wanted, ascending; row `i` of the logits belongs to `wanted[i]`.
+    /// The chunk rows that it is done with, by place in `rows`; those of a sequence ascend.
+    pub which: &'a [usize],
+    /// Whose logits are wanted, by place in `which`, ascending; row `i` of the logits belongs to `wanted[i]`.
     pub wanted: &'a [usize],
-    /// May a policy read out a row inside the last loop? Only where the chunk is that row.
-    pub readout_exits: bool,
+    /// Per row of the chunk: may a policy read it out inside the last loop?
+    pub readable: &'a [bool],
     pub cancel: &'a AtomicBool,
     /// Who wants to know what matrices are multiplied with.
     pub inputs: Option<&'a InputSquares>,
@@ -44,13 +46,34 @@ pub(super) struct Pass<'a, 'c> {
     pub control: &'a Buffer<Control<'c>>,
 }
 
-/// What a pass does.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What a pass does. The last four are the parts of a whole one, for rows that stay in flight from one to the next
+/// ([`flight`](super::flight)): what they leave in [`Scratch`] is found there again.
+#[derive(Clone, Copy, PartialEq)]
 pub(super) enum Task {
     /// Everything, from tokens to logits.
     Full,
-    /// What follows the last loop, for states that are already in [`Scratch::state`].
+    /// What follows the last loop, for states that a caller has put into [`Scratch::state`].
     ReadOut,
+    /// From tokens to the first step of the only loop.
+    Enter(Entry),
+    /// So many steps of the only loop, or fewer: it ends with the first that a row leaves with, or is asked about.
+    Step(usize),
+    /// What follows the only loop, for states that rows in flight have.
+    Land,
+}
+
+/// How rows enter the loop.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) struct Entry {
+    /// With their initial states; otherwise with the states that they have.
+    pub fresh: bool,
+    /// How much of the constant input that they had is kept.
+    pub blend: f32,
+}
+
+impl Entry {
+    /// A token at a new place.
+    pub(super) const FRESH: Self = Self { fresh: true, blend: 0.0 };
 }
 
 /// What worker 0 decides and the others read.
@@ -64,8 +87,10 @@ pub(super) struct Control<'a> {
     pub steps: &'a mut [usize],
     /// `[rows][loops]`: steps done, in each of the loops so far.
     pub depths: &'a mut [usize],
-    /// The policy asks for logits before it decides about the only row.
-    pub read_out: bool,
+    /// The policy asks for logits before it decides about these rows: the only one of a whole pass, or some in flight.
+    pub asked: Vec<usize>,
+    /// Rows in flight whose states are not finite any more.
+    pub failed: Vec<usize>,
     /// The logits belong to the row's present state.
     pub logits_fresh: bool,
     pub error: Option<Error>,
@@ -86,20 +111,28 @@ struct AtWork<'a> {
 impl Pass<'_, '_> {
     /// The whole pass, as one worker. A failure is left in [`Control::error`].
     pub(super) fn run(&self, w: &Worker<'_>) {
-        let all = &self.scratch.indices[..self.rows.len()];
+        let all = self.which;
         let plan = self.model.plan();
         let loops = plan.loops().count();
-        self.rotation(w);
-        if self.task == Task::ReadOut {
-            w.barrier();
-            if let Some(looped) = plan.loops().last() {
-                let source = self.leave_loop(w, looped, all);
-                self.read_out(w, source, all, self.wanted);
+        match self.task {
+            Task::Full | Task::Enter(_) => {
+                self.rotation(w);
+                self.embed(w);
+                w.barrier();
             }
-            return;
+            Task::ReadOut | Task::Land => {
+                if self.task == Task::ReadOut {
+                    self.rotation(w);
+                    w.barrier();
+                }
+                if let Some(looped) = plan.loops().last() {
+                    let source = self.leave_loop(w, looped, all);
+                    self.read_out(w, source, all, self.wanted);
+                }
+                return;
+            }
+            Task::Step(steps) => return self.step(w, steps),
         }
-        self.embed(w);
-        w.barrier();
         let mut source = Source::plain(&self.scratch.y);
         let mut number = 0;
         for (s, segment) in plan.segments[..plan.segments.len() - plan.coda().len()].iter().enumerate() {
@@ -108,6 +141,9 @@ impl Pass<'_, '_> {
                 Segment::Looped(looped) => {
                     let at = AtWork { looped, segment: s, number, last: number + 1 == loops };
                     self.enter_loop(w, at, source, all);
+                    if matches!(self.task, Task::Enter(_)) {
+                        return;
+                    }
                     while self.keep_looping() {
                         // SAFETY: worker 0 writes `control` only inside `decide`, behind the barrier; the list is given back
                         // before it.
@@ -128,11 +164,35 @@ impl Pass<'_, '_> {
         self.read_out(w, source, all, self.wanted);
     }
 
+    /// Up to `steps` steps of the only loop, for rows in flight.
+    fn step(&self, w: &Worker<'_>, steps: usize) {
+        let segments = self.model.plan().segments.iter().enumerate();
+        let mut loops = segments.filter_map(|(s, segment)| match segment {
+            Segment::Looped(looped) => Some((s, looped)),
+            Segment::Once(_) => None,
+        });
+        let Some((segment, looped)) = loops.next() else { return };
+        let at = AtWork { looped, segment, number: 0, last: true };
+        for _ in 0..steps {
+            // SAFETY: the latest decision, if any, is behind a barrier.
+            let control = unsafe { &self.control.read(0..1)[0] };
+            if !self.keep_looping()
+                || !(control.left.is_empty() && control.asked.is_empty() && control.failed.is_empty())
+            {
+                break;
+            }
+            // SAFETY: as in `run`.
+            self.core_step(w, at, unsafe { &self.control.read(0..1)[0].active });
+            w.barrier();
+            self.decide(w, at);
+        }
+    }
+
     /// Cosines and sines of every row's position, angles as f32 products as in the references.
     fn rotation(&self, w: &Worker<'_>) {
         let Some(rope) = self.model.rope() else { return };
         let half = rope.frequencies.len();
-        for i in w.share(self.rows.len()) {
+        for i in w.share(self.which.len()).map(|i| self.which[i]) {
             let at = i * half..(i + 1) * half;
             // SAFETY: shares of the rows are disjoint, and nobody reads the table before the next barrier.
             let (cos, sin) = unsafe { (self.scratch.cos.write(at.clone()), self.scratch.sin.write(at)) };
@@ -146,14 +206,15 @@ impl Pass<'_, '_> {
     /// Token embeddings, scaled, with learned positions where the model has them, into `y`.
     fn embed(&self, w: &Worker<'_>) {
         let d = self.model.config().width;
-        for i in w.share(self.rows.len()) {
+        for i in w.share(self.which.len()) {
             // SAFETY: shares of the rows are disjoint, and nobody reads `y` before the barrier; the row is this worker's own.
-            let (y, row) =
+            let (y, own) =
                 unsafe { (self.scratch.y.write(i * d..(i + 1) * d), self.scratch.own[w.id()].row.write(0..d)) };
-            self.model.embedding(self.rows[i].token, y);
+            let row = &self.rows[self.which[i]];
+            self.model.embedding(row.token, y);
             if let Some(table) = self.model.positions() {
-                self.model.table_row(table, self.rows[i].position, row);
-                (self.model.kernels().add)(row, y);
+                self.model.table_row(table, row.position, own);
+                (self.model.kernels().add)(own, y);
             }
         }
     }
@@ -199,13 +260,20 @@ impl Pass<'_, '_> {
         let (config, s) = (self.model.config(), self.scratch);
         let (d, ds) = (config.width, config.state_width);
         let n = all.len();
+        let entry = if let Task::Enter(entry) = self.task { entry } else { Entry::FRESH };
         for i in w.share(n) {
             let stream = self.settled(w, source, i, n, d);
-            // SAFETY: shares of the rows are disjoint, and `prelude` is read after the barrier.
-            let e = unsafe { s.prelude.write(i * d..(i + 1) * d) };
+            // SAFETY: shares of the rows are disjoint, and `prelude` and `x` are read after the barrier (`settled` reads row `i` of
+            // `x` in this same share).
+            let (e, new) = unsafe { (s.prelude.write(all[i] * d..(all[i] + 1) * d), s.x.write(i * d..(i + 1) * d)) };
             match &at.looped.entry_norm {
-                Some(norm) => self.norm(norm, stream, e),
-                None => e.copy_from_slice(stream),
+                Some(norm) => self.norm(norm, stream, new),
+                None => new.copy_from_slice(stream),
+            }
+            if entry.blend == 0.0 {
+                e.copy_from_slice(new);
+            } else {
+                e.iter_mut().zip(new).for_each(|(e, new)| *e = entry.blend * *e + (1.0 - entry.blend) * *new);
             }
         }
         w.barrier();
@@ -215,10 +283,11 @@ impl Pass<'_, '_> {
             Injection::Diagonal { input, rates } => Some((input, None, Some(rates.rate()))),
         };
         if let Some((matrix, bias, rate)) = constant {
-            let entered = self.enter(w, Source::plain(&s.prelude), None, n, &[matrix]);
+            let entered = self.enter(w, Source::plain(&s.prelude).at(all), None, n, &[matrix]);
             self.project(w, matrix, entered.acts, n, |i, at, out| {
+                let row = all[i] * ds;
                 // SAFETY: a worker writes only the columns that it computes of `input`, which is read after a barrier.
-                let input = unsafe { s.input.write(i * ds + at.start..i * ds + at.end) };
+                let input = unsafe { s.input.write(row + at.start..row + at.end) };
                 input.copy_from_slice(out);
                 if let Some(rate) = rate {
                     input.iter_mut().zip(&rate[at.clone()]).for_each(|(x, r)| *x *= r);
@@ -228,13 +297,14 @@ impl Pass<'_, '_> {
                 }
             });
         }
-        for i in w.share(n) {
-            let to = i * ds..(i + 1) * ds;
+        for row in w.share(n).map(|i| all[i]) {
+            let to = row * ds..(row + 1) * ds;
             // SAFETY: shares of the rows are disjoint; all of this is read after the barrier, and `prelude` was finished behind
             // the one before.
             unsafe {
                 match at.looped.start {
-                    Start::Initial => self.initial.fill(config, &self.rows[i], s.state.write(to.clone())),
+                    _ if !entry.fresh => {}
+                    Start::Initial => self.initial.fill(config, &self.rows[row], s.state.write(to.clone())),
                     Start::Stream => s.state.write(to.clone()).copy_from_slice(s.prelude.read(to.clone())),
                 }
                 if let Injection::Inner { initial } = &at.looped.injection {
@@ -249,11 +319,11 @@ impl Pass<'_, '_> {
             let control = unsafe { &mut self.control.write(0..1)[0] };
             control.active.clear();
             control.active.extend_from_slice(all);
-            control.steps.fill(0);
-            for (i, row) in self.rows.iter().enumerate() {
+            for &i in all {
+                control.steps[i] = 0;
                 // SAFETY: as above.
                 let (e, state) = unsafe { (s.prelude.read(i * d..(i + 1) * d), s.state.read(i * ds..(i + 1) * ds)) };
-                control.policy.begin(i, row, at.number, e, state);
+                control.policy.begin(i, &self.rows[i], at.number, e, state);
             }
         }
         w.barrier();
@@ -351,14 +421,14 @@ impl Pass<'_, '_> {
         Source::plain(&s.y)
     }
 
-    /// The stream that the states of `rows` (from the first on) make on their way out of the loop.
-    fn leave_loop<'s>(&'s self, w: &Worker<'_>, looped: &'s Looped, rows: &[usize]) -> Source<'s> {
+    /// The stream that the states of `rows` make on their way out of the loop.
+    fn leave_loop<'s>(&'s self, w: &Worker<'_>, looped: &'s Looped, rows: &'s [usize]) -> Source<'s> {
         let (s, d, n) = (self.scratch, self.model.config().width, rows.len());
         let norm = looped.readout_norm.as_ref();
         let Some(readout) = &looped.readout else {
-            return Source::plain(&s.state).due(norm.map_or(Due::Nothing, Due::Norm));
+            return Source::plain(&s.state).at(rows).due(norm.map_or(Due::Nothing, Due::Norm));
         };
-        let entered = self.enter(w, Source::plain(&s.state), norm, n, &[readout]);
+        let entered = self.enter(w, Source::plain(&s.state).at(rows), norm, n, &[readout]);
         self.project(w, readout, entered.acts, n, |i, at, out| {
             // SAFETY: a worker writes only the columns that it computes of `y`, which is free between segments.
             unsafe { s.y.write(i * d + at.start..i * d + at.end) }.copy_from_slice(out);
@@ -374,7 +444,8 @@ impl Pass<'_, '_> {
         }
         w.barrier();
         // SAFETY: worker 0 is done with `control` until the next barrier.
-        if unsafe { self.control.read(0..1)[0].read_out } {
+        let asked = unsafe { !self.control.read(0..1)[0].asked.is_empty() };
+        if asked && self.task == Task::Full {
             let source = self.leave_loop(w, at.looped, &[0]);
             self.read_out(w, source, &[0], &[0]);
             w.barrier();
@@ -411,14 +482,15 @@ impl Pass<'_, '_> {
         // SAFETY: called by worker 0 while all others wait at the barrier that follows.
         let control = unsafe { &mut self.control.write(0..1)[0] };
         control.left.clear();
-        control.read_out = false;
+        control.asked.clear();
+        control.failed.clear();
         control.logits_fresh = false;
         if self.cancel.load(Ordering::Relaxed) {
             control.error = Some(Error::Cancelled);
             return;
         }
         let max = self.most_steps(at, control.policy);
-        let Control { policy, active, left, steps, depths, read_out, error, .. } = control;
+        let Control { policy, active, left, steps, depths, asked, failed, error, .. } = control;
         let loops = self.model.config().loops.len();
         active.retain(|&i| {
             let row = &self.rows[i];
@@ -428,17 +500,24 @@ impl Pass<'_, '_> {
             let (sums, latent) =
                 unsafe { (&self.scratch.sums.read(i..i + 1)[0], self.scratch.state.read(i * d..(i + 1) * d)) };
             if !sums.state.is_finite() {
-                error.get_or_insert(Error::NotFinite { position: row.position, step: steps[i] });
+                if self.task == Task::Full {
+                    error.get_or_insert(Error::NotFinite { position: row.position, step: steps[i] });
+                } else {
+                    failed.push(i);
+                }
                 return false;
             }
             let stats = LatentStats::new(at.number, steps[i], sums, self.gate(at, i));
             let verdict = policy.after_step(i, row, &stats, latent);
-            *read_out |= verdict == Verdict::ReadOut && self.readout_exits && at.last && self.rows.len() == 1;
+            if verdict == Verdict::ReadOut && self.readable[i] && at.last {
+                asked.push(i);
+                return true;
+            }
             let leaves = verdict == Verdict::Leave || steps[i] >= max;
-            if leaves && !*read_out {
+            if leaves {
                 left.push((i, steps[i]));
             }
-            !leaves || *read_out
+            !leaves
         });
     }
 
@@ -484,7 +563,7 @@ impl Pass<'_, '_> {
             w.barrier();
             source = Source::plain(&s.y);
         }
-        let entered = self.enter(w, source.at(wanted), self.model.output_norm(), wanted.len(), &[head]);
+        let entered = self.enter(w, source.only(wanted), self.model.output_norm(), wanted.len(), &[head]);
         let vocab = head.rows;
         self.project(w, head, entered.acts, wanted.len(), |i, at, out| {
             // SAFETY: a worker writes only the columns that it computes of the logits.

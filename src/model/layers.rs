@@ -28,12 +28,14 @@ pub(super) struct Source<'a> {
     buffer: &'a Buffer<f32>,
     /// Row `i` of the region is row `index[i]` of the buffer; `None`: row `i`.
     index: Option<&'a [usize]>,
+    /// Only these of them are taken; `None`: all.
+    only: Option<&'a [usize]>,
     pub(super) due: Due<'a>,
 }
 
 impl<'a> Source<'a> {
     pub(super) fn plain(buffer: &'a Buffer<f32>) -> Self {
-        Source { buffer, index: None, due: Due::Nothing }
+        Source { buffer, index: None, only: None, due: Due::Nothing }
     }
 
     pub(super) fn due(self, due: Due<'a>) -> Self {
@@ -44,9 +46,15 @@ impl<'a> Source<'a> {
         Source { index: Some(index), ..self }
     }
 
+    /// Some of these rows.
+    pub(super) fn only(self, rows: &'a [usize]) -> Self {
+        Source { only: Some(rows), ..self }
+    }
+
     /// Where row `i` of the region is, `k` wide.
     fn row(&self, i: usize, k: usize) -> Range<usize> {
-        let row = self.index.map_or(i, |index| index[i]);
+        let row = self.only.map_or(i, |only| only[i]);
+        let row = self.index.map_or(row, |index| index[row]);
         row * k..(row + 1) * k
     }
 }

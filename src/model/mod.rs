@@ -15,6 +15,7 @@
 mod block;
 mod device;
 mod error;
+mod flight;
 mod forward;
 mod init;
 mod inputs;
@@ -31,6 +32,7 @@ mod waypoints;
 pub use block::{Activation, Block, Linear, Matrix, Mlp, Norm, PostNorm, Rope, RopeStyle, ValueEmbedding};
 pub use device::{Device, DeviceError, DeviceOutput, DevicePass, DeviceRule, DeviceSession, DeviceStatistic};
 pub use error::Error;
+pub use flight::{InFlight, Read};
 pub use init::InitialState;
 pub use inputs::InputSquares;
 pub use kv::{KvLayout, KvShape};

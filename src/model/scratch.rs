@@ -142,8 +142,6 @@ pub(super) struct Scratch {
     /// `[rows wanted][V]`.
     pub logits: Buffer<f32>,
     pub own: Vec<Own>,
-    /// `0..rows`: the active rows outside the loop.
-    pub indices: Vec<usize>,
 }
 
 impl Scratch {
@@ -187,7 +185,6 @@ impl Scratch {
             sin: Buffer::new(rows * head_dim / 2),
             logits: Buffer::new(vocab),
             own: std::iter::repeat_with(own).take(workers).collect(),
-            indices: (0..rows).collect(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Everything that changes while a model runs.
 
 use super::device::{self, DeviceError, DeviceOutput, DevicePass, DeviceSession, Recorded};
+use super::flight::Flight;
 use super::forward::{Control, Pass, Task};
 use super::kv::{KvCache, KvRequest, KvShape};
 use super::policy::{self, DepthPolicy};
@@ -135,41 +136,36 @@ impl<'a> Output<'a> {
 /// but no page of it is touched (and so none is taken) before the device fails; then the session runs its tokens again, to the
 /// depths they had, goes on here, and says so ([`take_notice`](Self::take_notice)).
 pub struct Session {
-    model: Arc<Model>,
+    pub(super) model: Arc<Model>,
     team: Team,
-    kv: KvCache,
+    pub(super) kv: KvCache,
     shape: KvShape,
-    scratch: Scratch,
+    pub(super) scratch: Scratch,
     initial: InitialState,
     chunk_rows: usize,
     depth: usize,
     /// Tokens held, per sequence.
-    held: Vec<Vec<u32>>,
+    pub(super) held: Vec<Vec<u32>>,
     /// Positions that see each other in both directions, per sequence, ascending.
     both_ways: Vec<Vec<Range<usize>>>,
-    rows: Vec<Row>,
-    sees: Vec<usize>,
-    wanted: Vec<usize>,
-    steps: Vec<usize>,
-    /// `[chunk rows][loops]`: steps of the pass.
-    depths: Vec<usize>,
+    chunk: Places,
+    pub(super) flight: Flight,
     all_steps: Vec<usize>,
     all_loop_steps: Vec<usize>,
     all_logits: Vec<f32>,
-    active: Vec<usize>,
-    left: Vec<(usize, usize)>,
+    pub(super) decided: Decided,
     cancel: Arc<AtomicBool>,
     inputs: Option<InputSquares>,
     /// Threads that passes may use, of those that there are.
     most: usize,
     waypoints: Option<Waypoints>,
-    on_device: Option<OnDevice>,
+    pub(super) on_device: Option<OnDevice>,
     /// Why the device was left, until somebody asks.
     notice: Option<String>,
 }
 
 /// The part of a session that is on a device.
-struct OnDevice {
+pub(super) struct OnDevice {
     name: String,
     /// The cache that there is room for, there and here.
     shape: KvShape,
@@ -180,6 +176,61 @@ struct OnDevice {
     max_steps: Vec<usize>,
     /// Why it is of no use any more. It is here until the CPU has caught up.
     failed: Option<String>,
+}
+
+/// Rows, each at its place, and what is known of each.
+#[derive(Default)]
+pub(super) struct Places {
+    pub rows: Vec<Row>,
+    /// How many positions of its sequence each sees, from the first on.
+    pub sees: Vec<usize>,
+    /// Steps done in the loop at work.
+    pub steps: Vec<usize>,
+    /// `[places][loops]`: steps of the pass.
+    pub depths: Vec<usize>,
+    /// May a policy read it out inside the last loop?
+    pub readable: Vec<bool>,
+    /// Places that a pass is about.
+    pub which: Vec<usize>,
+    /// Those whose logits are wanted, by place in `which`.
+    pub wanted: Vec<usize>,
+}
+
+impl Places {
+    pub(super) fn new(rows: usize, loops: usize) -> Self {
+        Self {
+            rows: Vec::with_capacity(rows),
+            sees: Vec::with_capacity(rows),
+            steps: vec![0; rows],
+            depths: vec![0; rows * loops],
+            readable: vec![false; rows],
+            which: Vec::with_capacity(rows),
+            wanted: Vec::with_capacity(rows),
+        }
+    }
+}
+
+/// What the policy decided last, by place.
+#[derive(Default)]
+pub(super) struct Decided {
+    pub active: Vec<usize>,
+    pub left: Vec<(usize, usize)>,
+    pub asked: Vec<usize>,
+    pub failed: Vec<usize>,
+}
+
+impl Decided {
+    fn new(rows: usize) -> Self {
+        let list = || Vec::with_capacity(rows);
+        Self { active: list(), left: Vec::with_capacity(rows), asked: list(), failed: list() }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.active.clear();
+        self.left.clear();
+        self.asked.clear();
+        self.failed.clear();
+    }
 }
 
 impl OnDevice {
@@ -269,16 +320,12 @@ impl Session {
             depth: steps,
             held: std::iter::repeat_with(|| Vec::with_capacity(shape.context)).take(sequences).collect(),
             both_ways: vec![Vec::new(); sequences],
-            rows: Vec::with_capacity(chunk_rows),
-            sees: Vec::with_capacity(chunk_rows),
-            wanted: Vec::with_capacity(chunk_rows),
-            steps: vec![0; chunk_rows],
-            depths: vec![0; chunk_rows * model.config().loops.len()],
+            chunk: Places::new(chunk_rows, model.config().loops.len()),
+            flight: Flight::new(sequences, chunk_rows, model.config().loops.len()),
             all_steps: Vec::new(),
             all_loop_steps: Vec::new(),
             all_logits: Vec::new(),
-            active: Vec::with_capacity(chunk_rows),
-            left: Vec::with_capacity(chunk_rows),
+            decided: Decided::new(chunk_rows),
             cancel: Arc::default(),
             inputs: None,
             most: count.get(),
@@ -351,12 +398,13 @@ impl Session {
         self.held.iter().all(Vec::is_empty)
     }
 
-    /// Forgets a sequence from position `length` on, and gives the length that it has then. It is less than asked for where the
+    /// Forgets a sequence from position `length` on, with all of its rows [in flight](Self::in_flight), and gives the length that it has then. It is less than asked for where the
     /// cut would go through tokens that see each other in both directions: what is left of them knows what is gone.
     ///
     /// # Panics
     /// If there is no such sequence.
     pub fn truncate(&mut self, sequence: usize, length: usize) -> usize {
+        self.flight.clear_sequence(sequence);
         let mut length = length.min(self.held[sequence].len());
         let ranges = &mut self.both_ways[sequence];
         while let Some(last) = ranges.pop_if(|last| last.end > length) {
@@ -406,7 +454,7 @@ impl Session {
         self.waypoints.take()
     }
 
-    /// Runs tokens at the next positions of a sequence.
+    /// Runs tokens at the next positions of a sequence. Rows [in flight](Self::in_flight) are dropped, those of all sequences.
     ///
     /// Tokens go through in chunks of [`SessionOptions::chunk_rows`] (one by one with [`Batch::readout_exits`]); results are
     /// the same bits for every chunking as long as all loop steps have KV slots.
@@ -435,6 +483,7 @@ impl Session {
         if both_ways && tokens.len() > self.chunk_rows {
             return Err(Error::PrefixTooLong { asked: tokens.len(), most: self.chunk_rows });
         }
+        self.flight.clear();
         self.all_steps.clear();
         self.all_loop_steps.clear();
         self.all_logits.clear();
@@ -442,8 +491,12 @@ impl Session {
         let chunks = tokens.len().div_ceil(size);
         for (c, chunk) in tokens.chunks(size).enumerate() {
             let start = self.held[sequence].len();
-            self.rows.clear();
-            self.rows.extend(chunk.iter().enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
+            self.chunk.rows.clear();
+            self.chunk.rows.extend(chunk.iter().enumerate().map(|(i, &token)| Row {
+                sequence,
+                position: start + i,
+                token,
+            }));
             self.want(logits, chunk.len(), c + 1 == chunks);
             let end = start + chunk.len();
             if both_ways && chunk.len() > 1 {
@@ -455,7 +508,7 @@ impl Session {
             }
             done?;
             self.held[sequence].extend_from_slice(chunk);
-            let depths = &self.depths[..chunk.len() * loops];
+            let depths = &self.chunk.depths[..chunk.len() * loops];
             if let Some(device) = &mut self.on_device {
                 device.depths[sequence].extend(depths.iter().map(|&n| n as u32));
             }
@@ -492,13 +545,14 @@ impl Session {
                 self.held[sequence].len()
             )));
         }
+        self.flight.clear();
         self.all_logits.clear();
         for (c, states) in latents.chunks(self.chunk_rows * d).enumerate() {
             let rows = states.len() / d;
-            self.rows.clear();
+            self.chunk.rows.clear();
             let start = first + c * self.chunk_rows;
             let tokens = self.held[sequence][start..start + rows].iter();
-            self.rows.extend(tokens.enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
+            self.chunk.rows.extend(tokens.enumerate().map(|(i, &token)| Row { sequence, position: start + i, token }));
             self.want(logits, rows, (c + 1) * self.chunk_rows >= n);
             self.scratch.state.get_mut()[..states.len()].copy_from_slice(states);
             self.pass(&mut super::FixedDepth(1), Task::ReadOut, false)?;
@@ -508,16 +562,16 @@ impl Session {
 
     /// Which of the `rows` rows of a chunk get logits.
     fn want(&mut self, logits: Logits, rows: usize, last_chunk: bool) {
-        self.wanted.clear();
+        self.chunk.wanted.clear();
         match logits {
             Logits::None => {}
             Logits::Last if !last_chunk => {}
-            Logits::Last => self.wanted.push(rows - 1),
-            Logits::All => self.wanted.extend(0..rows),
+            Logits::Last => self.chunk.wanted.push(rows - 1),
+            Logits::All => self.chunk.wanted.extend(0..rows),
         }
     }
 
-    /// All of a pass over `self.rows`, on the device if there is one that works.
+    /// All of a pass over `self.chunk.rows`, on the device if there is one that works.
     fn full_pass(&mut self, policy: &mut dyn DepthPolicy, readout_exits: bool) -> Result<(), Error> {
         if self.on_device.as_ref().is_some_and(|d| d.failed.is_none()) {
             match self.device_pass(policy, readout_exits) {
@@ -534,16 +588,16 @@ impl Session {
         self.pass(policy, Task::Full, readout_exits)
     }
 
-    /// How many positions of its sequence each of `self.rows` sees.
+    /// How many positions of its sequence each of `self.chunk.rows` sees.
     fn look(&mut self) {
-        self.sees.clear();
-        self.sees.extend(self.rows.iter().map(|row| {
+        self.chunk.sees.clear();
+        self.chunk.sees.extend(self.chunk.rows.iter().map(|row| {
             let range = self.both_ways[row.sequence].iter().find(|r| r.contains(&row.position));
             range.map_or(row.position + 1, |r| r.end)
         }));
     }
 
-    /// A pass over `self.rows` on the device.
+    /// A pass over `self.chunk.rows` on the device.
     fn device_pass(&mut self, policy: &mut dyn DepthPolicy, readout_exits: bool) -> Result<(), DeviceError> {
         let rule = policy.device_rule().filter(|_| self.inputs.is_none() && self.waypoints.is_none());
         let rule = rule.ok_or(DeviceError::Model(Error::NeedsCpu))?;
@@ -559,24 +613,24 @@ impl Session {
         max_steps.extend((0..config.loops.len()).map(|i| policy::most_steps(policy, config, i)));
         let pass = DevicePass {
             model: &self.model,
-            rows: &self.rows,
-            sees: &self.sees,
+            rows: &self.chunk.rows,
+            sees: &self.chunk.sees,
             initial: &self.initial,
-            wanted: &self.wanted,
+            wanted: &self.chunk.wanted,
             rule,
             max_steps,
             readout_exits,
         };
         session.pass(&pass, output)?;
-        let (n, loops) = (self.rows.len(), config.loops.len());
-        for (i, of_row) in self.depths[..n * loops].chunks_exact_mut(loops).enumerate() {
+        let (n, loops) = (self.chunk.rows.len(), config.loops.len());
+        for (i, of_row) in self.chunk.depths[..n * loops].chunks_exact_mut(loops).enumerate() {
             for (depth, &steps) in of_row.iter_mut().zip(output.steps[i..].iter().step_by(n)) {
                 *depth = steps as usize;
             }
         }
-        for (row, &i) in output.logits.chunks_exact(config.vocab).zip(&self.wanted) {
+        for (row, &i) in output.logits.chunks_exact(config.vocab).zip(&self.chunk.wanted) {
             if !row.iter().all(|x| x.is_finite()) {
-                return Err(DeviceError::Model(Error::LogitsNotFinite { position: self.rows[i].position }));
+                return Err(DeviceError::Model(Error::LogitsNotFinite { position: self.chunk.rows[i].position }));
             }
         }
         self.all_logits.extend_from_slice(&output.logits);
@@ -588,21 +642,21 @@ impl Session {
     fn leave_device(&mut self) -> Result<(), Error> {
         let Some(mut device) = self.on_device.take() else { return Ok(()) };
         let loops = self.model.config().loops.len();
-        let (rows, wanted) = (std::mem::take(&mut self.rows), std::mem::take(&mut self.wanted));
+        let (rows, wanted) = (std::mem::take(&mut self.chunk.rows), std::mem::take(&mut self.chunk.wanted));
         let mut done = Ok(());
         for (sequence, depths) in device.depths.iter().enumerate() {
             let chunks = device::chunks(self.held[sequence].len(), &self.both_ways[sequence], self.chunk_rows);
             for chunk in chunks {
                 let tokens = self.held[sequence][chunk.clone()].iter().zip(chunk.clone());
-                self.rows.clear();
-                self.rows.extend(tokens.map(|(&token, position)| Row { sequence, position, token }));
+                self.chunk.rows.clear();
+                self.chunk.rows.extend(tokens.map(|(&token, position)| Row { sequence, position, token }));
                 let depths = &depths[chunk.start * loops..chunk.end * loops];
                 if done.is_ok() {
                     done = self.pass(&mut Recorded { depths, loops, first: chunk.start }, Task::Full, false);
                 }
             }
         }
-        (self.rows, self.wanted) = (rows, wanted);
+        (self.chunk.rows, self.chunk.wanted) = (rows, wanted);
         match (&done, device.failed.take()) {
             (Ok(()), why) => self.notice = Some(left(&device.name, why.as_deref().unwrap_or("it is gone"))),
             (Err(_), why) => {
@@ -613,31 +667,50 @@ impl Session {
         done
     }
 
-    /// One job of the team over `self.rows`; appends the logits of `self.wanted`.
+    /// One job of the team over all of `self.chunk`; appends the logits that are wanted.
     fn pass(&mut self, policy: &mut dyn DepthPolicy, task: Task, readout_exits: bool) -> Result<(), Error> {
+        self.look();
+        let mut chunk = std::mem::take(&mut self.chunk);
+        let n = chunk.rows.len();
+        chunk.which.clear();
+        chunk.which.extend(0..n);
+        chunk.depths[..n * self.model.config().loops.len()].fill(0);
+        chunk.readable[..n].fill(readout_exits && n == 1);
+        let done = self.job(&mut chunk, policy, task);
+        self.chunk = chunk;
+        done?;
         let vocab = self.model.config().vocab;
-        let n = self.rows.len();
-        let need = self.wanted.len().max(1) * vocab;
+        let logits = &self.scratch.logits.get_mut()[..self.chunk.wanted.len() * vocab];
+        for (row, &i) in logits.chunks_exact(vocab).zip(&self.chunk.wanted) {
+            if !row.iter().all(|x| x.is_finite()) {
+                return Err(Error::LogitsNotFinite { position: self.chunk.rows[i].position });
+            }
+        }
+        self.all_logits.extend_from_slice(logits);
+        Ok(())
+    }
+
+    /// One job of the team. Its logits are in [`Scratch::logits`], what was decided in `self.decided`.
+    pub(super) fn job(&mut self, places: &mut Places, policy: &mut dyn DepthPolicy, task: Task) -> Result<(), Error> {
+        let need = places.wanted.len().max(1) * self.model.config().vocab;
         if self.scratch.logits.len() < need {
             self.scratch.logits = Buffer::new(need);
         }
-        let loops = self.model.config().loops.len();
-        self.depths[..n * loops].fill(0);
-        self.look();
         // A caller's states read out are no part of any position's way.
         let waypoints = self.waypoints.as_mut().filter(|_| task == Task::Full);
         let waypoints = waypoints.map(|points| {
-            points.expect(&self.rows);
+            points.expect(&places.rows);
             &*points
         });
-        let active = std::mem::take(&mut self.active);
+        let Decided { active, left, asked, failed } = std::mem::take(&mut self.decided);
         let mut control = Buffer::from(vec![Control {
             policy,
             active,
-            left: std::mem::take(&mut self.left),
-            steps: &mut self.steps[..n],
-            depths: &mut self.depths[..n * loops],
-            read_out: false,
+            left,
+            asked,
+            failed,
+            steps: &mut places.steps,
+            depths: &mut places.depths,
             logits_fresh: false,
             error: None,
         }]);
@@ -646,12 +719,13 @@ impl Session {
             scratch: &self.scratch,
             kv: &self.kv,
             kv_type: self.shape.ty,
-            rows: &self.rows,
-            sees: &self.sees,
+            rows: &places.rows,
+            sees: &places.sees,
             initial: &self.initial,
             task,
-            wanted: &self.wanted,
-            readout_exits,
+            which: &places.which,
+            wanted: &places.wanted,
+            readable: &places.readable,
             cancel: &self.cancel,
             inputs: self.inputs.as_ref(),
             waypoints,
@@ -659,19 +733,14 @@ impl Session {
         };
         self.team.run(&|w| pass.run(w));
         let control = &mut control.get_mut()[0];
-        self.active = std::mem::take(&mut control.active);
-        self.left = std::mem::take(&mut control.left);
-        if let Some(error) = control.error.take() {
-            return Err(error);
-        }
-        let logits = &self.scratch.logits.get_mut()[..self.wanted.len() * vocab];
-        for (row, &i) in logits.chunks_exact(vocab).zip(&self.wanted) {
-            if !row.iter().all(|x| x.is_finite()) {
-                return Err(Error::LogitsNotFinite { position: self.rows[i].position });
-            }
-        }
-        self.all_logits.extend_from_slice(logits);
-        Ok(())
+        let error = control.error.take();
+        self.decided = Decided {
+            active: std::mem::take(&mut control.active),
+            left: std::mem::take(&mut control.left),
+            asked: std::mem::take(&mut control.asked),
+            failed: std::mem::take(&mut control.failed),
+        };
+        error.map_or(Ok(()), Err)
     }
 }
 
