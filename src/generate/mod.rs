@@ -1,7 +1,9 @@
 //! From logits to token ids: the sampler chain, and decoding.
 
+pub mod decode;
 pub mod engine;
 pub mod sampler;
 
+pub use decode::{DecodeStats, Strategy};
 pub use engine::{Engine, PromptStats, Step, Way};
 pub use sampler::{Sampler, SamplerConfig};
