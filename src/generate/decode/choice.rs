@@ -1,14 +1,22 @@
 //! How far apart tokens follow each other: chosen from what passes cost on this machine and from how often guesses come true.
 //!
 //! With tokens `every` steps apart, a token of R steps has k = ⌈R / every⌉ rows in flight (its own and those of its successors). If all
-//! guesses come true, a token takes `every` passes of k rows. Each read-out that still guesses wrong delays its successor by
-//! another `every` passes, so with a(d) the share of guesses at depth d that come true, a token takes
+//! guesses come true, a token takes `every` passes of k rows. A guess that was wrong is found out at the latest when its token is done;
+//! with a(d) the share of guesses at depth d that come true, a token then takes
+//!
+//! ```text
+//! every + (1 − a(every)) · (R − every)
+//! ```
+//!
+//! passes, and two read-outs in all: one for the guess, one at the end. Or tokens are read out every `every` steps all the way, which costs
+//! more, and finds out earlier what was wrong: each read-out that still guesses wrong delays the successor by `every` passes, and a token
+//! takes
 //!
 //! ```text
 //! every · (1 + Σ (1 − a(m · every)))   for m = 1 .. k − 1
 //! ```
 //!
-//! passes, and R at most. That, times what a pass of k rows costs, plus read-outs, is compared with R passes of one row and one read-out.
+//! Both, for every distance, are compared with R passes of one row and one read-out.
 
 use std::time::Duration;
 
@@ -24,6 +32,8 @@ const BELIEF: (f64, f64) = (2.0, 0.9);
 const ROW: f64 = 0.1;
 /// What a choice must gain over the one in force, and over plain decoding: measurements are not exact.
 const GAIN: f64 = 0.97;
+/// Guesses that come true as often as this are not worth another look before the end.
+const SURE: f64 = 0.85;
 /// Without guesses in flight, every so many tokens the costs and guesses are looked at again.
 pub(super) const LOOK: u64 = 32;
 
@@ -69,7 +79,16 @@ impl Costs {
     }
 }
 
-/// What is known, and the distance in force.
+/// How tokens follow each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Loop steps between a token and its successor.
+    pub every: usize,
+    /// Are tokens read out again at all multiples of it?
+    pub refine: bool,
+}
+
+/// What is known, and the plan in force.
 #[derive(Debug, Clone)]
 pub(super) struct Choice {
     steps: Costs,
@@ -81,8 +100,8 @@ pub(super) struct Choice {
     depth: f64,
     /// Tokens seen.
     tokens: u64,
-    /// The distance in force; `None`: nothing in flight but the token itself.
-    every: Option<usize>,
+    /// The plan in force; `None`: nothing in flight but the token itself.
+    plan: Option<Plan>,
 }
 
 impl Choice {
@@ -94,7 +113,7 @@ impl Choice {
             guesses: Vec::new(),
             depth: 0.0,
             tokens: 0,
-            every: None,
+            plan: None,
         }
     }
 
@@ -153,31 +172,38 @@ impl Choice {
         self.depth * self.steps.of(1) + self.reads.of(1) + self.enters.of(1)
     }
 
-    /// Seconds that a token is expected to take with its successor `every` steps behind it and `rows` in flight at most.
-    fn expected(&self, every: usize, rows: usize) -> f64 {
-        let in_flight = (self.depth / every as f64).ceil().clamp(1.0, rows as f64);
-        let wrong: f64 = (1..in_flight as usize).map(|m| 1.0 - self.rate(m * every)).sum();
-        let passes = (every as f64).max(self.depth / in_flight) * (1.0 + wrong);
+    /// Seconds that a token is expected to take under a plan, with `rows` in flight at most.
+    fn expected(&self, Plan { every, refine }: Plan, rows: usize) -> f64 {
+        let step = every as f64;
+        let in_flight = (self.depth / step).ceil().clamp(1.0, rows as f64);
+        let least = step.max(self.depth / in_flight);
+        let passes = if refine {
+            least * (1.0 + (1..in_flight as usize).map(|m| 1.0 - self.rate(m * every)).sum::<f64>())
+        } else {
+            least + (1.0 - self.rate(every)) * (self.depth - step).max(0.0)
+        };
         let passes = passes.min(self.depth);
-        let reads = (passes / every as f64).max(1.0);
-        passes * self.steps.of(in_flight as usize) + reads * (self.reads.of(in_flight as usize) + self.enters.of(1))
+        let reads = (passes / step).max(1.0);
+        let read = if refine { in_flight as usize } else { 2 };
+        passes * self.steps.of(in_flight as usize) + reads * self.reads.of(read) + self.enters.of(1)
     }
 
     fn choose(&mut self, most: usize, rows: usize) {
-        let cost = |every: Option<usize>| every.map_or_else(|| self.plain(), |n| self.expected(n, rows));
-        let best =
-            (self.closest(most, rows)..most).map(|n| (self.expected(n, rows), n)).min_by(|a, b| a.0.total_cmp(&b.0));
-        let mut chosen = self.every;
-        if let Some((seconds, every)) = best
+        let cost = |plan: Option<Plan>| plan.map_or_else(|| self.plain(), |plan| self.expected(plan, rows));
+        let plans = (self.closest(most, rows)..most)
+            .flat_map(|every| [false, true].map(|refine| Plan { every, refine }))
+            .map(|plan| (self.expected(plan, rows), plan));
+        let mut chosen = self.plan;
+        if let Some((seconds, plan)) = plans.min_by(|a, b| a.0.total_cmp(&b.0))
             && seconds < GAIN * cost(chosen)
             && seconds < GAIN * self.plain()
         {
-            chosen = Some(every);
+            chosen = Some(plan);
         }
         if chosen.is_some() && self.plain() < GAIN * cost(chosen) {
             chosen = None;
         }
-        self.every = chosen;
+        self.plan = chosen;
     }
 
     /// The smallest distance for which there are rows enough.
@@ -186,20 +212,25 @@ impl Choice {
         depth.div_ceil(rows).max(1)
     }
 
-    /// Steps between a token and its successor from here on, in tokens of `most` steps with `rows` in flight at most; `None`: nothing is to
-    /// be guessed.
-    pub(super) fn every(&self, most: usize, rows: usize) -> Option<usize> {
-        // At first as close together as there are rows for: that shows guesses from all depths, and passes of all numbers of rows.
+    /// How tokens are to follow each other from here on, in tokens of `most` steps with `rows` in flight at most; `None`: nothing is to be
+    /// guessed.
+    pub(super) fn plan(&self, most: usize, rows: usize) -> Option<Plan> {
+        // At first as close together as there are rows for: that shows passes of all numbers of rows.
         let first = self.closest(most, rows);
         if most <= first {
             return None;
         }
-        if self.tokens < LOOK / 2 { Some(first) } else { self.every }
+        if self.tokens < LOOK / 2 { Some(self.at(first)) } else { self.plan }
+    }
+
+    /// The plan for a distance that is given.
+    pub(super) fn at(&self, every: usize) -> Plan {
+        Plan { every, refine: self.rate(every) < SURE }
     }
 
     /// Is this a token to look again at?
     pub(super) fn looks(&self) -> bool {
-        self.every.is_none() && self.tokens.is_multiple_of(LOOK)
+        self.plan.is_none() && self.tokens.is_multiple_of(LOOK)
     }
 }
 
@@ -229,25 +260,26 @@ mod tests {
     #[test]
     fn cheap_rows_and_good_guesses_are_used() {
         let choice = seen(0.05, |_| 0.98, 32);
-        assert_eq!(choice.every(32, 8), Some(4), "as many rows as there may be");
-        assert!(choice.expected(4, 8) < 0.3 * choice.plain());
+        let plan = choice.plan(32, 8).unwrap();
+        assert_eq!(plan, Plan { every: 4, refine: false }, "as many rows as there may be, and sure");
+        assert!(choice.expected(plan, 8) < 0.3 * choice.plain());
     }
 
     #[test]
     fn dear_rows_are_not() {
-        assert_eq!(seen(0.95, |_| 0.98, 32).every(32, 8), None);
+        assert_eq!(seen(0.95, |_| 0.98, 32).plan(32, 8), None);
     }
 
     #[test]
     fn guesses_that_fail_are_not_made() {
-        assert_eq!(seen(0.2, |_| 0.02, 16).every(16, 8), None);
+        assert_eq!(seen(0.2, |_| 0.02, 16).plan(16, 8), None);
     }
 
     #[test]
     fn guesses_that_need_depth_are_given_it() {
         let choice = seen(0.05, |d| if d >= 16 { 0.99 } else { 0.1 }, 32);
-        let every = choice.every(32, 8).unwrap();
-        assert!((14..=24).contains(&every), "{every}");
+        let plan = choice.plan(32, 8).unwrap();
+        assert!((14..=24).contains(&plan.every), "{plan:?}");
     }
 
     #[test]
@@ -265,7 +297,7 @@ mod tests {
     #[test]
     fn it_begins_with_a_look_at_everything() {
         let choice = Choice::new();
-        assert_eq!((choice.every(32, 8), choice.every(8, 8), choice.every(6, 8)), (Some(4), Some(1), Some(1)));
-        assert_eq!((choice.every(1, 8), choice.looks()), (None, true));
+        assert_eq!([32, 8, 6].map(|most| choice.plan(most, 8).unwrap().every), [4, 1, 1]);
+        assert_eq!((choice.plan(1, 8), choice.looks()), (None, true));
     }
 }

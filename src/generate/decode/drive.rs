@@ -1,6 +1,6 @@
 //! Rows in flight, driven by a strategy: who enters, who steps, who is read out, and what is drawn.
 
-use super::choice::Choice;
+use super::choice::{Choice, Plan};
 use super::{DecodeStats, Strategy};
 use crate::exit::{RulePolicy, Signal};
 use crate::generate::engine::{Error, Step};
@@ -157,12 +157,15 @@ impl Drive {
         while !session.in_flight(0)[0].is_final() {
             match self.strategy {
                 Strategy::Speculative { tokens, steps } => {
-                    let steps = steps.or_else(|| self.choice.every(most, tokens)).unwrap_or(most);
+                    let steps = steps.or_else(|| self.choice.plan(most, tokens).map(|p| p.every)).unwrap_or(most);
                     self.block(session, policy, sampler, (tokens.min(rows), steps))?;
                 }
                 Strategy::Pipeline { every, .. } => {
-                    let every = every.or_else(|| self.choice.every(most, rows));
-                    self.stagger(session, policy, sampler, (rows, every))?;
+                    let plan = match every {
+                        Some(every) => Some(self.choice.at(every)),
+                        None => self.choice.plan(most, rows),
+                    };
+                    self.stagger(session, policy, sampler, (rows, plan))?;
                 }
                 Strategy::Plain => self.stagger(session, policy, sampler, (1, None))?,
             }
@@ -204,14 +207,15 @@ impl Drive {
         session: &mut Session,
         policy: &mut RulePolicy,
         sampler: &mut Sampler,
-        (most_rows, every): (usize, Option<usize>),
+        (most_rows, plan): (usize, Option<Plan>),
     ) -> Result<(), Error> {
         let most = policy.max_steps(0);
         let flying = session.in_flight(0);
         let youngest = &flying[flying.len() - 1];
-        let looks = every.is_none() && most_rows > 1 && flying.len() == 1 && self.choice.looks();
+        let looks = plan.is_none() && most_rows > 1 && flying.len() == 1 && self.choice.looks();
         // To where the youngest is read out next; without guesses, to the end.
-        let every = every.or_else(|| looks.then(|| most.div_ceil(most_rows.max(2)).max(1)));
+        let plan = plan.or_else(|| looks.then(|| Plan { every: most.div_ceil(most_rows).max(1), refine: true }));
+        let every = plan.map(|plan| plan.every);
         let next = every.map_or(most, |every| (youngest.steps / every + 1) * every).min(most);
         // Passes end by themselves once a row leaves.
         let ends = youngest.left || youngest.steps >= next;
@@ -223,16 +227,16 @@ impl Drive {
             let youngest = &flying[last];
             !ends && (youngest.left || youngest.steps.is_multiple_of(every))
         });
-        if due {
-            self.read(session, |_| Read::Logits)?;
-        } else if first.left {
-            // The rows behind it that have left, too, need nothing but its keys.
-            let done = flying.iter().take_while(|row| row.left).count();
-            let end = first.position + done;
-            self.read(session, |row| if row.position < end { Read::Logits } else { Read::No })?;
-        } else {
+        if !due && !first.left {
             return Ok(());
         }
+        // What is done from the oldest on: the rows behind it need nothing but its keys.
+        let end = first.position + flying.iter().take_while(|row| row.left).count();
+        let (last, refine) = (flying[last].position, plan.is_some_and(|plan| plan.refine));
+        self.read(session, |row| {
+            let guesses = due && (refine || row.position == last);
+            if row.position < end || guesses { Read::Logits } else { Read::No }
+        })?;
         self.guess(session, sampler, 0)?;
         let room = if looks { 1 } else { most_rows };
         self.follow(session, policy, room, |row| row.read_at() == Some(row.steps))
