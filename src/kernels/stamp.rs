@@ -27,7 +27,15 @@ macro_rules! stamp {
     (@matmul $token:expr, $features:tt, $name:ident, $path:path) => {
         stamp!(@entry $token, $features, $name, (w: &[u8], rows: usize, acts: Acts<'_>, out: &mut [f32]), $path);
     };
-    (@panel $token:expr, $features:tt, $name:ident, $path:path) => {
+    (@panel $token:expr, $features:tt, $name:ident, $ty:ident) => {
+        fn $name(panels: &[u8], skip: usize, rows: usize, acts: Acts<'_>, out: &mut [f32]) {
+            // One row has a function to itself, where the loops of tiles of more have no say in what it keeps in registers.
+            stamp!(@panel_of $token, $features, one, panel::multiply::<_, panel::$ty, true>);
+            stamp!(@panel_of $token, $features, more, panel::multiply::<_, panel::$ty, false>);
+            if acts.rows == 1 { one(panels, skip, rows, acts, out) } else { more(panels, skip, rows, acts, out) }
+        }
+    };
+    (@panel_of $token:expr, $features:tt, $name:ident, $path:path) => {
         stamp!(@entry $token, $features, $name,
             (panels: &[u8], skip: usize, rows: usize, acts: Acts<'_>, out: &mut [f32]), $path);
     };
@@ -51,16 +59,16 @@ macro_rules! stamp {
             use crate::kernels::stamp::stamp;
             use crate::kernels::{Acts, PanelKernels};
 
-            stamp!(@panel $token, ($($feature)?), panel_q8_0, panel::multiply::<_, panel::Q8_0>);
-            stamp!(@panel $token, ($($feature)?), panel_q4_0, panel::multiply::<_, panel::Q4_0>);
-            stamp!(@panel $token, ($($feature)?), panel_q4_1, panel::multiply::<_, panel::Q4_1>);
-            stamp!(@panel $token, ($($feature)?), panel_q5_0, panel::multiply::<_, panel::Q5_0>);
-            stamp!(@panel $token, ($($feature)?), panel_q5_1, panel::multiply::<_, panel::Q5_1>);
-            stamp!(@panel $token, ($($feature)?), panel_q4_k, panel::multiply::<_, panel::Q4K>);
-            stamp!(@panel $token, ($($feature)?), panel_q5_k, panel::multiply::<_, panel::Q5K>);
-            stamp!(@panel $token, ($($feature)?), panel_q6_k, panel::multiply::<_, panel::Q6K>);
-            stamp!(@panel $token, ($($feature)?), panel_iq4_nl, panel::multiply::<_, panel::Iq4Nl>);
-            stamp!(@panel $token, ($($feature)?), panel_iq4_xs, panel::multiply::<_, panel::Iq4Xs>);
+            stamp!(@panel $token, ($($feature)?), panel_q8_0, Q8_0);
+            stamp!(@panel $token, ($($feature)?), panel_q4_0, Q4_0);
+            stamp!(@panel $token, ($($feature)?), panel_q4_1, Q4_1);
+            stamp!(@panel $token, ($($feature)?), panel_q5_0, Q5_0);
+            stamp!(@panel $token, ($($feature)?), panel_q5_1, Q5_1);
+            stamp!(@panel $token, ($($feature)?), panel_q4_k, Q4K);
+            stamp!(@panel $token, ($($feature)?), panel_q5_k, Q5K);
+            stamp!(@panel $token, ($($feature)?), panel_q6_k, Q6K);
+            stamp!(@panel $token, ($($feature)?), panel_iq4_nl, Iq4Nl);
+            stamp!(@panel $token, ($($feature)?), panel_iq4_xs, Iq4Xs);
 
             const fn rows_of<W: Wide>(_: W) -> usize {
                 W::ROWS

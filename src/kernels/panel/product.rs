@@ -20,9 +20,9 @@ const CACHE_LINE: usize = 64;
 /// Rows of the largest panel.
 pub(super) const MOST_ROWS: usize = 16;
 
-/// `out[c * rows + r]` = weight row `skip + r` · activation row `c`.
+/// `out[c * rows + r]` = weight row `skip + r` · activation row `c`. `ONE`: there is one activation row, and code for no more.
 #[inline(always)]
-pub(in crate::kernels) fn multiply<W: Wide, P: Packed>(
+pub(in crate::kernels) fn multiply<W: Wide, P: Packed, const ONE: bool>(
     w: W,
     panels: &[u8],
     skip: usize,
@@ -34,12 +34,13 @@ pub(in crate::kernels) fn multiply<W: Wide, P: Packed>(
     let size = layout.panel_bytes();
     assert!(skip < W::ROWS && panels.len() == layout.panels(skip + rows) * size);
     assert!(out.len() == rows * acts.rows);
+    assert!(!ONE || acts.rows == 1);
     acts.check(Form::of(P::TYPE));
     // 8-bit weights are as good as unpacked.
-    let slab = acts.rows >= SLAB_FROM && (W::MANY > 0 || P::KIND != Kind::Wide);
+    let slab = !ONE && acts.rows >= SLAB_FROM && (W::MANY > 0 || P::KIND != Kind::Wide);
     // Taken out and put back: a closure would be a function of its own, without the instruction set.
     let mut unpacked = slab.then(|| SLAB.take());
-    panels_times::<W, P>(w, panels, &layout, skip, rows, &acts, out, unpacked.as_mut());
+    panels_times::<W, P, ONE>(w, panels, &layout, skip, rows, &acts, out, unpacked.as_mut());
     if let Some(slab) = unpacked {
         SLAB.set(slab);
     }
@@ -64,7 +65,7 @@ struct Line(#[expect(dead_code, reason = "written and read through pointers")] [
 
 #[inline(always)]
 #[expect(clippy::too_many_arguments, reason = "an inlined part of `multiply`, which has the narrow interface")]
-fn panels_times<W: Wide, P: Packed>(
+fn panels_times<W: Wide, P: Packed, const ONE: bool>(
     w: W,
     panels: &[u8],
     layout: &PanelLayout,
@@ -84,6 +85,11 @@ fn panels_times<W: Wide, P: Packed>(
         // Lanes of this panel that are wanted, and where the first of them goes.
         let lanes = if i == 0 { skip } else { 0 }..(skip + rows - i * W::ROWS).min(W::ROWS);
         let to = Target { lanes: (lanes.start, lanes.end), at: i * W::ROWS + lanes.start - skip, rows };
+        if ONE {
+            // SAFETY: the panel is whole, and the row is there.
+            unsafe { tile::<W, P, 1>(w, panel, layout, acts, 0, to, out) };
+            continue;
+        }
         let mut c = 0;
         if let Some(slab) = &mut slab {
             // SAFETY: the panel is whole, the slab has room for it, and the activations are there.
@@ -112,13 +118,14 @@ fn panels_times<W: Wide, P: Packed>(
         while c < acts.rows {
             // SAFETY: the panel is whole, and the activations are there from row `c` on.
             unsafe {
-                c += match acts.rows - c {
+                c += match next_tile::<W, P>(acts.rows - c) {
                     1 => tile::<W, P, 1>(w, panel, layout, acts, c, to, out),
-                    2 | 3 => tile::<W, P, 2>(w, panel, layout, acts, c, to, out),
-                    // (Sums of 16-bit activations are two per row: eight rows do not fit the registers.)
-                    n if n >= 8 && W::COLUMNS == 8 && P::KIND != Kind::Wide => {
-                        tile::<W, P, 8>(w, panel, layout, acts, c, to, out)
-                    }
+                    2 => tile::<W, P, 2>(w, panel, layout, acts, c, to, out),
+                    3 if W::EVERY => tile::<W, P, 3>(w, panel, layout, acts, c, to, out),
+                    5 if W::EVERY => tile::<W, P, 5>(w, panel, layout, acts, c, to, out),
+                    6 if W::EVERY => tile::<W, P, 6>(w, panel, layout, acts, c, to, out),
+                    7 if W::EVERY => tile::<W, P, 7>(w, panel, layout, acts, c, to, out),
+                    8 if W::COLUMNS == 8 => tile::<W, P, 8>(w, panel, layout, acts, c, to, out),
                     _ => tile::<W, P, 4>(w, panel, layout, acts, c, to, out),
                 };
             }
@@ -126,6 +133,24 @@ fn panels_times<W: Wide, P: Packed>(
     }
     if slab.is_some() {
         w.end_many();
+    }
+}
+
+/// Activation rows of the next tile where there are `n`.
+#[inline(always)]
+fn next_tile<W: Wide, P: Packed>(n: usize) -> usize {
+    // Sums of 16-bit activations are two per row: more rows do not fit the registers.
+    let wide = P::KIND == Kind::Wide;
+    if W::EVERY {
+        let most = if wide { 4 } else { 7 };
+        // Tiles of about the same size: eight as twice four.
+        return if n <= most { n } else { n.div_ceil(n.div_ceil(most)) };
+    }
+    match n {
+        0..=2 => n,
+        3 => 2,
+        8.. if W::COLUMNS == 8 && !wide => 8,
+        _ => 4,
     }
 }
 

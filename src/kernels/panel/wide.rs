@@ -82,6 +82,9 @@ pub(in crate::kernels) trait Wide: Copy {
     const ROWS: usize;
     /// Activation rows of the largest tile, 4 or 8.
     const COLUMNS: usize;
+    /// Whether tiles of every number of activation rows up to seven have code of their own, instead of those of 1, 2, 4 and
+    /// [`COLUMNS`](Self::COLUMNS).
+    const EVERY: bool = false;
     /// Activation rows of a tile of [`many`](Self::many), up to sixteen; 0: there is no such way.
     const MANY: usize = 0;
     /// An f32 per row.

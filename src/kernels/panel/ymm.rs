@@ -6,6 +6,9 @@ use core::arch::x86_64::*;
 
 /// How bytes are multiplied.
 pub(in crate::kernels) trait Dot: Copy {
+    /// [`Wide::EVERY`].
+    const EVERY: bool = false;
+
     unsafe fn dot_u4<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns, start: [i32; C]) -> [__m256i; C];
     unsafe fn dot_u5<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns, start: [i32; C]) -> [__m256i; C];
     unsafe fn dot_u6<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [[__m256i; 2]; C];
@@ -37,97 +40,186 @@ unsafe fn four(a: *const i8, g: usize) -> __m256i {
     unsafe { _mm256_set1_epi32(a.cast::<i32>().add(g).read_unaligned()) }
 }
 
+/// A sum as it is, which the compiler takes for one that it does not know.
+///
+/// Products of several rows of activations fit the registers only if every group of weights meets all rows before the next
+/// group comes. Written in that order, but with nothing to hold it, they are put in another one, in which sums and weights are
+/// kept in memory. Such places are passed in order.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pinned(mut sum: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe { core::arch::asm!("/* {0} */", inout(ymm_reg) sum, options(nomem, nostack, preserves_flags)) };
+    sum
+}
+
+/// Pairs of neighbours of sixteen bits, added.
+#[inline(always)]
+unsafe fn pairs(sum: __m256i) -> __m256i {
+    // SAFETY: the caller promises AVX2.
+    unsafe { _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) }
+}
+
+/// Products of two groups, `g` and `h`, of a row: in a lane of 16 bits at most 2 · 2 · 127 times the largest weight.
+#[inline(always)]
+unsafe fn two(w: &[__m256i; GROUPS], a: *const i8, [g, h]: [usize; 2]) -> __m256i {
+    // SAFETY: the caller promises AVX2, and 32 bytes.
+    unsafe { _mm256_add_epi16(_mm256_maddubs_epi16(w[g], four(a, g)), _mm256_maddubs_epi16(w[h], four(a, h))) }
+}
+
+/// Calls for each of some numbers that a function takes last, one after the other. In a loop the calls are not always unrolled.
+macro_rules! each {
+    ($f:ident($w:expr, $a:expr, $sums:expr) for $($n:expr),*) => { $( $f($w, $a, $sums, $n); )* };
+}
+
+/// Groups `g` and `g + 4`, whose nibbles are in the same bytes, times `C` rows.
+#[inline(always)]
+unsafe fn step_u4<const C: usize>(w: &[__m256i; GROUPS], a: &Columns, sums: &mut [__m256i; C], g: usize) {
+    for (j, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller promises AVX2 and `C` blocks.
+        *sum = unsafe { pinned(_mm256_add_epi16(*sum, two(w, a.q(j), [g, g + GROUPS / 2]))) };
+    }
+}
+
+/// Groups `g`, `g + 1`, `g + 4` and `g + 5`.
+#[inline(always)]
+unsafe fn step_u5<const C: usize>(w: &[__m256i; GROUPS], a: &Columns, sums: &mut [__m256i; C], g: usize) {
+    for (j, sum) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller promises AVX2 and `C` blocks.
+        unsafe {
+            // At most 4 · 2 · 31 · 127 = 31496.
+            let four = _mm256_add_epi16(two(w, a.q(j), [g, g + 4]), two(w, a.q(j), [g + 1, g + 5]));
+            *sum = pinned(_mm256_add_epi32(*sum, pairs(four)));
+        }
+    }
+}
+
+/// Groups `g` and `g + 1`.
+#[inline(always)]
+unsafe fn step_u6<const C: usize>(w: &[__m256i; GROUPS], a: &Columns, sums: &mut [[__m256i; 2]; C], g: usize) {
+    for (j, sums) in sums.iter_mut().enumerate() {
+        let sum = &mut sums[g / 4];
+        // SAFETY: the caller promises AVX2 and `C` blocks.
+        unsafe {
+            // At most 2 · 2 · 63 · 127 = 32004.
+            *sum = _mm256_add_epi32(*sum, pairs(two(w, a.q(j), [g, g + 1])));
+            if C > 1 {
+                *sum = pinned(*sum);
+            }
+        }
+    }
+}
+
+/// Group `g` of signed weights.
+#[inline(always)]
+unsafe fn step_s8<const C: usize>(w: &[__m256i; GROUPS], a: &Columns, sums: &mut [__m256i; C], g: usize) {
+    // SAFETY: the caller promises AVX2 and `C` blocks.
+    unsafe {
+        let size = _mm256_abs_epi8(w[g]);
+        for (j, sum) in sums.iter_mut().enumerate() {
+            // One side must be unsigned, so the weights' signs go to the activations. At most 2 · 127 · 127 = 32258.
+            let products = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four(a.q(j), g), w[g]));
+            *sum = _mm256_add_epi32(*sum, pairs(products));
+            if C > 1 {
+                *sum = pinned(*sum);
+            }
+        }
+    }
+}
+
+/// Group `g` of signed weights, as 16-bit numbers. A group of a row fills two lanes of 32 bits, so rows 0 to 3 and 4 to 7 are in
+/// a register each.
+#[inline(always)]
+unsafe fn step_wide<const C: usize>(w: &[__m256i; GROUPS], a: &Columns, sums: &mut [[__m256i; 2]; C], g: usize) {
+    // SAFETY: the caller promises AVX2 and `C` blocks.
+    unsafe {
+        let low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(w[g]));
+        let high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(w[g], 1));
+        for (j, sums) in sums.iter_mut().enumerate() {
+            let a = _mm256_set1_epi64x(a.wide(j).cast::<i64>().add(g).read_unaligned());
+            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(low, a));
+            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(high, a));
+            // (Two rows have the registers that they need in any order, and are faster as the compiler likes it.)
+            if C > 2 {
+                *sums = [pinned(sums[0]), pinned(sums[1])];
+            }
+        }
+    }
+}
+
 impl Dot for Maddubs {
+    const EVERY: bool = true;
+
     #[inline(always)]
     unsafe fn dot_u4<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns, start: [i32; C]) -> [__m256i; C] {
+        // A lane of 16 bits takes two products per group: at most 8 · 2 · 15 · 127 = 30480.
         // SAFETY: the token proves AVX2; the caller promises `C` blocks.
         unsafe {
-            let mut out = [_mm256_setzero_si256(); C];
-            for (j, out) in out.iter_mut().enumerate() {
-                // A lane of 16 bits takes two products per group: at most 8 · 2 · 15 · 127 = 30480.
-                let mut sum = _mm256_maddubs_epi16(w[0], four(a.q(j), 0));
-                for (g, &w) in w.iter().enumerate().skip(1) {
-                    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, four(a.q(j), g)));
+            let mut sums = [_mm256_setzero_si256(); C];
+            if C == 1 {
+                for (g, &w) in w.iter().enumerate() {
+                    sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w, four(a.q(0), g)));
                 }
-                let sum = _mm256_madd_epi16(sum, _mm256_set1_epi16(1));
-                *out = _mm256_add_epi32(sum, _mm256_set1_epi32(start[j]));
+            } else {
+                each!(step_u4(w, a, &mut sums) for 0, 1, 2, 3);
             }
-            out
+            for (sum, start) in sums.iter_mut().zip(start) {
+                *sum = _mm256_add_epi32(pairs(*sum), _mm256_set1_epi32(start));
+            }
+            sums
         }
     }
     #[inline(always)]
     unsafe fn dot_u5<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns, start: [i32; C]) -> [__m256i; C] {
         // SAFETY: as above.
         unsafe {
-            let mut out = [_mm256_setzero_si256(); C];
-            for (j, out) in out.iter_mut().enumerate() {
-                let mut all = _mm256_set1_epi32(start[j]);
+            let mut sums = [_mm256_setzero_si256(); C];
+            for (sum, start) in sums.iter_mut().zip(start) {
+                *sum = _mm256_set1_epi32(start);
+            }
+            if C == 1 {
                 for (h, w) in w.as_chunks::<4>().0.iter().enumerate() {
                     // At most 4 · 2 · 31 · 127 = 31496.
-                    let mut sum = _mm256_maddubs_epi16(w[0], four(a.q(j), 4 * h));
+                    let mut sum = _mm256_maddubs_epi16(w[0], four(a.q(0), 4 * h));
                     for (g, &w) in w.iter().enumerate().skip(1) {
-                        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, four(a.q(j), 4 * h + g)));
+                        sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, four(a.q(0), 4 * h + g)));
                     }
-                    all = _mm256_add_epi32(all, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+                    sums[0] = _mm256_add_epi32(sums[0], pairs(sum));
                 }
-                *out = all;
+            } else {
+                each!(step_u5(w, a, &mut sums) for 0, 2);
             }
-            out
+            sums
         }
     }
     #[inline(always)]
     unsafe fn dot_u6<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [[__m256i; 2]; C] {
         // SAFETY: as above.
         unsafe {
-            let mut out = [[_mm256_setzero_si256(); 2]; C];
-            for (j, out) in out.iter_mut().enumerate() {
-                for (h, out) in out.iter_mut().enumerate() {
-                    let mut all = _mm256_set1_epi32(a.scale(j).minus_32[h]);
-                    for pair in [4 * h, 4 * h + 2] {
-                        // At most 2 · 2 · 63 · 127 = 32004.
-                        let sum = _mm256_add_epi16(
-                            _mm256_maddubs_epi16(w[pair], four(a.q(j), pair)),
-                            _mm256_maddubs_epi16(w[pair + 1], four(a.q(j), pair + 1)),
-                        );
-                        all = _mm256_add_epi32(all, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
-                    }
-                    *out = all;
-                }
+            let mut sums = [[_mm256_setzero_si256(); 2]; C];
+            for (j, sums) in sums.iter_mut().enumerate() {
+                let minus_32 = a.scale(j).minus_32;
+                *sums = [_mm256_set1_epi32(minus_32[0]), _mm256_set1_epi32(minus_32[1])];
             }
-            out
+            each!(step_u6(w, a, &mut sums) for 0, 2, 4, 6);
+            sums
         }
     }
     #[inline(always)]
     unsafe fn dot_s8<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [__m256i; C] {
         // SAFETY: as above.
         unsafe {
-            let mut out = [_mm256_setzero_si256(); C];
-            for (j, out) in out.iter_mut().enumerate() {
-                for (g, &w) in w.iter().enumerate() {
-                    // One side must be unsigned, so the weights' signs go to the activations. At most 2 · 127 · 127 = 32258.
-                    let sum = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(four(a.q(j), g), w));
-                    *out = _mm256_add_epi32(*out, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
-                }
-            }
-            out
+            let mut sums = [_mm256_setzero_si256(); C];
+            each!(step_s8(w, a, &mut sums) for 0, 1, 2, 3, 4, 5, 6, 7);
+            sums
         }
     }
     #[inline(always)]
     unsafe fn dot_wide<const C: usize>(self, w: &[__m256i; GROUPS], a: &Columns) -> [__m256i; C] {
-        // Both sides as 16-bit numbers. A group of a row fills two lanes of 32 bits, so rows 0 to 3 and 4 to 7 are in a
-        // register each, and a lane's neighbour is added at the end.
         // SAFETY: as above.
         unsafe {
             let mut sums = [[_mm256_setzero_si256(); 2]; C];
-            for (g, &w) in w.iter().enumerate() {
-                let low = _mm256_cvtepi8_epi16(_mm256_castsi256_si128(w));
-                let high = _mm256_cvtepi8_epi16(_mm256_extracti128_si256(w, 1));
-                for (j, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm256_set1_epi64x(a.wide(j).cast::<i64>().add(g).read_unaligned());
-                    sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(low, a));
-                    sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(high, a));
-                }
-            }
+            each!(step_wide(w, a, &mut sums) for 0, 1, 2, 3, 4, 5, 6, 7);
             let mut out = [_mm256_setzero_si256(); C];
             for (out, sums) in out.iter_mut().zip(sums) {
                 *out = _mm256_permute4x64_epi64(_mm256_hadd_epi32(sums[0], sums[1]), 0b11_01_10_00);
@@ -252,6 +344,7 @@ unsafe fn rounded<const C: usize>(sums: [__m256i; C]) -> [__m256; C] {
 impl<D: Dot> Wide for Ymm<D> {
     const ROWS: usize = 8;
     const COLUMNS: usize = 4;
+    const EVERY: bool = D::EVERY;
     type F = __m256;
     type Q = __m256i;
 
