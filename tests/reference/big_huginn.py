@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """A random checkpoint of the shape of the real Huginn: 3.5 B parameters in bf16, 7 GB in sharded safetensors.
 
-  big_huginn.py OUT [--small]
+  big_huginn.py OUT [--medium|--small]
 
 For timing conversions and measuring their memory; what the model says is noise. Needs numpy. The weights are normal and of the
 published standard deviations, cut from one random tile at places, and with signs, that are drawn anew for every few rows, so
-that writing takes most of the time. --small makes it a hundredth of the size, to see that all of it works.
+that writing takes most of the time. --medium makes it a seventh of the size, which still fits
+no cache, for timing decoding; --small a hundredth, to see that all of it works.
 """
 
 import argparse
@@ -81,22 +82,26 @@ def write_shard(path, tensors, rng, tiles):
     return at
 
 
-def main(out, small):
+SIZES = {"big": (5280, 17920, 55, 65536), "medium": (2112, 7168, 22, 16384), "small": (528, 1792, 11, 6592)}
+"""Width, width of MLPs, heads, vocabulary."""
+
+
+def main(out, size):
     rng = np.random.default_rng(0)
-    width, hidden, heads, vocab = (528, 1792, 11, 6592) if small else (5280, 17920, 55, 65536)
+    width, hidden, heads, vocab = SIZES[size]
     stacks = {"prelude": 2, "core_block": 4, "coda": 2}
     matrices, vectors = shapes(width, hidden, heads, vocab, stacks)
     normal = rng.standard_normal(TILE, dtype=np.float32)
     tiles = {std: bf16(normal * np.float32(std)) for std in {std for _, _, std in matrices}}
 
     tensors = [(name, shape, None) for name, shape in vectors] + matrices
-    shards, size = [[]], 0
+    shards, full = [[]], 0
     for tensor in tensors:
-        if size >= (SHARD // 100 if small else SHARD):
+        if full >= (SHARD // 100 if size == "small" else SHARD):
             shards.append([])
-            size = 0
+            full = 0
         shards[-1].append(tensor)
-        size += int(np.prod(tensor[1])) * 2
+        full += int(np.prod(tensor[1])) * 2
     out.mkdir(parents=True, exist_ok=True)
     index, total = {}, 0
     for number, shard in enumerate(shards, 1):
@@ -136,6 +141,7 @@ def main(out, small):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--small", action="store_true")
+    for size in ("medium", "small"):
+        parser.add_argument(f"--{size}", dest="size", action="store_const", const=size, default="big")
     arguments = parser.parse_args()
-    main(arguments.out, arguments.small)
+    main(arguments.out, arguments.size)
