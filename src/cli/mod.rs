@@ -11,6 +11,7 @@ pub mod bench;
 pub mod built_in;
 pub mod calibrate;
 pub mod chat;
+mod decode;
 mod device;
 pub mod eval;
 mod governor;
@@ -20,6 +21,7 @@ mod profile;
 mod reading;
 
 pub use auto::{AutoFlags, Decided};
+pub use decode::{DecodeFlags, acceptance_words, decode_json, decode_note, decode_words};
 pub use device::{Cpu, DeviceChoice, DeviceFlags, OnDevice, Place, device_name, device_words, ran_on};
 pub use governor::{Governor, GovernorFlags, Prepared, Usual};
 pub use parallel::ParallelFlags;

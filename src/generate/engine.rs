@@ -1,8 +1,9 @@
-//! Plain decoding: one token after another.
+//! A session that generates: prompts in, tokens out, however they are decoded.
 
+use super::decode::{DecodeStats, Drive, Parts, Strategy};
 use super::sampler::{self, Sampler, SamplerConfig};
 use crate::exit::{ExitRule, NoGate, RulePolicy, Signal};
-use crate::model::{self, Batch, Logits, Session};
+use crate::model::{self, Batch, DepthPolicy, Logits, Session};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -84,6 +85,7 @@ pub struct Engine {
     /// Logits behind the last token that was run, and its loop steps.
     logits: Vec<f32>,
     steps: usize,
+    drive: Drive,
 }
 
 impl Engine {
@@ -113,6 +115,7 @@ impl Engine {
             pending: None,
             logits: Vec::new(),
             steps: 0,
+            drive: Drive::new(Strategy::Plain),
         };
         engine.set_rule(rule, steps)?;
         Ok(engine)
@@ -130,7 +133,54 @@ impl Engine {
         }
         self.policy = RulePolicy::new(rule, steps, config, self.session.chunk_rows())?;
         self.depth = steps;
+        // What is in flight began under the old rule.
+        self.session.discard(0, 0);
         Ok(())
+    }
+
+    /// Changes how tokens are decoded from now on. The text does not depend on it, where [`is_exact`](Self::is_exact).
+    pub fn set_strategy(&mut self, strategy: Strategy) {
+        self.session.discard(0, 0);
+        let stops = self.drive.take_stops();
+        self.drive = Drive::new(strategy);
+        self.drive.set_stops(stops);
+    }
+
+    /// How tokens are decoded.
+    pub fn strategy(&self) -> Strategy {
+        self.drive.strategy()
+    }
+
+    /// Why tokens are decoded one after the other although another strategy is set, in words; `None`: they are not, or none is.
+    pub fn plain_because(&self) -> Option<String> {
+        Drive::plain_because(self.strategy(), &self.session, &self.policy)
+    }
+
+    /// Does the strategy give what plain decoding gives, to the last bit? It does unless loop steps share KV slots
+    /// ([`Session::flies_exactly`]).
+    pub fn is_exact(&self) -> bool {
+        let plain = self.strategy() == Strategy::Plain || self.plain_because().is_some();
+        plain || self.session.flies_exactly(self.policy.max_steps(0))
+    }
+
+    /// Tokens that end a text: nothing is guessed behind them.
+    pub fn set_stops(&mut self, stops: Vec<u32>) {
+        self.drive.set_stops(stops);
+    }
+
+    /// Tokens per second that decoding one after the other is expected to make here, from what was measured on the way.
+    pub fn plain_tokens_per_second(&self) -> Option<f64> {
+        self.drive.plain_seconds().map(f64::recip)
+    }
+
+    /// The drive of the strategy, to look at or to ask someone else for guesses.
+    pub fn drive_mut(&mut self) -> &mut Drive {
+        &mut self.drive
+    }
+
+    /// What decoding with several tokens in flight did, since it began or this was last asked.
+    pub fn take_decode_stats(&mut self) -> DecodeStats {
+        self.drive.take_stats()
     }
 
     /// The exit rule in force.
@@ -168,6 +218,11 @@ impl Engine {
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    #[cfg(test)]
+    pub(crate) fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
     }
 
     /// Lets later passes use fewer threads, or all again; see [`Session::set_threads`].
@@ -327,14 +382,34 @@ impl Engine {
             if self.session.len(0) >= self.session.kv_shape().context {
                 return Ok(None);
             }
+            if self.strategy() != Strategy::Plain && self.plain_because().is_none() {
+                return self.next_in_flight(token).map(Some);
+            }
             self.run(&[token], Way::Drawn, Logits::Last)?;
             self.pending = None;
         }
         assert!(!self.logits.is_empty(), "a prompt comes first");
         let token = self.sampler.sample(&self.logits)?;
+        let token = self.drive.overrule(self.held.len().saturating_sub(1), token);
         self.sampler.accept(token);
         self.pending = Some(token);
         Ok(Some(Step { token, steps: self.steps }))
+    }
+
+    /// As [`next_token`](Self::next_token), with the strategy's drive.
+    fn next_in_flight(&mut self, pending: u32) -> Result<Step, Error> {
+        let before = self.session.len(0);
+        let parts = Parts { session: &mut self.session, policy: &mut self.policy, sampler: &mut self.sampler };
+        let result = self.drive.next(parts, pending, &mut self.logits);
+        if self.session.len(0) > before {
+            self.held.push(pending);
+            self.pending = None;
+        }
+        let step = result?;
+        self.steps = step.steps;
+        self.sampler.accept(step.token);
+        self.pending = Some(step.token);
+        Ok(step)
     }
 
     /// What it is made of, for those who draw several texts at a time.

@@ -159,7 +159,16 @@ impl Lanes {
                 }
                 _ => Read::No,
             }
-        })
+        })?;
+        for s in (0..landed.len()).filter(|&s| landed[s]) {
+            let flying = self.lanes[s].flying.iter().enumerate();
+            let mut wanted = flying.filter(|(_, due)| due.logits).map(|(i, _)| i);
+            // Of rows that may be wrong guesses a session keeps this to itself.
+            if let Some(i) = wanted.find(|&i| session.logits_of(s, i).is_none()) {
+                return Err(Error::LogitsNotFinite { position: session.in_flight(s)[i].position });
+            }
+        }
+        Ok(())
     }
 
     /// What has come through in a sequence becomes tokens that it holds: `each` is given the rows, oldest first, with their logits `[V]`,

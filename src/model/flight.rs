@@ -351,8 +351,8 @@ impl Session {
     /// ([`logits_of`](Self::logits_of)). Rows that stand before one of them and were never read out are read too, since it needs their keys.
     ///
     /// # Errors
-    /// [`Error::LogitsNotFinite`] where they are [final](InFlight::is_final) for the oldest row, otherwise there just are none;
-    /// [`Error::Cancelled`]. All rows are dropped then.
+    /// [`Error::LogitsNotFinite`] where they are [final](InFlight::is_final) for the oldest row of a sequence, and all rows are dropped; of
+    /// others, which may be wrong guesses, there just are none.
     pub fn read(&mut self, mut pick: impl FnMut(usize, &InFlight) -> Read) -> Result<(), Error> {
         let Flight { rows: all, places, .. } = &mut self.flight;
         places.which.clear();
@@ -397,10 +397,10 @@ impl Session {
         let vocab = self.model.config().vocab;
         let Flight { rows: all, logits, .. } = &mut self.flight;
         let mut error = None;
-        for row in all.iter_mut().flatten().filter(|r| r.has_logits) {
+        for (i, row) in all.iter_mut().flat_map(|rows| rows.iter_mut().enumerate()).filter(|(_, r)| r.has_logits) {
             if !logits[row.place * vocab..(row.place + 1) * vocab].iter().all(|x| x.is_finite()) {
                 row.has_logits = false;
-                if row.is_final {
+                if row.is_final && i == 0 {
                     error.get_or_insert(Error::LogitsNotFinite { position: row.position });
                 }
             }
@@ -467,6 +467,12 @@ impl Session {
     /// If there is no such sequence.
     pub fn discard(&mut self, sequence: usize, from: usize) {
         self.flight.drop_from(sequence, from);
+    }
+
+    /// Keys and values of all that a sequence holds.
+    #[cfg(test)]
+    pub(crate) fn kv_bytes(&mut self, sequence: usize) -> Vec<u8> {
+        self.kv.bytes_of(sequence, self.held[sequence].len())
     }
 
     /// One job of the team for rows in flight. When it fails all are dropped: their states may be half written.

@@ -220,6 +220,19 @@ impl KvCache {
         base + positions.start * self.row..base + positions.end * self.row
     }
 
+    /// Keys and values of the first `n` positions of a sequence, of all planes of all blocks.
+    #[cfg(test)]
+    pub(super) fn bytes_of(&mut self, sequence: usize, n: usize) -> Vec<u8> {
+        let mut ranges = Vec::new();
+        for (b, p) in self.blocks.iter().enumerate() {
+            for (plane, head) in (0..p.slots * p.passes).flat_map(|plane| (0..p.heads).map(move |head| (plane, head))) {
+                ranges.push(self.rows(b, plane, sequence, head, 0..n));
+            }
+        }
+        let (keys, values) = (self.keys.get_mut(), self.values.get_mut());
+        ranges.into_iter().flat_map(|r| [keys[r.clone()].to_vec(), values[r].to_vec()].concat()).collect()
+    }
+
     /// After a row has left the loop with `steps` done, shows its last keys and values in the slots it never wrote.
     ///
     /// # Safety

@@ -2,7 +2,9 @@
 
 use super::super::device::DEVICE_HELP;
 use super::super::{DeviceChoice, ExitFlags, LoadFlags, kv_steps, positive, positive_count};
+use super::decode::Acceptance;
 use super::output::Format;
+use crate::generate::Strategy;
 use crate::kernels::KvType;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
@@ -38,6 +40,7 @@ Examples:
   rdt-bench -m model.gguf -p 0 --rows 1,2,4,8
   rdt-bench -m model.gguf --device cpu,gpu
   rdt-bench -m model.gguf -p 0 --sustained 600             (does it slow down as it gets hot?)
+  rdt-bench -m model.gguf -n 256 --decode pipeline --decode speculative --prompts questions.txt
   rdt-bench -m model.gguf -o jsonl > before.jsonl
   rdt-bench -m model.gguf --compare before.jsonl
   rdt-bench --sensors"
@@ -91,6 +94,17 @@ pub(super) struct Flags {
         help_heading = "Tests"
     )]
     pub(super) rows: Vec<usize>,
+    /// Instead of these tests: generate one text in turn by plain decoding and by this strategy (plain, pipeline or speculative, with
+    /// settings as in rdt-chat), and compare; may be given several times
+    #[arg(long, value_name = "STRATEGY", conflicts_with_all = ["sustained", "compare"], help_heading = "Tests")]
+    pub(super) decode: Vec<Strategy>,
+    /// With --decode: answer every line of FILE, in the model's chat template, instead of continuing random tokens
+    #[arg(long, value_name = "FILE", requires = "decode", help_heading = "Tests")]
+    pub(super) prompts: Option<PathBuf>,
+    /// With --decode: a random text, of which guesses are right at these rates, by the part of the loop that is behind them: for models
+    /// with random weights, which have no text of their own
+    #[arg(long, value_name = "PART:RATE,..", requires = "decode", conflicts_with = "prompts", help_heading = "Tests")]
+    pub(super) acceptance: Option<Acceptance>,
     /// Repetitions of every test
     #[arg(short, long, value_name = "N", value_parser = positive, default_value_t = 5, help_heading = "Tests")]
     pub(super) repetitions: usize,

@@ -8,6 +8,7 @@ mod bandwidth;
 mod commit;
 mod compare;
 mod count;
+mod decode;
 mod flags;
 mod output;
 mod record;
@@ -87,6 +88,12 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         Ok(Opened { path, subject, models })
     });
     let models = models.collect::<anyhow::Result<Vec<_>>>()?;
+    if !flags.decode.is_empty() {
+        return decode::measure(flags, &models, &Stop::install()?).map_err(|e| match e.downcast_ref() {
+            Some(model::Error::Cancelled) => Interrupted("stopped".into()).into(),
+            _ => e,
+        });
+    }
     let on_devices = models.iter().flat_map(|opened| &opened.models).filter_map(|placed| placed.model.device());
     let device = on_devices.map(|device| device.name().chars().count().max("device".len())).max();
     let machine = Machine::here();

@@ -1,6 +1,6 @@
 //! One answer: its tokens, their depths, and what it took.
 
-use crate::generate::PromptStats;
+use crate::generate::{DecodeStats, PromptStats};
 use std::time::Duration;
 
 /// A token of an answer.
@@ -56,6 +56,8 @@ pub struct Answer {
     pub prompt_time: Duration,
     /// How long the tokens took.
     pub time: Duration,
+    /// What several tokens in flight did.
+    pub decode: DecodeStats,
 }
 
 impl Answer {
@@ -106,7 +108,7 @@ impl Depths {
 }
 
 /// What all answers since the start (or the last reset) took.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Totals {
     /// Answers.
     pub answers: usize,
@@ -120,6 +122,8 @@ pub struct Totals {
     pub depths: Depths,
     /// Time for them.
     pub time: Duration,
+    /// What several tokens in flight did.
+    pub decode: DecodeStats,
 }
 
 impl Totals {
@@ -131,6 +135,7 @@ impl Totals {
         self.prompt_time += answer.prompt_time;
         self.depths.merge(&answer.depths());
         self.time += answer.time;
+        self.decode.merge(&answer.decode);
     }
 }
 

@@ -2,17 +2,19 @@
 
 use super::Reasoning;
 use crate::exit::ExitRule;
+use crate::generate::Strategy;
 use clap::ValueEnum;
 use std::path::PathBuf;
 
 /// A command and what it does, for `/help` and for completion.
-pub const COMMANDS: [(&str, &str, &str); 14] = [
+pub const COMMANDS: [(&str, &str, &str); 15] = [
     ("/help", "", "this list"),
     ("/reset", "", "forget the conversation, keep the system prompt and the settings"),
     ("/regen", "", "take the last answer back and make another one"),
     ("/system", "[TEXT]", "change the system prompt; without TEXT remove it"),
     ("/steps", "N|default", "loop steps at most"),
     ("/exit-rule", "RULE", "when a token leaves the loop, such as acceleration:0.05,hits=2 or fixed:8"),
+    ("/decode", "STRATEGY", "how tokens come out of the loop: plain, pipeline or speculative"),
     ("/temp", "T", "temperature; 0 takes the most likely token every time"),
     ("/reasoning", "on|off|auto", "thinking before the answer"),
     ("/show-steps", "[on|off]", "show how deep each token went"),
@@ -42,6 +44,8 @@ pub enum Command {
     Steps(Option<usize>),
     /// Change the exit rule.
     Rule(ExitRule),
+    /// Change the decoding strategy.
+    Decode(Strategy),
     /// Change the temperature.
     Temperature(f32),
     /// Turn thinking on or off, or leave it to the template.
@@ -111,6 +115,9 @@ impl Command {
             "/steps" if argument == "default" => Self::Steps(None),
             "/steps" => Self::Steps(Some(crate::cli::positive(argument).map_err(wrong)?)),
             "/exit-rule" => Self::Rule(argument.parse().map_err(|e: crate::exit::Error| wrong(e.to_string()))?),
+            "/decode" => {
+                Self::Decode(argument.parse().map_err(|e: crate::generate::decode::ParseError| wrong(e.to_string()))?)
+            }
             "/temp" => Self::Temperature(argument.parse().map_err(|_| wrong("expected a number".to_owned()))?),
             "/reasoning" => {
                 let expected = |_| wrong("expected on, off or auto".to_owned());
@@ -159,6 +166,7 @@ mod tests {
         assert_eq!(parse("/steps 7"), Command::Steps(Some(7)));
         assert_eq!(parse("/steps default"), Command::Steps(None));
         assert_eq!(parse("/exit-rule fixed:3"), Command::Rule("fixed:3".parse().unwrap()));
+        assert_eq!(parse("/decode pipeline"), Command::Decode(Strategy::PIPELINE));
         assert_eq!(parse("/temp 0.5"), Command::Temperature(0.5));
         assert_eq!(parse("/reasoning on"), Command::Reasoning(Some(true)));
         assert_eq!(parse("/reasoning auto"), Command::Reasoning(None));
@@ -181,6 +189,8 @@ mod tests {
             "/steps x",
             "/exit-rule",
             "/exit-rule acceleration:NaN",
+            "/decode",
+            "/decode fast",
             "/temp warm",
             "/save",
             "/load",
@@ -201,6 +211,7 @@ mod tests {
         for (command, usage, _) in COMMANDS {
             let argument = match command {
                 "/exit-rule" => "fixed",
+                "/decode" => "plain",
                 "/reasoning" => "off",
                 _ if usage.is_empty() => "",
                 _ => "1",

@@ -17,7 +17,8 @@ pub mod settings;
 pub mod state;
 
 use super::{
-    DepthFlags, DeviceFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual, positive,
+    DecodeFlags, DepthFlags, DeviceFlags, ExitChoice, GovernorFlags, LoadFlags, SamplerFlags, SessionFlags, Usual,
+    positive,
 };
 use crate::calibrate::Profile;
 use crate::cli::built_in::{GREETING, Source};
@@ -66,6 +67,7 @@ Examples:
   rdt-chat -p 'What is 4 + 5?' --show-steps
   echo 'What is 4 + 5?' | rdt-chat
   rdt-chat -m model.gguf --temp 0.8 --seed 7 --steps 32 --exit-rule acceleration:0.05,hits=2
+  rdt-chat -m model.gguf --decode pipeline
   rdt-chat -m model.gguf --target-tps 8 --max-temp 70
   rdt-chat -m model.gguf --device gpu
   rdt-chat --save talk.json -p 'Hello!'; rdt-chat --load talk.json -p 'And now?'"
@@ -124,6 +126,9 @@ pub struct Flags {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub depth: DepthFlags,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub decode: DecodeFlags,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampler: SamplerFlags,
@@ -198,6 +203,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
     if let Some(notice) = chat.take_notice() {
         screen.note(&format!("rdt-chat: {notice}"));
     }
+    if let Some(note) = super::decode_note(chat.engine()) {
+        screen.note(&format!("rdt-chat: {note}"));
+    }
     screen.note(&report::headline(&chat, &origin));
     match (chat.governor(), profile) {
         (Some(governor), _) => screen.note(&governor.headline()),
@@ -264,6 +272,7 @@ fn start(flags: &Flags, source: &Source, cancel: Cancel) -> anyhow::Result<(Chat
     let settings = Settings {
         rule,
         steps: flags.depth.steps,
+        strategy: flags.decode.decode,
         sampler: flags.sampler.config(flags.depth.exits.init.seed)?,
         predict: (flags.predict != usize::MAX).then_some(flags.predict),
         ignore_end: flags.ignore_eos,

@@ -82,6 +82,13 @@ impl Repl<'_> {
                 let result = self.chat.set_rule(rule);
                 self.depth_changed(&before, result);
             }
+            Command::Decode(strategy) => {
+                self.chat.set_strategy(strategy);
+                self.screen.note(&format!("[decoding: {strategy}, for tokens from here on]"));
+                if let Some(note) = crate::cli::decode_note(self.chat.engine()) {
+                    self.screen.note(&format!("[{note}]"));
+                }
+            }
             Command::Temperature(t) => match self.chat.set_temperature(t) {
                 Ok(()) => self.screen.note(&format!("[temperature {t}]")),
                 Err(e) => self.screen.error(&e),

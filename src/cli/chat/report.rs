@@ -3,7 +3,8 @@
 use super::answer::{Answer, Depths, End, per_second};
 use super::saved::{ModelId, WrittenSettings};
 use super::state::Chat;
-use crate::cli::{Governor, device_words, human_bytes};
+use crate::cli::{Governor, acceptance_words, decode_json, decode_words, device_words, human_bytes};
+use crate::generate::Strategy;
 use serde_json::{Value, json};
 
 /// One line: the model and everything that decides how it runs.
@@ -57,10 +58,11 @@ pub fn answer_line(answer: &Answer) -> String {
         return "[no tokens]".to_owned();
     }
     format!(
-        "[{} token{}, {}, {:.1} tokens/s]",
+        "[{} token{}, {}, {}{:.1} tokens/s]",
         d.tokens,
         if d.tokens == 1 { "" } else { "s" },
         depths(&d),
+        decode_words(&answer.decode).map_or(String::new(), |words| words + ", "),
         per_second(d.tokens, answer.time),
     )
 }
@@ -129,6 +131,17 @@ pub fn stats(chat: &Chat, origin: &str) -> String {
         depths(&t.depths),
         per_second(t.depths.tokens, t.time)
     ));
+    let strategy = chat.settings().strategy;
+    if let (true, Some(words)) = (strategy != Strategy::Plain, decode_words(&t.decode)) {
+        let plain = engine.plain_tokens_per_second();
+        lines.push(format!(
+            "decoding: {strategy}, {words}; {} rows entered on a guess, {} were dropped{}",
+            t.decode.guessed,
+            t.decode.dropped,
+            plain.map_or(String::new(), |n| format!("; one token after the other would make some {n:.1} tokens/s"))
+        ));
+        lines.push(format!("guesses that came true: {}", acceptance_words(&t.decode)));
+    }
     lines.extend(chat.governor().map(Governor::lines).unwrap_or_default());
     lines.join("\n")
 }
@@ -160,6 +173,7 @@ pub fn json(chat: &Chat, answer: &Answer) -> Value {
         "model": ModelId::of(chat.model()),
         "settings": WrittenSettings::of(chat),
         "depth_limit": chat.depth_limit(),
+        "decode": decode_json(chat.settings().strategy, &answer.decode, chat.engine().plain_tokens_per_second()),
         "kv": {"type": shape.ty.name(), "context": shape.context, "slots": shape.slots, "bytes": shape.bytes},
         "device": chat.ran_on(),
         "threads": session.threads(),

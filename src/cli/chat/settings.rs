@@ -1,7 +1,7 @@
 //! How answers are made, and how deep the loop may go for them.
 
 use crate::exit::{ExitRule, RulePolicy, Signal};
-use crate::generate::SamplerConfig;
+use crate::generate::{SamplerConfig, Strategy};
 use crate::model::Config;
 
 /// Deepest loop that a command or a saved conversation may ask for. Far beyond what any model gains from; a typing error or a
@@ -17,6 +17,8 @@ pub struct Settings {
     pub steps: Option<usize>,
     /// How tokens are chosen.
     pub sampler: SamplerConfig,
+    /// How tokens come out of the loop.
+    pub strategy: Strategy,
     /// Tokens per answer at most; `None` leaves that to the model and the context.
     pub predict: Option<usize>,
     /// Never choose a token that ends an answer.

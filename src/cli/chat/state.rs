@@ -9,6 +9,7 @@ use super::saved::Saved;
 use super::settings::{MOST_STEPS, Settings};
 use crate::cli::{Governor, device_name, ran_on};
 use crate::exit::{ExitRule, RulePolicy};
+use crate::generate::Strategy;
 use crate::generate::engine::Engine;
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
 use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, TemplateKind, Tokenizer};
@@ -66,8 +67,14 @@ impl Voice {
         let session = Session::new(Arc::clone(&self.model), &options)?;
         let engine = Engine::new(session, settings.rule, Some(limit), settings.sampler.clone(), self.vocabulary())?;
         let mut recorder = Recorder::new(engine);
+        self.decode(&mut recorder, settings);
         self.suppress(&mut recorder, settings);
         Ok(recorder)
+    }
+
+    fn decode(&self, recorder: &mut Recorder, settings: &Settings) {
+        recorder.settings_mut().set_strategy(settings.strategy);
+        recorder.settings_mut().set_stops(self.stop_tokens.clone());
     }
 
     fn suppress(&self, recorder: &mut Recorder, settings: &Settings) {
@@ -283,6 +290,7 @@ impl Chat {
             tokens: Vec::new(),
             end: End::Stop,
             dropped: 0,
+            decode: Default::default(),
             prompt: Default::default(),
             prompt_time: Duration::ZERO,
             time: Duration::ZERO,
@@ -317,8 +325,10 @@ impl Chat {
         answer.prompt_time = start.elapsed();
         if answer.end != End::Cancelled {
             let start = Instant::now();
-            self.generate(&mut answer, sink)?;
+            let done = self.generate(&mut answer, sink);
             answer.time = start.elapsed();
+            answer.decode = self.recorder.settings_mut().take_decode_stats();
+            done?;
         }
         Ok(answer)
     }
@@ -439,6 +449,12 @@ impl Chat {
         self.settings.sampler = sampler;
         self.voice.suppress(&mut self.recorder, &self.settings);
         Ok(())
+    }
+
+    /// Changes the decoding strategy.
+    pub fn set_strategy(&mut self, strategy: Strategy) {
+        self.settings.strategy = strategy;
+        self.voice.decode(&mut self.recorder, &self.settings);
     }
 
     /// Turns thinking before the answer on or off, from the next message on; `None` leaves it to the template.

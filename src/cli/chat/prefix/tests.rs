@@ -26,6 +26,7 @@ fn model() -> Arc<Model> {
 
 fn chat_with(context: usize, chunk_rows: Option<usize>) -> Chat {
     let settings = Settings {
+        strategy: crate::generate::Strategy::Plain,
         rule: "fixed".parse().unwrap(),
         steps: None,
         sampler: SamplerConfig::greedy(),

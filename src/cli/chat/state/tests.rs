@@ -11,6 +11,7 @@ const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops
 fn settings(rule: &str) -> Settings {
     Settings {
         rule: rule.parse().unwrap(),
+        strategy: crate::generate::Strategy::Plain,
         steps: None,
         sampler: SamplerConfig::greedy(),
         predict: Some(24),

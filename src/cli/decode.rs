@@ -1,0 +1,67 @@
+//! `--decode`: how tokens come out of the loop, and what is told of it.
+
+use crate::generate::{DecodeStats, Engine, Strategy};
+use clap::Args;
+use serde_json::{Value, json};
+
+/// How tokens come out of the loop.
+#[derive(Args, Debug, Clone, Copy)]
+#[command(next_help_heading = "Decoding")]
+pub struct DecodeFlags {
+    /// How tokens come out of the loop: plain, one after another; pipeline[:every=N][,rows=N], several in flight, each entering on
+    /// a guess from its predecessor's shallow read-out, with the same text to the last bit; speculative[:tokens=N][,steps=N], the
+    /// same in blocks. What is not given is chosen while it runs
+    #[arg(long, value_name = "STRATEGY", default_value_t)]
+    pub decode: Strategy,
+}
+
+/// What a user should know of a strategy that does not do what its name promises.
+pub fn decode_note(engine: &Engine) -> Option<String> {
+    let name = engine.strategy().name();
+    if let Some(why) = engine.plain_because() {
+        return Some(format!("decoding is plain instead of {name}: {why}"));
+    }
+    let session = engine.session();
+    (!engine.is_exact()).then(|| {
+        format!(
+            "{name} is approximate here: {} of {} loop steps have KV slots of their own, and the text may differ from plain \
+             decoding's (rdt-eval measures by how much; --kv-steps or --kv-memory give more slots)",
+            session.kv_shape().slots,
+            session.steps()
+        )
+    })
+}
+
+/// Everything about several tokens in flight, for programs; null if there never were.
+pub fn decode_json(strategy: Strategy, stats: &DecodeStats, plain_tokens_per_second: Option<f64>) -> Value {
+    if strategy == Strategy::Plain {
+        return json!({"strategy": strategy.to_string()});
+    }
+    let guesses = stats.guesses.iter();
+    json!({
+        "strategy": strategy.to_string(),
+        "tokens": stats.tokens,
+        "passes": stats.passes,
+        "rows_per_pass": stats.rows_per_pass(),
+        "passes_per_token": stats.passes_per_token(),
+        "read_outs": stats.reads,
+        "guessed": stats.guessed,
+        "dropped": stats.dropped,
+        "acceptance": guesses.map(|g| json!({"steps": g.steps, "guesses": g.made, "right": g.right})).collect::<Vec<_>>(),
+        "plain_tokens_per_second": plain_tokens_per_second,
+    })
+}
+
+/// A few words: rows per pass and passes per token; `None` if nothing was in flight.
+pub fn decode_words(stats: &DecodeStats) -> Option<String> {
+    (stats.tokens > 0).then(|| {
+        format!("{:.2} rows per pass, {:.2} passes per token", stats.rows_per_pass(), stats.passes_per_token())
+    })
+}
+
+/// A line on how often guesses came true, by the depth they were made at.
+pub fn acceptance_words(stats: &DecodeStats) -> String {
+    let made = stats.guesses.iter().filter(|g| g.made > 0);
+    let rates: Vec<String> = made.map(|g| format!("{:.0} % after {}", 100.0 * g.rate(), g.steps)).collect();
+    if rates.is_empty() { "none yet".to_owned() } else { format!("{} loop steps", rates.join(", ")) }
+}
