@@ -184,7 +184,7 @@ fn the_openings_are_questions() {
 fn company_does_not_show() {
     let questions = format!("{FOLDER}/eval.jsonl");
     let of = |parallel: &str, more: &[&str]| {
-        let args = ["-m", FOLDER, &questions, "--init", "zeros", "--limit", "40", "-v", "-np", parallel];
+        let args = ["-m", FOLDER, &questions, "--init", "zeros", "--limit", "12", "-v", "-np", parallel];
         let rules = ["--rule", "fixed:6", "--rule", "acceleration,max=12", "--rule", "kl:0.003,hits=1,max=12"];
         let mut outcomes = json(&[&args, &rules[..], more].concat());
         let at_a_time = outcomes.iter().map(|o| count(&o["parallel"])).collect::<Vec<_>>();
