@@ -198,14 +198,13 @@ fn company_does_not_show() {
     for context in ["256", "48"] {
         let (one, alone) = of("1", &["-c", context]);
         assert_eq!(one, [1; 3]);
-        for (parallel, more, most) in
-            [("3", &[][..], 3), ("8", &["-t", "2"], 8), ("8", &["-b", "10"], 8), ("8", &["-b", "2"], 2)]
-        {
+        for (parallel, more, most) in [("3", &[][..], 3), ("8", &["-b", "10"], 8), ("8", &["-b", "2"], 2)] {
             let (at_a_time, found) = of(parallel, &[&["-c", context], more].concat());
             assert!(found == alone, "{parallel} at a time, {more:?}, context {context}");
             assert_eq!(at_a_time, [most; 3], "{more:?}");
         }
     }
+    assert!(of("8", &["-t", "2"]).1 == of("1", &[]).1, "two threads");
 }
 
 #[test]

@@ -8,6 +8,9 @@ use std::ops::Range;
 /// Bytes of logits that are held until it is their window's turn. More windows at a time would gain little.
 const HELD: usize = 256 << 20;
 
+/// Logits `[n][V]` and loop steps `[n]` of positions.
+type Rows<'a> = (&'a [f32], &'a [usize]);
+
 /// Reads windows ahead of their turn, one in each sequence of a session.
 #[derive(Debug)]
 pub(super) struct Ahead {
@@ -45,7 +48,7 @@ impl Ahead {
         policy: &mut dyn DepthPolicy,
         windows: &Windows,
         (window, piece): (usize, &Range<usize>),
-    ) -> Result<Option<(&[f32], &[usize])>, Error> {
+    ) -> Result<Option<Rows<'_>>, Error> {
         if self.most > 1 && !self.windows.contains(&window) {
             self.windows = window..windows.len().min(window + self.most);
             let done = self.read(session, policy, windows);
