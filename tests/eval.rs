@@ -10,9 +10,10 @@ use std::process::{Command, Output};
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/huginn-hops");
 
 fn run(args: &[&str]) -> Output {
-    // One thread each: tests run side by side. What the user's own programs remember is left alone.
+    // One thread each, unless two are asked for: tests run side by side. What the user's own programs remember is left alone.
     let mut command = Command::new(env!("CARGO_BIN_EXE_rdt-eval"));
-    command.args(["-t", "1"]).args(args).env("RDT_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
+    let threads = if args.contains(&"-t") { &[][..] } else { &["-t", "1"] };
+    command.args(threads).args(args).env("RDT_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/cache"));
     command.output().expect("rdt-eval runs")
 }
 
@@ -176,6 +177,53 @@ fn the_openings_are_questions() {
     assert_eq!((&outcome["asked"], &outcome["cells"][0]["steps_needed"]), (&10.into(), &0.into()));
     assert_eq!(outcome["cells"][0]["kind"], "opening");
     assert_eq!(outcome["right"], 10, "{}", outcome["answers"]);
+}
+
+/// However many questions are answered at a time, the answers and what they took are the same to the last digit.
+#[test]
+fn company_does_not_show() {
+    let questions = format!("{FOLDER}/eval.jsonl");
+    let of = |parallel: &str, more: &[&str]| {
+        let args = ["-m", FOLDER, &questions, "--init", "zeros", "--limit", "12", "-v", "-np", parallel];
+        let rules = ["--rule", "fixed:6", "--rule", "acceleration,max=12", "--rule", "kl:0.003,hits=1,max=12"];
+        let mut outcomes = json(&[&args, &rules[..], more].concat());
+        let at_a_time = outcomes.iter().map(|o| count(&o["parallel"])).collect::<Vec<_>>();
+        for outcome in &mut outcomes {
+            let fields = outcome.as_object_mut().expect("an object");
+            ["seconds", "parallel"].iter().for_each(|name| assert!(fields.remove(*name).is_some(), "{name}"));
+        }
+        (at_a_time, serde_json::to_string(&outcomes).expect("JSON"))
+    };
+    // Whole, and with a context that cuts some answers off.
+    for context in ["256", "48"] {
+        let (one, alone) = of("1", &["-c", context]);
+        assert_eq!(one, [1; 3]);
+        for (parallel, more, most) in [("3", &[][..], 3), ("8", &["-b", "10"], 8), ("8", &["-b", "2"], 2)] {
+            let (at_a_time, found) = of(parallel, &[&["-c", context], more].concat());
+            assert!(found == alone, "{parallel} at a time, {more:?}, context {context}");
+            assert_eq!(at_a_time, [most; 3], "{more:?}");
+        }
+    }
+    assert!(of("8", &["-t", "2"]).1 == of("1", &[]).1, "two threads");
+}
+
+#[test]
+fn a_question_that_does_not_fit_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let question =
+        |words: usize| format!("{{\"question\": \"{}\", \"answer\": \"b\"}}\n", "Red leads to Blue. ".repeat(words));
+    let lines: String = [1, 1, 40, 1, 80].map(question).concat();
+    let path = file(folder.path(), "q.jsonl", &lines);
+    let said = |parallel: &str| {
+        let args = ["-m", FOLDER, path.to_str().expect("UTF-8"), "--depths", "2", "-c", "64", "--parallel", parallel];
+        let output = run(&args);
+        assert_eq!(output.status.code(), Some(1));
+        let text = String::from_utf8(output.stderr).expect("UTF-8 on stderr");
+        text.lines().last().expect("a line").to_owned()
+    };
+    let alone = said("1");
+    assert!(alone.contains("the question on line 3: ") && alone.contains("64"), "{alone}");
+    ["2", "8"].iter().for_each(|parallel| assert_eq!(said(parallel), alone));
 }
 
 #[test]

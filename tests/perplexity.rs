@@ -60,6 +60,10 @@ fn number(value: &Value, path: &str) -> f64 {
     value.pointer(path).and_then(Value::as_f64).unwrap_or_else(|| panic!("{path} in {value:#}"))
 }
 
+fn count(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no count"))
+}
+
 fn refused(output: &Output, code: i32) -> String {
     assert_eq!(output.status.code(), Some(code), "{}", err(output));
     assert!(output.stdout.is_empty());
@@ -240,6 +244,40 @@ fn neither_chunks_nor_threads_change_a_digit() {
             assert_eq!(of(&args), usual, "{args:?}");
         }
     }
+}
+
+/// Rules on the read-out read windows token by token, and several at a time.
+#[test]
+fn windows_do_not_show_what_is_read_beside_them() {
+    let folder = folder();
+    for windows in [&["--chunks", "11"][..], &["--chunks", "10", "--ppl-stride", "9"]] {
+        let of = |args: &[&str]| {
+            let rule = ["--exit-rule", "kl:0.001,hits=2,max=12"];
+            let mut found = report(folder.path(), TINY, &[&rule, windows, args].concat())["runs"][0].take();
+            let fields = found.as_object_mut().unwrap();
+            ["seconds", "tokens_per_second", "threads"].iter().for_each(|key| assert!(fields.remove(*key).is_some()));
+            (count(&fields.remove("parallel").unwrap()), found)
+        };
+        let (one, alone) = of(&["-np", "1"]);
+        assert_eq!(one, 1);
+        assert!(alone["steps"].as_object().unwrap().len() > 2, "{alone:#}");
+        for (args, most) in [(["-np", "3", "-t", "1"], 3), (["-np", "8", "-t", "2"], 8), (["-np", "8", "-b", "5"], 5)] {
+            assert_eq!(of(&args), (most, alone.clone()), "{args:?}");
+        }
+    }
+    // What is stored, too; and where nothing is to be gained there is one at a time.
+    let stored = |rule: &str, parallel: &str, name: &str| {
+        let args = ["--exit-rule", rule, "--chunks", "9", "-np", parallel, "--save-base", name];
+        let found = report(folder.path(), TINY, &args);
+        (count(&found["runs"][0]["parallel"]), fs::read(folder.path().join(name)).unwrap())
+    };
+    for (rule, most) in [("kl:0.01,max=12", 4), ("acceleration,max=8", 1)] {
+        let ((one, a), (several, b)) = (stored(rule, "1", "a"), stored(rule, "4", "b"));
+        assert_eq!((one, several), (1, most), "{rule}");
+        assert!(a == b, "{rule}");
+    }
+    let args = ["--exit-rule", "kl:0.01", "--steps", "4", "--chunks", "3", "--base-model", TINY];
+    assert_eq!(report(folder.path(), TINY, &args)["runs"][0]["parallel"], 1);
 }
 
 #[test]
@@ -476,11 +514,23 @@ fn hostile_base_files_are_one_line() {
 #[cfg(unix)]
 #[test]
 fn a_stopped_run_leaves_no_base_and_says_how_far_it_came() {
+    stopped(&[]);
+}
+
+/// The same with several windows at a time.
+#[cfg(unix)]
+#[test]
+fn windows_side_by_side_are_stopped_together() {
+    stopped(&["--exit-rule", "kl:1e-30,every=16"]);
+}
+
+#[cfg(unix)]
+fn stopped(rule: &[&str]) {
     let folder = folder();
     let names = || fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<PathBuf>>();
     let heldout = format!("{CHECKPOINT}/heldout.txt");
     let args = ["-f", heldout.as_str(), "--special", "-c", "64", "--steps", "64", "-t", "1", "--save-base", "base"];
-    let mut command = command(folder.path(), TINY, &args);
+    let mut command = command(folder.path(), TINY, &[&args, rule].concat());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // The temporary file appears when all flags have been found good; its first megabyte when windows have been read.
     let begun = |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.len() > 1 << 20) && !path.ends_with("text.txt");

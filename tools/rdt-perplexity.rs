@@ -9,7 +9,8 @@ use rdt::calibrate::{
     StepCosine, Summary, Windows,
 };
 use rdt::cli::{
-    self, DeviceChoice, DeviceFlags, ExitFlags, Interrupted, ModelFlags, OnDevice, SessionFlags, Stop, TextFlags,
+    self, DeviceChoice, DeviceFlags, ExitFlags, Interrupted, ModelFlags, OnDevice, ParallelFlags, SessionFlags, Stop,
+    TextFlags,
 };
 use rdt::exit::{ExitRule, RulePolicy, Signal};
 use rdt::files::AtomicFile;
@@ -40,6 +41,9 @@ A base run is stored in the layout of llama.cpp's --kl-divergence-base, so the t
 It keeps log-probabilities in 16 bits and nothing of how it was made: depth, rule and prefix are yours to
 remember. --base-model compares two files directly, in f32, and tells how far their latent states part (on the
 CPU, where these can be seen).
+
+Rules on the read-out (kl, entropy and so on) read a window token by token, and then --parallel windows share the
+passes, if their logits fit 256 MiB and there is no --base-model. Otherwise the tokens of one window share them.
 
 For models whose prompts are read in both directions, the half of a window that is not scored is such a prompt;
 --prefix-len 0 reads them as llama.cpp does. Keys and values are f32 unless --kv-type says otherwise.
@@ -78,6 +82,8 @@ struct Flags {
     exits: ExitFlags,
     #[command(flatten)]
     session: SessionFlags,
+    #[command(flatten)]
+    parallel: ParallelFlags,
     #[command(flatten)]
     device: DeviceFlags,
     /// Machine-readable results on stdout
@@ -214,6 +220,8 @@ struct Outcome {
     /// What it ran on, one after the other.
     device: String,
     threads: usize,
+    /// Windows that were read at a time, at most.
+    parallel: usize,
     /// Loop steps of the scored positions.
     mean_steps: f64,
     steps: BTreeMap<usize, u64>,
@@ -248,7 +256,10 @@ impl Job<'_> {
         let mut options = self.flags.session.options(depth, initial, KvType::F32);
         options.context = Some(self.windows.context());
         options.on_device = self.on_device.still();
-        let mut session = Session::new(Arc::clone(model), &options)?;
+        // Elsewhere the rows of a chunk share passes; and states are recorded of one window at a time.
+        let alone = !self.reading.readout_exits || self.reading.prefix > 0 || self.base_model.is_some();
+        let most = if alone { 1 } else { self.windows.len() };
+        let mut session = self.flags.parallel.session(model, options, most)?;
         self.on_device.heed(session.take_notice()).iter().for_each(|notice| note(notice));
         let policy = RulePolicy::new(self.rule, steps, config, session.chunk_rows())?;
         self.stop.watch(&session)?;
@@ -265,6 +276,7 @@ impl Job<'_> {
             Some((session, policy)) => Some(Evaluation::new(session, policy.clone(), self.windows, self.reading)?),
         };
         let run = Evaluation::new(&mut session, policy, self.windows, self.reading)?;
+        let parallel = run.at_a_time();
         // From its start at every depth.
         let stored = self.flags.base.as_deref().map(BaseRun::open).transpose()?;
         stored.iter().try_for_each(|base| base.check(self.windows, self.model.config().vocab))?;
@@ -279,8 +291,9 @@ impl Job<'_> {
         if first {
             self.introduce();
         }
+        let several = if parallel > 1 { format!(", {parallel} windows at a time") } else { String::new() };
         note(&format!(
-            "up to {max_steps} steps, {}; KV {} with {} of {max_steps} slots, {speed}",
+            "up to {max_steps} steps, {}; KV {} with {} of {max_steps} slots, {speed}{several}",
             self.rule, shape.ty, shape.slots,
         ));
 
@@ -305,6 +318,7 @@ impl Job<'_> {
             kv_steps: shape.slots,
             device: cli::ran_on(&began_on, cli::device_name(&session)),
             threads,
+            parallel,
             mean_steps: tally.depths.mean(),
             steps: tally.depths.counts().collect(),
             cross_entropy: tally.perplexity.cross_entropy(),

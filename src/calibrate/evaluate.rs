@@ -1,5 +1,6 @@
 //! A session run over windows.
 
+use super::ahead::Ahead;
 use super::{Error, Windows};
 use crate::model::{self, Batch, DepthPolicy, Logits, Session};
 use std::ops::Range;
@@ -34,6 +35,11 @@ pub struct Scored<'a> {
 
 /// A session on its way through windows, some scored positions at a time. [`evaluate`] is the loop around it; two of them in
 /// turn compare two models without storing either's logits.
+///
+/// Where windows are read token by token, as many at a time go through a session as it has
+/// [sequences that suit](crate::generate::Lanes::suit), as long as their logits take no more than 256 MiB; the policy then sees their positions
+/// among each other. Results are the same bits, and come in the same order. Elsewhere one window at a time is read: the rows of a chunk share each
+/// reading of the weights as it is.
 pub struct Evaluation<'a, P> {
     session: &'a mut Session,
     policy: P,
@@ -47,17 +53,20 @@ pub struct Evaluation<'a, P> {
     /// `[piece][V]`, `[piece]`.
     logits: Vec<f32>,
     steps: Vec<usize>,
+    ahead: Ahead,
 }
 
 impl<'a, P: DepthPolicy> Evaluation<'a, P> {
-    /// An evaluation that has read nothing yet. Sequence 0 of the session is used, and forgotten between windows.
+    /// An evaluation that has read nothing yet. The sequences of the session are used, and forgotten between windows.
     ///
     /// # Errors
     /// [`Error::Prefix`], [`Error::NoPrefix`], [`Error::Room`]; [`model::Error::PrefixTooLong`].
     pub fn new(session: &'a mut Session, policy: P, windows: &'a Windows, reading: Reading) -> Result<Self, Error> {
         check(session, windows, reading.prefix)?;
         let scored = windows.scored();
+        let ahead = Ahead::new(session, windows, reading.readout_exits && reading.prefix == 0);
         Ok(Self {
+            ahead,
             session,
             policy,
             windows,
@@ -68,6 +77,11 @@ impl<'a, P: DepthPolicy> Evaluation<'a, P> {
             logits: Vec::new(),
             steps: Vec::new(),
         })
+    }
+
+    /// Windows that are read at a time.
+    pub fn at_a_time(&self) -> usize {
+        self.ahead.at_a_time()
     }
 
     /// Where the next [`advance`](Self::advance) will stand: window and positions in it; `None` at the end.
@@ -87,6 +101,18 @@ impl<'a, P: DepthPolicy> Evaluation<'a, P> {
     /// As [`Session::run`].
     pub fn advance(&mut self) -> Result<bool, Error> {
         let Some((window, piece)) = self.upcoming() else { return Ok(false) };
+        let at = (window, &piece);
+        if let Some((logits, steps)) = self.ahead.rows(self.session, &mut self.policy, self.windows, at)? {
+            self.logits.clear();
+            self.logits.extend_from_slice(logits);
+            self.steps.clear();
+            self.steps.extend_from_slice(steps);
+            if window != self.window || self.tokens.is_empty() {
+                self.tokens = self.windows.get(window).tokens;
+            }
+            (self.window, self.piece) = (window, piece);
+            return Ok(true);
+        }
         let mut read = self.piece.end;
         if window != self.window || self.tokens.is_empty() {
             self.tokens = self.windows.get(window).tokens;

@@ -38,6 +38,7 @@
 //! # }
 //! ```
 
+mod ahead;
 pub mod allocate;
 mod base;
 mod compare;

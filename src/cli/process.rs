@@ -1,5 +1,6 @@
 //! How a program begins and ends: flags in, one line per error out.
 
+use super::parallel::arguments;
 use crate::arch;
 use crate::text::escape_controls;
 use clap::Parser;
@@ -24,7 +25,7 @@ pub fn run<T: Parser>(program: &str, work: impl FnOnce(&T) -> anyhow::Result<()>
 /// # Errors
 /// What `main` returns at once: success after an answer, exit code 2 after a mistake, which was said in one line.
 pub fn parse<T: Parser>(program: &str) -> Result<T, ExitCode> {
-    T::try_parse().map_err(|e| match e.kind() {
+    T::try_parse_from(arguments::<T>(std::env::args_os())).map_err(|e| match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A reader who has gone away (`| head`) is no error.
             let _ = e.print();

@@ -9,8 +9,11 @@ pub struct RulePolicy {
     rule: ExitRule,
     /// Per looped segment.
     max_steps: Vec<usize>,
-    /// Per row of a chunk; a read-out rule acts on rows that run alone, and what it remembers is large: one will do.
+    /// Per row of a chunk; of a read-out rule, whose memories are large, per sequence, as far as it has been asked about one: only the
+    /// oldest row of a sequence asks.
     memories: Vec<Memory>,
+    /// Per memory of a read-out rule: the row that asked last.
+    asking: Vec<Option<usize>>,
 }
 
 /// The rule needs a gate that the model does not have.
@@ -31,11 +34,10 @@ impl RulePolicy {
         if rule.signal() == Signal::Gate && !config.exit_gate {
             return Err(NoGate { rule: rule.to_string(), architecture: config.architecture.clone() });
         }
-        // Read-out rules act on rows that run alone, and what they remember of one is as large as the vocabulary.
         let rows = if rule.signal() == Signal::Readout { 1 } else { chunk_rows };
         let memories = vec![rule.memory(config.vocab); rows];
         let max_steps = config.loops.iter().map(|depth| Self::limit(&rule, steps, depth)).collect();
-        Ok(Self { max_steps, rule, memories })
+        Ok(Self { max_steps, rule, memories, asking: vec![None] })
     }
 
     /// The deepest of a model's loops under a rule: the rule's own `max` and `steps` where given (the smaller, if both are), else
@@ -69,8 +71,11 @@ impl DepthPolicy for RulePolicy {
         self.max_steps[segment]
     }
 
-    fn begin(&mut self, index: usize, _: &Row, _: usize, _: &[f32], _: &[f32]) {
-        if let Some(memory) = self.memories.get_mut(index) {
+    fn begin(&mut self, index: usize, row: &Row, _: usize, _: &[f32], _: &[f32]) {
+        if self.rule.signal() == Signal::Readout {
+            // The place that a row asked from may have another now.
+            self.asking.get_mut(row.sequence).and_then(|asking| asking.take_if(|place| *place == index));
+        } else if let Some(memory) = self.memories.get_mut(index) {
             memory.reset();
         }
     }
@@ -83,8 +88,19 @@ impl DepthPolicy for RulePolicy {
         }
     }
 
-    fn after_readout(&mut self, index: usize, _: &Row, stats: &LatentStats, logits: &[f32]) -> bool {
-        self.rule.check_readout(&mut self.memories[index], stats.step, logits)
+    fn after_readout(&mut self, index: usize, row: &Row, stats: &LatentStats, logits: &[f32]) -> bool {
+        if self.rule.signal() != Signal::Readout {
+            return self.rule.check_readout(&mut self.memories[index], stats.step, logits);
+        }
+        while self.memories.len() <= row.sequence {
+            self.memories.push(self.rule.memory(logits.len()));
+            self.asking.push(None);
+        }
+        let memory = &mut self.memories[row.sequence];
+        if self.asking[row.sequence].replace(index) != Some(index) {
+            memory.reset();
+        }
+        self.rule.check_readout(memory, stats.step, logits)
     }
 
     fn device_rule(&self) -> Option<DeviceRule> {

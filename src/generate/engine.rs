@@ -412,7 +412,13 @@ impl Engine {
         Ok(step)
     }
 
-    /// The logits that the next token is drawn from, `[V]`; empty before a prompt.
+    /// What it is made of, for those who draw several texts at a time.
+    pub(super) fn into_parts(self) -> (Session, RulePolicy, Sampler) {
+        (self.session, self.policy, self.sampler)
+    }
+
+    /// The logits behind the last token that was run, `[V]`: those that the latest token was drawn from, or after a prompt those that the first
+    /// will be. Empty before a prompt.
     pub fn logits(&self) -> &[f32] {
         &self.logits
     }

@@ -2,8 +2,12 @@
 
 pub mod decode;
 pub mod engine;
+pub mod lanes;
+pub mod parallel;
 pub mod sampler;
 
 pub use decode::{DecodeStats, Strategy};
 pub use engine::{Engine, PromptStats, Step, Way};
+pub use lanes::{Due, Lanes};
+pub use parallel::{Event, Failed, Parallel};
 pub use sampler::{Sampler, SamplerConfig};

@@ -164,18 +164,8 @@ impl Session {
     ) -> Result<(), Error> {
         self.can_fly()?;
         assert!(policy.max_steps(0) > 0, "a row takes at least one step");
-        let vocab = self.model.config().vocab;
-        if tokens.is_empty() {
-            return Err(Error::Empty);
-        }
-        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            return Err(Error::Token { token, vocab });
-        }
         let used = self.held[sequence].len() + self.flight.rows[sequence].len();
-        let context = self.kv_shape().context;
-        if tokens.len() > context - used {
-            return Err(Error::ContextFull { used, context, asked: tokens.len() });
-        }
+        self.admits(tokens, used)?;
         let flight = &mut self.flight;
         if tokens.len() > flight.free.len() {
             return Err(Error::FlightFull { asked: flight.count() + tokens.len(), room: flight.room });

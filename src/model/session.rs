@@ -470,16 +470,8 @@ impl Session {
         let Batch { sequence, tokens, logits, readout_exits, both_ways } = batch;
         let loops = self.model.config().loops.len();
         assert!((0..loops).all(|i| policy.max_steps(i) > 0), "a row takes at least one step");
-        let (vocab, used) = (self.model.config().vocab, self.held[sequence].len());
-        if tokens.is_empty() {
-            return Err(Error::Empty);
-        }
-        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
-            return Err(Error::Token { token, vocab });
-        }
-        if tokens.len() > self.shape.context - used {
-            return Err(Error::ContextFull { used, context: self.shape.context, asked: tokens.len() });
-        }
+        let vocab = self.model.config().vocab;
+        self.admits(tokens, self.held[sequence].len())?;
         if both_ways && tokens.len() > self.chunk_rows {
             return Err(Error::PrefixTooLong { asked: tokens.len(), most: self.chunk_rows });
         }
@@ -516,6 +508,24 @@ impl Session {
             self.all_loop_steps.extend_from_slice(depths);
         }
         Ok(Output { steps: &self.all_steps, loop_steps: &self.all_loop_steps, logits: &self.all_logits, vocab })
+    }
+
+    /// Could these tokens be run behind `used` others of a sequence?
+    ///
+    /// # Errors
+    /// [`Error::Empty`], [`Error::Token`], [`Error::ContextFull`].
+    pub fn admits(&self, tokens: &[u32], used: usize) -> Result<(), Error> {
+        let (vocab, context) = (self.model.config().vocab, self.shape.context);
+        if tokens.is_empty() {
+            return Err(Error::Empty);
+        }
+        if let Some(&token) = tokens.iter().find(|&&t| t as usize >= vocab) {
+            return Err(Error::Token { token, vocab });
+        }
+        if tokens.len() > context.saturating_sub(used) {
+            return Err(Error::ContextFull { used, context, asked: tokens.len() });
+        }
+        Ok(())
     }
 
     /// Reads out given latent states `[n][S]` of the last loop at positions `first..first + n` of a sequence, as if the loop had ended with

@@ -5,9 +5,9 @@ use super::Flags;
 use super::questions::Question;
 use super::score::{Difference, Given, Outcome, Tally};
 use crate::exit::{ExitRule, RulePolicy, Signal};
-use crate::generate::{Engine, SamplerConfig};
+use crate::generate::{Event, Failed, Parallel, PromptStats, SamplerConfig, Step};
 use crate::kernels::KvType;
-use crate::model::{Model, Session};
+use crate::model::Model;
 use crate::text::{self, Message, Role, StreamDecoder, Template, Tokenizer};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -59,39 +59,62 @@ impl<'a> Asker<'a> {
         let mut options = flags.session.options(steps, initial, KvType::F32);
         options.on_device = self.on_device.still();
         stay_on_fast_cores();
-        let session = Session::new(Arc::clone(&self.model), &options)?;
-        let mut engine = Engine::new(session, rule, most, SamplerConfig::greedy(), self.tokenizer.vocabulary())?;
-        self.on_device.heed(engine.take_notice()).iter().for_each(|notice| super::note(notice));
+        let mut session = flags.parallel.session(&self.model, options, self.questions.len())?;
+        self.on_device.heed(session.take_notice()).iter().for_each(|notice| super::note(notice));
         if first {
-            super::note(&device_words(engine.session()));
+            let several = match session.kv_shape().sequences {
+                1 => String::new(),
+                n => format!(", {n} questions at a time"),
+            };
+            super::note(&(device_words(&session) + &several));
         }
-        let began_on = device_name(engine.session()).to_owned();
+        let mut texts = Parallel::new(session, rule, most, SamplerConfig::greedy(), self.tokenizer.vocabulary())?;
+        let began_on = device_name(texts.session()).to_owned();
         let bar = progress(self.questions.len(), &rule);
 
         let mut outcome = Outcome {
             rule,
             max_steps: steps,
             device: String::new(),
+            parallel: texts.at_a_time(),
             cells: BTreeMap::new(),
             seconds: 0.0,
             recorded: None,
             differences: Vec::new(),
             answers: Vec::new(),
         };
-        let (mut same, mut compared) = (0, 0);
         let start = Instant::now();
-        for (q, prompt) in self.questions.iter().zip(&self.prompts) {
-            // What is recorded was answered at a fixed depth.
-            let recorded = q.recorded(steps).filter(|_| rule.signal() == Signal::None);
-            let (answer, mut tally) = self.ask(&mut engine, prompt, recorded).with_context(|| place(q))?;
-            if let Some(notice) = self.on_device.heed(engine.take_notice()) {
-                bar.suspend(|| super::note(&notice));
+        // What is recorded was answered at a fixed depth.
+        let recorded = |q: &'a Question| q.recorded(steps).filter(|_| rule.signal() == Signal::None);
+        let mut answers: Vec<_> = self.questions.iter().map(|q| Answer::new(recorded(q))).collect();
+        let done = texts.run(&self.prompts, |i, event| -> anyhow::Result<bool> {
+            match event {
+                Event::Prompt(stats) => answers[i].begin(&stats),
+                Event::Token { step, logits } => {
+                    let ended = answers[i].push(&self.tokenizer, step, &self.stops, logits)?;
+                    return Ok(!ended && answers[i].tally.answer_tokens < flags.predict as u64);
+                }
+                Event::End { notice } => {
+                    if let Some(notice) = self.on_device.heed(notice) {
+                        bar.suspend(|| super::note(&notice));
+                    }
+                    bar.inc(1);
+                }
             }
+            Ok(true)
+        });
+        done.map_err(|Failed { text, error }| error.context(place(&self.questions[text])))?;
+        bar.finish_and_clear();
+        outcome.seconds = start.elapsed().as_secs_f64();
+
+        let (mut same, mut compared) = (0, 0);
+        for (q, answer) in self.questions.iter().zip(answers) {
+            let mut tally = answer.tally;
             let text = answer.text.trim();
             let right = q.is_right(text);
             (tally.right, tally.asked) = (usize::from(right), 1);
             outcome.cells.entry(q.cell()).or_default().add(&tally);
-            if let Some(recorded) = recorded {
+            if let Some(recorded) = answer.recorded {
                 compared += 1;
                 if text == recorded.trim() {
                     same += 1;
@@ -115,43 +138,10 @@ impl<'a> Asker<'a> {
                     mean_steps_answer: tally.mean_steps_answer(),
                 });
             }
-            bar.inc(1);
         }
-        bar.finish_and_clear();
-        outcome.device = ran_on(&began_on, device_name(engine.session()));
-        outcome.seconds = start.elapsed().as_secs_f64();
+        outcome.device = ran_on(&began_on, device_name(texts.session()));
         outcome.recorded = (compared > 0).then_some((same, compared));
         Ok(outcome)
-    }
-
-    /// One question: its answer, and what it took.
-    fn ask<'r>(
-        &self,
-        engine: &mut Engine,
-        prompt: &[u32],
-        recorded: Option<&'r str>,
-    ) -> anyhow::Result<(Answer<'r>, Tally)> {
-        engine.reset();
-        let stats = engine.prompt(prompt)?;
-        let mut tally = Tally { tokens: stats.run as u64, steps: stats.steps, ..Tally::default() };
-        let mut answer = Answer::new(recorded);
-        while answer.tokens < self.flags.predict {
-            let gap = top_gap(engine.logits(), self.tokenizer.vocabulary());
-            let Some(step) = engine.next_token()? else { break };
-            tally.answer_tokens += 1;
-            tally.answer_steps += step.steps as u64;
-            if answer.tokens == 0 {
-                tally.first_steps = step.steps as u64;
-            } else {
-                // The first token comes from the prompt's last pass, which is among the prompt's.
-                tally.tokens += 1;
-                tally.steps += step.steps as u64;
-            }
-            if answer.push(&self.tokenizer, step.token, self.stops.contains(&step.token), gap)? {
-                break;
-            }
-        }
-        Ok((answer, tally))
     }
 }
 
@@ -160,33 +150,54 @@ fn place(question: &Question) -> String {
     format!("the question on line {}", question.line)
 }
 
-/// An answer as it grows.
+/// An answer as it grows, and what it took.
 struct Answer<'a> {
     decoder: StreamDecoder,
     recorded: Option<&'a str>,
     text: String,
-    tokens: usize,
+    tally: Tally,
     /// Gap of the two best logits at the first token that left the recorded answer.
     gap: Option<f32>,
 }
 
 impl<'a> Answer<'a> {
     fn new(recorded: Option<&'a str>) -> Self {
-        Self { decoder: StreamDecoder::new(), recorded, text: String::new(), tokens: 0, gap: None }
+        Self { decoder: StreamDecoder::new(), recorded, text: String::new(), tally: Tally::default(), gap: None }
     }
 
-    /// Adds a token. True: the answer is complete.
-    fn push(&mut self, tokenizer: &Tokenizer, token: u32, done: bool, gap: f32) -> anyhow::Result<bool> {
-        self.tokens += 1;
+    /// The prompt has been run; whatever there was is void.
+    fn begin(&mut self, stats: &PromptStats) {
+        let tally = Tally { tokens: stats.run as u64, steps: stats.steps, ..Tally::default() };
+        *self = Self { tally, ..Self::new(self.recorded) };
+    }
+
+    /// Adds a token that was drawn from `logits`. True: the answer is complete.
+    fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        step: Step,
+        stops: &HashSet<u32>,
+        logits: &[f32],
+    ) -> anyhow::Result<bool> {
+        let (done, steps, tally) = (stops.contains(&step.token), step.steps as u64, &mut self.tally);
+        if tally.answer_tokens == 0 {
+            tally.first_steps = steps;
+        } else {
+            // The first token comes from the prompt's last pass, which is among the prompt's.
+            tally.tokens += 1;
+            tally.steps += steps;
+        }
+        tally.answer_tokens += 1;
+        tally.answer_steps += steps;
         if !done {
-            self.text.push_str(&self.decoder.push(tokenizer, token)?);
+            self.text.push_str(&self.decoder.push(tokenizer, step.token)?);
         }
         if let Some(recorded) = self.recorded
             && self.gap.is_none()
         {
             let parted =
                 if done { self.text.trim() != recorded.trim() } else { !recorded.starts_with(self.text.trim()) };
-            self.gap = parted.then_some(gap);
+            self.gap = parted.then(|| top_gap(logits, tokenizer.vocabulary()));
         }
         Ok(done)
     }

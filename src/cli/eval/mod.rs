@@ -12,7 +12,7 @@ mod table;
 
 use super::built_in::{self, Source};
 use super::profile::recommended_line;
-use super::{DepthFlags, DeviceFlags, LoadFlags, SessionFlags, one_line, positive};
+use super::{DepthFlags, DeviceFlags, LoadFlags, ParallelFlags, SessionFlags, one_line, positive};
 use crate::exit::{ExitRule, RulePolicy, Signal};
 use crate::files::AtomicFile;
 use crate::model::{Config, Model};
@@ -44,7 +44,9 @@ fields are passed over. Where a line records what the published implementation a
 steps (model_answer_at_N_steps), answers at the fixed depth N are compared with it, and every
 difference is shown with the gap between the two best logits at the first differing token.
 
-Questions are asked greedily, one by one, each as a single user turn through the chat template.
+Questions are asked greedily, each as a single user turn through the chat template. Several are
+answered at a time (--parallel): the next takes the place of one whose answer has ended. Answers
+and loop steps are those of asking one by one.
 
 Without --depths, --rule and --exit-rule they are asked at the depths 1, 2, 4, 8, .. up to the
 model's usual one, and then under the exit rule that rdt-chat would use: what the model's
@@ -102,6 +104,8 @@ struct Flags {
     depth: DepthFlags,
     #[command(flatten)]
     session: SessionFlags,
+    #[command(flatten)]
+    parallel: ParallelFlags,
     #[command(flatten)]
     device: DeviceFlags,
 }
@@ -244,6 +248,9 @@ mod tests {
         assert!(Flags::try_parse_from(["rdt-eval", "--depths", "1,0"]).is_err());
         let flags = Flags::try_parse_from(["rdt-eval", "--depths", "1,2", "--kind", "a,b", "-v"]).unwrap();
         assert_eq!((flags.depths, flags.kind.len(), flags.show), (vec![1, 2], 2, true));
+        let args = ["rdt-eval", "-np", "3"].map(Into::into);
+        let flags = Flags::try_parse_from(super::super::parallel::arguments::<Flags>(args.into_iter())).unwrap();
+        assert_eq!(flags.parallel.parallel, 3);
     }
 
     #[test]

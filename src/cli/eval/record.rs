@@ -13,6 +13,8 @@ pub(super) struct Record<'a> {
     max_steps: usize,
     /// What it ran on, one after the other: a GPU's name, or `cpu`.
     device: &'a str,
+    /// Questions that were answered at a time, at most.
+    parallel: usize,
     /// Do all tokens take the same number of loop steps?
     fixed: bool,
     /// By kind: right answers, and questions.
@@ -102,6 +104,7 @@ impl<'a> From<&'a Outcome> for Record<'a> {
             rule: outcome.rule.to_string(),
             max_steps: outcome.max_steps,
             device: &outcome.device,
+            parallel: outcome.parallel,
             fixed: !outcome.exits(),
             kinds: outcome.kinds().into_iter().map(of_kind).collect(),
             by_steps_needed: outcome.steps_needed().into_iter().map(class).collect(),
@@ -130,6 +133,7 @@ mod tests {
             "rule",
             "max_steps",
             "device",
+            "parallel",
             "fixed",
             "kinds",
             "by_steps_needed",

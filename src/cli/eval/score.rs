@@ -63,6 +63,8 @@ pub(super) struct Outcome {
     pub(super) max_steps: usize,
     /// What it ran on, as records have it.
     pub(super) device: String,
+    /// Questions that were answered at a time, at most.
+    pub(super) parallel: usize,
     pub(super) cells: BTreeMap<Cell, Tally>,
     pub(super) seconds: f64,
     /// Answers equal to the recorded ones, of how many.
@@ -178,6 +180,7 @@ pub(super) mod tests {
             rule,
             max_steps: rule.max_steps().unwrap_or(8),
             device: "cpu".into(),
+            parallel: 1,
             cells: cells.iter().map(tally).collect(),
             seconds: 2.0,
             recorded: None,
