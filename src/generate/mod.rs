@@ -3,7 +3,9 @@
 pub mod decode;
 pub mod engine;
 pub mod sampler;
+pub mod wavefront;
 
 pub use decode::{DecodeStats, Strategy};
 pub use engine::{Engine, PromptStats, Step, Way};
 pub use sampler::{Sampler, SamplerConfig};
+pub use wavefront::{Wavefront, WavefrontConfig};
