@@ -176,9 +176,8 @@ impl Pass<'_, '_> {
         for _ in 0..steps {
             // SAFETY: the latest decision, if any, is behind a barrier.
             let control = unsafe { &self.control.read(0..1)[0] };
-            if !self.keep_looping()
-                || !(control.left.is_empty() && control.asked.is_empty() && control.failed.is_empty())
-            {
+            let undecided = control.left.is_empty() && control.asked.is_empty() && control.failed.is_empty();
+            if !(undecided && self.keep_looping()) {
                 break;
             }
             // SAFETY: as in `run`.
