@@ -5,9 +5,11 @@ pub mod engine;
 pub mod lanes;
 pub mod parallel;
 pub mod sampler;
+pub mod wavefront;
 
 pub use decode::{DecodeStats, Strategy};
 pub use engine::{Engine, PromptStats, Step, Way};
 pub use lanes::{Due, Lanes};
 pub use parallel::{Event, Failed, Parallel};
 pub use sampler::{Sampler, SamplerConfig};
+pub use wavefront::{Wavefront, WavefrontConfig};

@@ -162,6 +162,35 @@ impl Session {
         readable: bool,
         policy: &mut dyn DepthPolicy,
     ) -> Result<(), Error> {
+        self.enter_as(sequence, tokens, readable, Entry::FRESH, policy)
+    }
+
+    /// As [`enter`](Self::enter) and then [`reenter`](Self::reenter) behind a constant input of zeros: that of the new rows is
+    /// `(1 − blend)·new`.
+    ///
+    /// # Errors
+    /// As [`enter`](Self::enter).
+    ///
+    /// # Panics
+    /// As [`enter`](Self::enter).
+    pub fn enter_blended(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        blend: f32,
+        policy: &mut dyn DepthPolicy,
+    ) -> Result<(), Error> {
+        self.enter_as(sequence, tokens, false, Entry { fresh: true, blend }, policy)
+    }
+
+    fn enter_as(
+        &mut self,
+        sequence: usize,
+        tokens: &[u32],
+        readable: bool,
+        entry: Entry,
+        policy: &mut dyn DepthPolicy,
+    ) -> Result<(), Error> {
         self.can_fly()?;
         assert!(policy.max_steps(0) > 0, "a row takes at least one step");
         let used = self.held[sequence].len() + self.flight.rows[sequence].len();
@@ -191,7 +220,7 @@ impl Session {
             flight.places.sees[place] = position + 1;
             flight.places.which.push(place);
         }
-        let done = self.fly(policy, Task::Enter(Entry::FRESH));
+        let done = self.fly(policy, Task::Enter(entry));
         if done.is_err() {
             self.flight.drop_from(sequence, used);
         }

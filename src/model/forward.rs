@@ -67,7 +67,7 @@ pub(super) enum Task {
 pub(super) struct Entry {
     /// With their initial states; otherwise with the states that they have.
     pub fresh: bool,
-    /// How much of the constant input that they had is kept.
+    /// How much of the constant input that they had is kept; new rows had zeros.
     pub blend: f32,
 }
 
@@ -271,6 +271,8 @@ impl Pass<'_, '_> {
             }
             if entry.blend == 0.0 {
                 e.copy_from_slice(new);
+            } else if entry.fresh {
+                e.iter_mut().zip(new).for_each(|(e, new)| *e = (1.0 - entry.blend) * *new);
             } else {
                 e.iter_mut().zip(new).for_each(|(e, new)| *e = entry.blend * *e + (1.0 - entry.blend) * *new);
             }
