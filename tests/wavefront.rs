@@ -253,19 +253,19 @@ fn patience_ends() {
 fn settings_out_of_range_are_refused() {
     let good = WavefrontConfig::default();
     let bad = [
-        WavefrontConfig { inner_steps: 0, ..good.clone() },
-        WavefrontConfig { ema: 1.0, ..good.clone() },
-        WavefrontConfig { ema: f32::NAN, ..good.clone() },
-        WavefrontConfig { noise: -0.1, ..good.clone() },
-        WavefrontConfig { noise: 1.5, ..good.clone() },
-        WavefrontConfig { freeze: Freeze::LatentDiff(0.0), ..good.clone() },
-        WavefrontConfig { freeze: Freeze::Acceleration1(f32::INFINITY), ..good.clone() },
-        WavefrontConfig { most_rows: 1, ..good.clone() },
-        WavefrontConfig { patience: 0, ..good.clone() },
+        WavefrontConfig { inner_steps: 0, ..good },
+        WavefrontConfig { ema: 1.0, ..good },
+        WavefrontConfig { ema: f32::NAN, ..good },
+        WavefrontConfig { noise: -0.1, ..good },
+        WavefrontConfig { noise: 1.5, ..good },
+        WavefrontConfig { freeze: Freeze::LatentDiff(0.0), ..good },
+        WavefrontConfig { freeze: Freeze::Acceleration1(f32::INFINITY), ..good },
+        WavefrontConfig { most_rows: 1, ..good },
+        WavefrontConfig { patience: 0, ..good },
     ];
     assert!(good.validate().is_ok());
     for config in bad {
-        assert!(matches!(Wavefront::new(config.clone()), Err(Error::Setting { .. })), "{config:?}");
+        assert!(matches!(Wavefront::new(config), Err(Error::Setting { .. })), "{config:?}");
     }
     let model = model(FOLDER, Recipe::F32);
     let narrow = Setup { chunk: 1, ..setup(&InitialState::Zeros) };

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 pub struct DecodeFlags {
     /// How tokens come out of the loop: plain, one after another; pipeline[:every=N][,rows=N], several in flight, each entering on
     /// a guess from its predecessor's shallow read-out, with the same text to the last bit; speculative[:tokens=N][,steps=N], the
-    /// same in blocks. What is not given is chosen while it runs
+    /// same in blocks; wavefront[:inner=N][,rows=N][,ema=X][,noise=X][,freeze=CRITERION], the published sampler whose tokens settle
+    /// together, which is approximate. What is not given is chosen while it runs, or as published
     #[arg(long, value_name = "STRATEGY", default_value_t)]
     pub decode: Strategy,
 }
@@ -22,6 +23,13 @@ pub fn decode_note(engine: &Engine) -> Option<String> {
         return Some(format!("decoding is plain instead of {name}: {why}"));
     }
     let session = engine.session();
+    if let Strategy::Wavefront(config) = engine.strategy() {
+        let slots = session.kv_shape().slots;
+        let better = if slots > config.inner_steps { "; it is made for a session with --kv-steps 1" } else { "" };
+        return Some(format!(
+            "a wavefront is approximate: its text may differ from plain decoding's, and exit rules have no say in it{better}"
+        ));
+    }
     (!engine.is_exact()).then(|| {
         format!(
             "{name} is approximate here: {} of {} loop steps have KV slots of their own, and the text may differ from plain \

@@ -2,8 +2,10 @@
 
 use super::decode::{DecodeStats, Drive, Parts, Strategy};
 use super::sampler::{self, Sampler, SamplerConfig};
+use super::wavefront::{self, Wavefront, WavefrontConfig};
 use crate::exit::{ExitRule, NoGate, RulePolicy, Signal};
 use crate::model::{self, Batch, DepthPolicy, Logits, Session};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,6 +23,9 @@ pub enum Error {
     /// The exit rule does not suit the model.
     #[error(transparent)]
     NoGate(#[from] NoGate),
+    /// The wavefront.
+    #[error(transparent)]
+    Wavefront(wavefront::Error),
     /// The exit rule may go deeper than the session was set up for.
     #[error("exit rule '{rule}' may take {steps} loop steps, but the session was set up for {most}")]
     TooDeep {
@@ -31,6 +36,16 @@ pub enum Error {
         /// Steps that have KV slots.
         most: usize,
     },
+}
+
+impl From<wavefront::Error> for Error {
+    fn from(error: wavefront::Error) -> Self {
+        match error {
+            wavefront::Error::Model(error) => Self::Model(error),
+            wavefront::Error::Sampler(error) => Self::Sampler(error),
+            other => Self::Wavefront(other),
+        }
+    }
 }
 
 /// One generated token.
@@ -86,6 +101,9 @@ pub struct Engine {
     logits: Vec<f32>,
     steps: usize,
     drive: Drive,
+    wave: Option<Wavefront>,
+    /// Tokens that are final in the wave and were not given yet, with their loop steps.
+    ahead: VecDeque<Step>,
 }
 
 impl Engine {
@@ -116,6 +134,8 @@ impl Engine {
             logits: Vec::new(),
             steps: 0,
             drive: Drive::new(Strategy::Plain),
+            wave: None,
+            ahead: VecDeque::new(),
         };
         engine.set_rule(rule, steps)?;
         Ok(engine)
@@ -134,16 +154,23 @@ impl Engine {
         self.policy = RulePolicy::new(rule, steps, config, self.session.chunk_rows())?;
         self.depth = steps;
         // What is in flight began under the old rule.
-        self.session.discard(0, 0);
+        self.land();
         Ok(())
     }
 
     /// Changes how tokens are decoded from now on. The text does not depend on it, where [`is_exact`](Self::is_exact).
     pub fn set_strategy(&mut self, strategy: Strategy) {
-        self.session.discard(0, 0);
+        self.land();
         let stops = self.drive.take_stops();
         self.drive = Drive::new(strategy);
         self.drive.set_stops(stops);
+    }
+
+    /// Drops what is in flight, and what was final behind the tokens that were given.
+    fn land(&mut self) {
+        self.session.truncate(0, self.held.len());
+        self.wave = None;
+        self.ahead.clear();
     }
 
     /// How tokens are decoded.
@@ -160,7 +187,8 @@ impl Engine {
     /// ([`Session::flies_exactly`]).
     pub fn is_exact(&self) -> bool {
         let plain = self.strategy() == Strategy::Plain || self.plain_because().is_some();
-        plain || self.session.flies_exactly(self.policy.max_steps(0))
+        let wave = matches!(self.strategy(), Strategy::Wavefront(_));
+        plain || !wave && self.session.flies_exactly(self.policy.max_steps(0))
     }
 
     /// Tokens that end a text: nothing is guessed behind them.
@@ -262,6 +290,8 @@ impl Engine {
         self.held.truncate(n);
         self.both_ways.retain(|r| r.end <= n);
         self.pending = None;
+        self.wave = None;
+        self.ahead.clear();
         self.logits.clear();
     }
 
@@ -350,6 +380,7 @@ impl Engine {
 
     /// Runs tokens and keeps text, cache and logits in step, also when it fails half way. Gives the loop steps of all of them.
     fn run(&mut self, tokens: &[u32], way: Way, logits: Logits) -> Result<u64, Error> {
+        self.land();
         let before = self.session.len(0);
         let both_ways = way == Way::BothWays;
         let readout_exits = way == Way::Drawn && self.policy.rule().signal() == Signal::Readout;
@@ -383,7 +414,10 @@ impl Engine {
                 return Ok(None);
             }
             if self.strategy() != Strategy::Plain && self.plain_because().is_none() {
-                return self.next_in_flight(token).map(Some);
+                return match self.strategy() {
+                    Strategy::Wavefront(config) => self.next_of_wave(config, token),
+                    _ => self.next_in_flight(token).map(Some),
+                };
             }
             self.run(&[token], Way::Drawn, Logits::Last)?;
             self.pending = None;
@@ -417,7 +451,35 @@ impl Engine {
         (self.session, self.policy, self.sampler)
     }
 
-    /// The logits behind the last token that was run, `[V]`: those that the latest token was drawn from, or after a prompt those that the first
+    /// As [`next_token`](Self::next_token), along a wavefront. What the session holds may be ahead of what was given.
+    fn next_of_wave(&mut self, config: WavefrontConfig, pending: u32) -> Result<Option<Step>, Error> {
+        let mut wave = match self.wave.take() {
+            Some(wave) => wave,
+            None => {
+                let mut wave = Wavefront::new(config)?;
+                wave.begin(&mut self.session, 0, pending, self.steps)?;
+                wave
+            }
+        };
+        while self.ahead.is_empty() {
+            let before = *wave.stats();
+            // After an error the next call begins anew, behind what was given.
+            let Some(frozen) = wave.advance(&mut self.session, &mut self.sampler)? else { break };
+            self.ahead.extend(frozen.iter().map(|&token| Step { token, steps: 0 }));
+            for (step, &steps) in self.ahead.iter_mut().zip(wave.frozen_steps()) {
+                step.steps = steps;
+            }
+            self.drive.note_wave(&before, wave.stats());
+        }
+        self.wave = Some(wave);
+        let Some(step) = self.ahead.pop_front() else { return Ok(None) };
+        self.held.push(pending);
+        self.pending = Some(step.token);
+        self.steps = step.steps;
+        Ok(Some(step))
+    }
+
+    /// The logits behind the last token that was run (along a wavefront, of the prompt), `[V]`: those that the latest token was drawn from, or after a prompt those that the first
     /// will be. Empty before a prompt.
     pub fn logits(&self) -> &[f32] {
         &self.logits

@@ -69,6 +69,14 @@ impl Parallel {
         Ok(Self { way })
     }
 
+    /// The engine, where texts are continued one after the other, to choose how it decodes.
+    pub fn engine_mut(&mut self) -> Option<&mut Engine> {
+        match &mut self.way {
+            Way::One(engine) => Some(engine),
+            Way::Several(_) => None,
+        }
+    }
+
     /// The session.
     pub fn session(&self) -> &Session {
         match &self.way {

@@ -83,6 +83,8 @@ pub struct Wavefront {
     counts: Vec<usize>,
     guesses: Vec<u32>,
     frozen: Vec<u32>,
+    /// Loop steps of the rows that these were read from.
+    frozen_steps: Vec<usize>,
     memory: Memory,
     /// States that noise is made of, `[S]`.
     fresh: Vec<f32>,
@@ -107,6 +109,7 @@ impl Wavefront {
             counts: Vec::new(),
             guesses: Vec::new(),
             frozen: Vec::new(),
+            frozen_steps: Vec::new(),
             memory: Memory::default(),
             fresh: Vec::new(),
             states: Vec::new(),
@@ -123,6 +126,11 @@ impl Wavefront {
     /// What was taken since [`begin`](Self::begin).
     pub fn stats(&self) -> &WavefrontStats {
         &self.stats
+    }
+
+    /// Loop steps that the positions had had from which the latest step's tokens were read.
+    pub fn frozen_steps(&self) -> &[usize] {
+        &self.frozen_steps
     }
 
     /// The youngest token that is final, which the session does not hold yet; `None` before [`begin`](Self::begin).
@@ -144,14 +152,7 @@ impl Wavefront {
     /// # Panics
     /// If there is no such sequence.
     pub fn begin(&mut self, session: &mut Session, sequence: usize, token: u32, steps: usize) -> Result<(), Error> {
-        session.can_fly()?;
-        let read_anew = |l: &Looped| matches!(l.injection, Injection::Linear { .. } | Injection::Diagonal { .. });
-        if !session.model().plan().loops().all(|l| read_anew(l) && l.start == Start::Initial) {
-            return Err(Error::NoInjection);
-        }
-        if session.chunk_rows() < LEAST_ROWS {
-            return Err(Error::Chunk(session.chunk_rows()));
-        }
+        Self::suits(session)?;
         session.discard(sequence, 0);
         self.sequence = sequence;
         self.stats = WavefrontStats::default();
@@ -161,6 +162,22 @@ impl Wavefront {
         self.counts.push(steps);
         self.waited = 0;
         self.memory.clear();
+        Ok(())
+    }
+
+    /// Can sequences of this session be decoded so?
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn suits(session: &Session) -> Result<(), Error> {
+        session.can_fly()?;
+        let read_anew = |l: &Looped| matches!(l.injection, Injection::Linear { .. } | Injection::Diagonal { .. });
+        if !session.model().plan().loops().all(|l| read_anew(l) && l.start == Start::Initial) {
+            return Err(Error::NoInjection);
+        }
+        if session.chunk_rows() < LEAST_ROWS {
+            return Err(Error::Chunk(session.chunk_rows()));
+        }
         Ok(())
     }
 
@@ -174,6 +191,7 @@ impl Wavefront {
     /// the next call starts a new front behind them.
     pub fn advance(&mut self, session: &mut Session, sampler: &mut Sampler) -> Result<Option<&[u32]>, Error> {
         self.frozen.clear();
+        self.frozen_steps.clear();
         let first = session.len(self.sequence);
         if session.in_flight(self.sequence).is_empty() {
             self.tokens.truncate(1);
@@ -232,6 +250,7 @@ impl Wavefront {
         self.tokens.extend_from_slice(&self.guesses);
         self.tokens.truncate(count + usize::from(grows));
         self.tokens.drain(..frozen);
+        self.frozen_steps.extend_from_slice(&self.counts[..frozen]);
         self.counts.truncate(count);
         self.counts.resize(count + usize::from(grows), 0);
         self.counts.drain(..frozen);

@@ -170,7 +170,7 @@ impl Task<'_> {
             threads: self.threads,
             context: Some(longest.checked_add(self.n).context("too many tokens")?),
             kv_type: self.flags.kv_type.first().copied().unwrap_or(crate::kernels::KvType::F16),
-            kv_slots: self.flags.kv_steps,
+            kv_slots: self.flags.kv_steps.or(strategy.wants_slots()),
             steps: Some(depth),
             kv_budget: (self.flags.kv_memory as u64).saturating_mul(1 << 20),
             initial: self.flags.exits.initial(config.state_width)?,

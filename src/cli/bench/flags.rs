@@ -94,7 +94,7 @@ pub(super) struct Flags {
         help_heading = "Tests"
     )]
     pub(super) rows: Vec<usize>,
-    /// Instead of these tests: generate one text in turn by plain decoding and by this strategy (plain, pipeline or speculative, with
+    /// Instead of these tests: generate one text in turn by plain decoding and by this strategy (pipeline, speculative or wavefront, with
     /// settings as in rdt-chat), and compare; may be given several times
     #[arg(long, value_name = "STRATEGY", conflicts_with_all = ["sustained", "compare"], help_heading = "Tests")]
     pub(super) decode: Vec<Strategy>,

@@ -14,7 +14,7 @@ pub const COMMANDS: [(&str, &str, &str); 15] = [
     ("/system", "[TEXT]", "change the system prompt; without TEXT remove it"),
     ("/steps", "N|default", "loop steps at most"),
     ("/exit-rule", "RULE", "when a token leaves the loop, such as acceleration:0.05,hits=2 or fixed:8"),
-    ("/decode", "STRATEGY", "how tokens come out of the loop: plain, pipeline or speculative"),
+    ("/decode", "STRATEGY", "how tokens come out of the loop: plain, pipeline, speculative or wavefront"),
     ("/temp", "T", "temperature; 0 takes the most likely token every time"),
     ("/reasoning", "on|off|auto", "thinking before the answer"),
     ("/show-steps", "[on|off]", "show how deep each token went"),

@@ -62,7 +62,8 @@ impl Voice {
         if limit > MOST_STEPS {
             return Err(Error::TooDeep(limit));
         }
-        let options = SessionOptions { steps: Some(limit.max(depth)), ..options.clone() };
+        let kv_slots = options.kv_slots.or(settings.strategy.wants_slots());
+        let options = SessionOptions { steps: Some(limit.max(depth)), kv_slots, ..options.clone() };
         crate::cli::stay_on_fast_cores();
         let session = Session::new(Arc::clone(&self.model), &options)?;
         let engine = Engine::new(session, settings.rule, Some(limit), settings.sampler.clone(), self.vocabulary())?;

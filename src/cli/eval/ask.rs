@@ -1,11 +1,11 @@
 //! Asking a model all questions under one rule.
 
-use super::super::{OnDevice, device_name, device_words, ran_on, stay_on_fast_cores, too_deep};
+use super::super::{OnDevice, decode_note, device_name, device_words, ran_on, stay_on_fast_cores, too_deep};
 use super::Flags;
 use super::questions::Question;
 use super::score::{Difference, Given, Outcome, Tally};
 use crate::exit::{ExitRule, RulePolicy, Signal};
-use crate::generate::{Event, Failed, Parallel, PromptStats, SamplerConfig, Step};
+use crate::generate::{Event, Failed, Parallel, PromptStats, SamplerConfig, Step, Strategy};
 use crate::kernels::KvType;
 use crate::model::Model;
 use crate::text::{self, Message, Role, StreamDecoder, Template, Tokenizer};
@@ -59,7 +59,11 @@ impl<'a> Asker<'a> {
         let mut options = flags.session.options(steps, initial, KvType::F32);
         options.on_device = self.on_device.still();
         stay_on_fast_cores();
-        let mut session = flags.parallel.session(&self.model, options, self.questions.len())?;
+        let strategy = flags.decode.decode;
+        // Several tokens of one text are in flight, or one of several.
+        let questions = if strategy == Strategy::Plain { self.questions.len() } else { 1 };
+        options.kv_slots = options.kv_slots.or(strategy.wants_slots());
+        let mut session = flags.parallel.session(&self.model, options, questions)?;
         self.on_device.heed(session.take_notice()).iter().for_each(|notice| super::note(notice));
         if first {
             let several = match session.kv_shape().sequences {
@@ -69,6 +73,11 @@ impl<'a> Asker<'a> {
             super::note(&(device_words(&session) + &several));
         }
         let mut texts = Parallel::new(session, rule, most, SamplerConfig::greedy(), self.tokenizer.vocabulary())?;
+        if let (true, Some(engine)) = (strategy != Strategy::Plain, texts.engine_mut()) {
+            engine.set_strategy(strategy);
+            engine.set_stops(self.stops.iter().copied().collect());
+            decode_note(engine).filter(|_| first).iter().for_each(|words| super::note(words));
+        }
         let began_on = device_name(texts.session()).to_owned();
         let bar = progress(self.questions.len(), &rule);
 
@@ -79,6 +88,7 @@ impl<'a> Asker<'a> {
             parallel: texts.at_a_time(),
             cells: BTreeMap::new(),
             seconds: 0.0,
+            decode: None,
             recorded: None,
             differences: Vec::new(),
             answers: Vec::new(),
@@ -106,6 +116,9 @@ impl<'a> Asker<'a> {
         done.map_err(|Failed { text, error }| error.context(place(&self.questions[text])))?;
         bar.finish_and_clear();
         outcome.seconds = start.elapsed().as_secs_f64();
+        if let (true, Some(engine)) = (strategy != Strategy::Plain, texts.engine_mut()) {
+            outcome.decode = Some((strategy, engine.take_decode_stats()));
+        }
 
         let (mut same, mut compared) = (0, 0);
         for (q, answer) in self.questions.iter().zip(answers) {

@@ -12,7 +12,7 @@ mod table;
 
 use super::built_in::{self, Source};
 use super::profile::recommended_line;
-use super::{DepthFlags, DeviceFlags, LoadFlags, ParallelFlags, SessionFlags, one_line, positive};
+use super::{DecodeFlags, DepthFlags, DeviceFlags, LoadFlags, ParallelFlags, SessionFlags, one_line, positive};
 use crate::exit::{ExitRule, RulePolicy, Signal};
 use crate::files::AtomicFile;
 use crate::model::{Config, Model};
@@ -106,6 +106,8 @@ struct Flags {
     session: SessionFlags,
     #[command(flatten)]
     parallel: ParallelFlags,
+    #[command(flatten)]
+    decode: DecodeFlags,
     #[command(flatten)]
     device: DeviceFlags,
 }

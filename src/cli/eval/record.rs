@@ -1,7 +1,9 @@
 //! Results as JSON.
 
+use super::super::decode_json;
 use super::score::{Difference, Given, Outcome, Tally};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// What came of all questions under one rule: an element of the list that `--json` writes.
@@ -28,6 +30,9 @@ pub(super) struct Record<'a> {
     total: Counts,
     /// Time that it took.
     seconds: f64,
+    /// What decoding with several tokens in flight did; left out where it was plain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decode: Option<Value>,
     /// Answers equal to those that the file records of the published implementation at this depth, of how many; null if
     /// there are none.
     recorded: Option<(usize, usize)>,
@@ -113,6 +118,7 @@ impl<'a> From<&'a Outcome> for Record<'a> {
                 .collect(),
             total: outcome.total().into(),
             seconds: outcome.seconds,
+            decode: outcome.decode.as_ref().map(|(strategy, stats)| decode_json(*strategy, stats, None)),
             recorded: outcome.recorded,
             differences: &outcome.differences,
             answers: &outcome.answers,

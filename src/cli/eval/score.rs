@@ -1,6 +1,7 @@
 //! What questions are counted into: cells of one kind and one number of reasoning steps.
 
 use crate::exit::{ExitRule, Signal};
+use crate::generate::{DecodeStats, Strategy};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -67,6 +68,8 @@ pub(super) struct Outcome {
     pub(super) parallel: usize,
     pub(super) cells: BTreeMap<Cell, Tally>,
     pub(super) seconds: f64,
+    /// How tokens were decoded, and what came of it, unless it was plainly.
+    pub(super) decode: Option<(Strategy, DecodeStats)>,
     /// Answers equal to the recorded ones, of how many.
     pub(super) recorded: Option<(usize, usize)>,
     pub(super) differences: Vec<Difference>,
@@ -183,6 +186,7 @@ pub(super) mod tests {
             parallel: 1,
             cells: cells.iter().map(tally).collect(),
             seconds: 2.0,
+            decode: None,
             recorded: None,
             differences: Vec::new(),
             answers: Vec::new(),

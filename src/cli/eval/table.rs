@@ -1,6 +1,6 @@
 //! Results as tables for people.
 
-use super::super::one_line;
+use super::super::{acceptance_words, decode_words, one_line};
 use super::score::{Outcome, Tally, steps_words};
 use std::io::{self, Write};
 
@@ -54,6 +54,16 @@ pub(super) fn write(out: &mut impl Write, outcomes: &[Outcome]) -> io::Result<()
             writeln!(out)?;
             let by = if classes.is_empty() { "" } else { " by reasoning steps needed" };
             table.write(out, &format!("{title}{by}"))?;
+        }
+    }
+    for o in outcomes {
+        if let Some((strategy, stats)) = &o.decode
+            && let Some(words) = decode_words(stats)
+        {
+            writeln!(out, "\n{}, {strategy}: {words}", o.rule)?;
+            if !stats.guesses.is_empty() {
+                writeln!(out, "guesses that came true: {}", acceptance_words(stats))?;
+            }
         }
     }
     recorded(out, outcomes)

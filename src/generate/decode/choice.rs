@@ -31,7 +31,9 @@ const BELIEF: (f64, f64) = (2.0, 0.9);
 /// Part of a pass that another row is believed to add before it was measured: little, so that it is tried.
 const ROW: f64 = 0.1;
 /// What a choice must gain over the one in force, and over plain decoding: measurements are not exact.
-const GAIN: f64 = 0.97;
+const GAIN: f64 = 0.95;
+/// Every so many tokens it is thought over.
+const THINK: u64 = 8;
 /// Guesses that come true as often as this are not worth another look before the end.
 const SURE: f64 = 0.85;
 /// Without guesses in flight, every so many tokens the costs and guesses are looked at again.
@@ -150,7 +152,9 @@ impl Choice {
             *made *= FADE;
             *right *= FADE;
         }
-        self.choose(most, rows);
+        if self.tokens.is_multiple_of(THINK) {
+            self.choose(most, rows);
+        }
     }
 
     /// Share of the guesses at a depth that come true.

@@ -5,6 +5,7 @@ use super::{DecodeStats, Strategy};
 use crate::exit::{RulePolicy, Signal};
 use crate::generate::engine::{Error, Step};
 use crate::generate::sampler::Sampler;
+use crate::generate::wavefront::{Wavefront, WavefrontStats};
 use crate::model::{self, DepthPolicy, Read, Session};
 use std::time::Instant;
 
@@ -93,6 +94,17 @@ impl Drive {
         Some(self.choice.plain()).filter(|&seconds| seconds > 0.0)
     }
 
+    /// Counts what a wavefront did between these two.
+    pub(crate) fn note_wave(&mut self, before: &WavefrontStats, after: &WavefrontStats) {
+        let passes = after.core_passes - before.core_passes;
+        let row_steps = after.row_steps - before.row_steps;
+        self.stats.tokens += after.frozen - before.frozen;
+        self.stats.passes += passes;
+        self.stats.row_steps += row_steps;
+        self.stats.reads += after.diffusion_steps - before.diffusion_steps;
+        self.stats.read_rows += row_steps / passes.max(1);
+    }
+
     /// Tokens that end a text. Nothing is guessed behind them.
     pub fn set_stops(&mut self, stops: Vec<u32>) {
         self.stops = stops;
@@ -107,7 +119,12 @@ impl Drive {
         if strategy == Strategy::Plain {
             return None;
         }
-        if policy.rule().signal() == Signal::Readout {
+        if let Strategy::Wavefront(_) = strategy
+            && let Err(error) = Wavefront::suits(session)
+        {
+            return Some(error.to_string());
+        }
+        if policy.rule().signal() == Signal::Readout && !matches!(strategy, Strategy::Wavefront(_)) {
             return Some(format!(
                 "exit rule '{}' decides by logits that need all earlier tokens to be done",
                 policy.rule().to_string().split([':', ',']).next().unwrap_or_default()
@@ -167,7 +184,7 @@ impl Drive {
                     };
                     self.stagger(session, policy, sampler, (rows, plan))?;
                 }
-                Strategy::Plain => self.stagger(session, policy, sampler, (1, None))?,
+                Strategy::Plain | Strategy::Wavefront(_) => self.stagger(session, policy, sampler, (1, None))?,
             }
         }
         self.draw(session, policy, sampler, logits)

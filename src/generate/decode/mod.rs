@@ -7,13 +7,16 @@
 //!   decoding gives, to the last bit, for greedy and for sampled text alike.
 //! - [`Strategy::Speculative`]: the same in blocks: some tokens are drafted at a shallow depth one after the other, then continue
 //!   together to the end.
+//! - [`Strategy::Wavefront`]: the published diffusion-forcing sampler, [`crate::generate::wavefront`]. It does not give plain decoding's
+//!   text.
 //!
-//! Read-out rules decide a token's depth by logits that need the final keys of all tokens before it; under them, and in models with
-//! several loops, decoding is plain.
+//! Read-out rules decide a token's depth by logits that need the final keys of all tokens before it; under them decoding is plain, as it is in
+//! models with several loops. A wavefront knows no exit rules: its rows stay until they freeze.
 //!
 //! # How a strategy is written
-//! `plain`, `pipeline[:every=N][,rows=N]`, `speculative[:tokens=N][,steps=N]`. What is not written is chosen while it runs, from
-//! measured times and from how often guesses came true.
+//! `plain`, `pipeline[:every=N][,rows=N]`, `speculative[:tokens=N][,steps=N]`, and
+//! `wavefront[:inner=N][,rows=N][,ema=X][,noise=X][,freeze=CRITERION]`. Of the first two, what is not written is chosen while it runs, from
+//! measured times and from how often guesses came true; of a wavefront it is as published.
 
 mod choice;
 mod drive;
@@ -23,6 +26,7 @@ pub(crate) use drive::Parts;
 pub use drive::{Drive, Oracle};
 pub use stats::{DecodeStats, Guesses};
 
+use super::wavefront::WavefrontConfig;
 use std::fmt;
 use std::str::FromStr;
 
@@ -30,7 +34,7 @@ use std::str::FromStr;
 const MOST_ROWS: usize = 8;
 
 /// How tokens come out of the loop. The default is plain.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Strategy {
     /// One after another.
     #[default]
@@ -49,6 +53,8 @@ pub enum Strategy {
         /// Loop steps at which they are drafted; `None`: as measured.
         steps: Option<usize>,
     },
+    /// Along a front of tokens that settle together; approximate.
+    Wavefront(WavefrontConfig),
 }
 
 impl Strategy {
@@ -63,6 +69,7 @@ impl Strategy {
             Self::Plain => 1,
             Self::Pipeline { rows, .. } => rows,
             Self::Speculative { tokens, .. } => tokens,
+            Self::Wavefront(config) => config.most_rows,
         }
     }
 
@@ -72,26 +79,35 @@ impl Strategy {
             Self::Plain => "plain",
             Self::Pipeline { .. } => "pipeline",
             Self::Speculative { .. } => "speculative",
+            Self::Wavefront(_) => "wavefront",
         }
+    }
+
+    /// KV slots that it wants, if not all of them.
+    pub fn wants_slots(self) -> Option<usize> {
+        // As published: a front that sees the latest keys, whatever step they are of.
+        matches!(self, Self::Wavefront(_)).then_some(1)
     }
 }
 
 impl fmt::Display for Strategy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let settings: &[(&str, Option<usize>)] = match *self {
-            Self::Plain => &[],
-            Self::Pipeline { every, rows } => &[("every", every), ("rows", Some(rows))],
-            Self::Speculative { tokens, steps } => &[("tokens", Some(tokens)), ("steps", steps)],
-        };
-        write!(f, "{}", self.name())?;
-        let mut sign = ':';
-        for (key, value) in settings {
-            if let Some(value) = value {
-                write!(f, "{sign}{key}={value}")?;
-                sign = ',';
+        let number = |key: &str, n: usize| Some(format!("{key}={n}"));
+        let settings = match *self {
+            Self::Plain => Vec::new(),
+            Self::Pipeline { every, rows } => vec![every.and_then(|n| number("every", n)), number("rows", rows)],
+            Self::Speculative { tokens, steps } => {
+                vec![number("tokens", tokens), steps.and_then(|n| number("steps", n))]
             }
-        }
-        Ok(())
+            Self::Wavefront(WavefrontConfig { inner_steps, ema, noise, freeze, most_rows, .. }) => vec![
+                number("inner", inner_steps),
+                number("rows", most_rows),
+                Some(format!("ema={ema},noise={noise},freeze={freeze}")),
+            ],
+        };
+        let settings: Vec<String> = settings.into_iter().flatten().collect();
+        let sign = if settings.is_empty() { "" } else { ":" };
+        write!(f, "{}{sign}{}", self.name(), settings.join(","))
     }
 }
 
@@ -99,7 +115,7 @@ impl fmt::Display for Strategy {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// No strategy has this name.
-    #[error("there is no decoding strategy '{0}'; there are plain, pipeline and speculative")]
+    #[error("there is no decoding strategy '{0}'; there are plain, pipeline, speculative and wavefront")]
     Name(String),
     /// The strategy has no such setting, or it stands there twice.
     #[error("'{setting}' is no setting of {name}, or stands there twice; it takes {takes}")]
@@ -123,10 +139,13 @@ pub enum ParseError {
         /// What was written.
         found: String,
     },
+    /// A setting of a wavefront is malformed or out of range.
+    #[error("wavefront: {0}")]
+    Wavefront(String),
 }
 
 /// Most tokens in flight that can be asked for, and most steps between two.
-const MOST: usize = 64;
+const MOST: usize = 128;
 
 impl FromStr for Strategy {
     type Err = ParseError;
@@ -134,20 +153,36 @@ impl FromStr for Strategy {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let (name, settings) = text.split_once(':').map_or((text, None), |(name, rest)| (name, Some(rest)));
         let (mut strategy, takes, keys) = match name {
-            "plain" => (Self::Plain, "none", ["", ""]),
-            "pipeline" => (Self::PIPELINE, "every=N and rows=N", ["every", "rows"]),
-            "speculative" => (Self::SPECULATIVE, "tokens=N and steps=N", ["tokens", "steps"]),
+            "plain" => (Self::Plain, "none", &[][..]),
+            "pipeline" => (Self::PIPELINE, "every=N and rows=N", &["every", "rows"][..]),
+            "speculative" => (Self::SPECULATIVE, "tokens=N and steps=N", &["tokens", "steps"][..]),
+            "wavefront" => (
+                Self::Wavefront(WavefrontConfig::default()),
+                "inner=N, rows=N, ema=X, noise=X and freeze=CRITERION",
+                &["inner", "rows", "ema", "noise", "freeze"][..],
+            ),
             other => return Err(ParseError::Name(other.to_owned())),
         };
-        let mut seen = [false; 2];
+        let mut seen = [false; 5];
         for setting in settings.into_iter().flat_map(|s| s.split(',')) {
             let wrong = || ParseError::Setting { setting: setting.to_owned(), name: strategy.name(), takes };
             let (key, found) = setting.split_once('=').ok_or_else(wrong)?;
-            let which = keys.iter().position(|k| *k == key && !k.is_empty()).ok_or_else(wrong)?;
+            let which = keys.iter().position(|k| *k == key).ok_or_else(wrong)?;
             if std::mem::replace(&mut seen[which], true) {
                 return Err(wrong());
             }
             let key = keys[which];
+            if let Self::Wavefront(config) = &mut strategy
+                && matches!(key, "ema" | "noise" | "freeze")
+            {
+                let number = || found.parse().map_err(|_| ParseError::Wavefront(format!("'{found}' is no number")));
+                match key {
+                    "ema" => config.ema = number()?,
+                    "noise" => config.noise = number()?,
+                    _ => config.freeze = found.parse().map_err(ParseError::Wavefront)?,
+                }
+                continue;
+            }
             let least = if matches!(key, "rows" | "tokens") { 2 } else { 1 };
             let number = found.parse().ok().filter(|n| (least..=MOST).contains(n));
             let number =
@@ -157,8 +192,13 @@ impl FromStr for Strategy {
                 Self::Pipeline { rows, .. } => *rows = number,
                 Self::Speculative { steps, .. } if key == "steps" => *steps = Some(number),
                 Self::Speculative { tokens, .. } => *tokens = number,
+                Self::Wavefront(config) if key == "inner" => config.inner_steps = number,
+                Self::Wavefront(config) => config.most_rows = number,
                 Self::Plain => {}
             }
+        }
+        if let Self::Wavefront(config) = &strategy {
+            config.validate().map_err(|error| ParseError::Wavefront(error.to_string()))?;
         }
         Ok(strategy)
     }
@@ -181,6 +221,11 @@ mod tests {
             ("pipeline:rows=4,every=1", "pipeline:every=1,rows=4"),
             ("speculative", "speculative:tokens=4"),
             ("speculative:steps=3,tokens=2", "speculative:tokens=2,steps=3"),
+            ("wavefront", "wavefront:inner=4,rows=128,ema=0.1,noise=0.5,freeze=latent-diff:0.03"),
+            (
+                "wavefront:freeze=latent-acceleration-1:0.5,noise=0,inner=2,rows=9",
+                "wavefront:inner=2,rows=9,ema=0.1,noise=0,freeze=latent-acceleration-1:0.5",
+            ),
         ];
         for (text, printed) in all {
             let strategy: Strategy = text.parse().unwrap();
@@ -203,8 +248,12 @@ mod tests {
             ("pipeline:", "'' is no setting of pipeline"),
             ("pipeline:steps=2", "it takes every=N and rows=N"),
             ("pipeline:every=2,every=3", "twice"),
-            ("pipeline:every=0", "every must be a number from 1 to 64, found '0'"),
-            ("pipeline:rows=1", "rows must be a number from 2 to 64"),
+            ("pipeline:every=0", "every must be a number from 1 to 128, found '0'"),
+            ("pipeline:rows=1", "rows must be a number from 2 to 128"),
+            ("wavefront:noise=2", "noise must be between 0 and 1"),
+            ("wavefront:ema=some", "wavefront: 'some' is no number"),
+            ("wavefront:freeze=soon", "no criterion"),
+            ("wavefront:every=2", "it takes inner=N, rows=N"),
             ("speculative:tokens=many", "found 'many'"),
             ("speculative:steps=99999999999999999999999", "steps must be"),
         ] {

@@ -36,7 +36,7 @@ pub enum Error {
 }
 
 /// The settings of a [`Wavefront`](super::Wavefront). The defaults are the published ones.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WavefrontConfig {
     /// Loop steps of every row in a diffusion step. At least 1; default 4.
     pub inner_steps: usize,
