@@ -5,13 +5,16 @@ use super::output::Format;
 use super::{Opened, note, optional};
 use crate::cli::{Stop, decode_json, decode_note};
 use crate::exit::{ExitRule, RulePolicy};
+use crate::files::AtomicFile;
 use crate::generate::decode::Oracle;
 use crate::generate::{DecodeStats, Engine, SamplerConfig, Strategy};
 use crate::model::{Model, Session, SessionOptions};
+use crate::plot::{self, Axis, Chart, Marks, Series};
 use crate::random;
 use crate::text::{Conversation, Role, Template, Tokenizer};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
@@ -104,7 +107,9 @@ struct Task<'a> {
 
 /// All models in all settings.
 pub(super) fn measure(flags: &Flags, models: &[Opened<'_>], stop: &Stop) -> anyhow::Result<()> {
-    let mut records = Vec::new();
+    // Tried, and made when there is something to write: an interrupted program would leave it behind.
+    flags.plot.as_deref().map(AtomicFile::create).transpose()?;
+    let (mut records, mut charted) = (Vec::new(), Vec::new());
     let mut out = io::stdout().lock();
     for opened in models {
         let Some(placed) = opened.models.first() else { continue };
@@ -120,6 +125,9 @@ pub(super) fn measure(flags: &Flags, models: &[Opened<'_>], stop: &Stop) -> anyh
                 if flags.format() == Format::Md {
                     table(&mut out, &opened.subject.filename, &rows, records.is_empty())?;
                 }
+                if flags.plot.is_some() && charted.is_empty() {
+                    charted = points(&opened.subject.filename, &rows);
+                }
                 records.extend(rows.into_iter().map(|mut row| {
                     row["model_filename"] = json!(opened.subject.filename);
                     row
@@ -132,7 +140,47 @@ pub(super) fn measure(flags: &Flags, models: &[Opened<'_>], stop: &Stop) -> anyh
         Format::Jsonl => records.iter().try_for_each(|record| writeln!(out, "{record}"))?,
         _ => writeln!(out, "{}", serde_json::to_string_pretty(&records)?)?,
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    if let Some(path) = &flags.plot {
+        let mut file = AtomicFile::create(path)?;
+        file.write_all(plot::standalone(&chart(charted)).as_bytes())?;
+        file.commit()?;
+        note(&format!("wrote {}", path.display()));
+    }
+    Ok(())
+}
+
+/// Speed against distance, by rows: (rows, [(every, times plain)]).
+type Points = Vec<(String, Vec<(f64, f64)>)>;
+
+/// Of the pipelines whose distance was given.
+fn points(model: &str, rows: &[Value]) -> Points {
+    let mut all: BTreeMap<usize, Vec<(f64, f64)>> = BTreeMap::new();
+    for row in rows {
+        let strategy = row["strategy"].as_str().and_then(|s| s.parse().ok());
+        if let Some(Strategy::Pipeline { every: Some(every), rows }) = strategy
+            && let Some(times) = row["times_plain"].as_f64()
+        {
+            all.entry(rows).or_default().push((every as f64, times));
+        }
+    }
+    all.into_iter()
+        .map(|(rows, mut points)| {
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            (format!("{model}, up to {rows} rows"), points)
+        })
+        .collect()
+}
+
+fn chart(points: Points) -> Chart {
+    let lines = points.into_iter().enumerate().map(|(i, (name, p))| Series::new(name, i + 1, Marks::LinePoints(p)));
+    Chart {
+        title: "Pipelined decoding".into(),
+        x: Axis::steps("loop steps between a token and its successor"),
+        y: Axis::linear("tokens per second, times plain decoding"),
+        series: lines.chain([Series::new("plain", 0, Marks::Horizontal(1.0))]).collect(),
+        size: (640, 420),
+    }
 }
 
 /// What is continued: the prompts of the file, as questions in the model's chat template, or random tokens.
@@ -317,6 +365,23 @@ mod tests {
         for wrong in ["", "0.5", "0.5:2", "-1:0.5", "a:b", "0.5:0.5,"] {
             assert!(wrong.parse::<Acceptance>().is_err(), "{wrong}");
         }
+    }
+
+    /// A line for each number of rows, in the order of distances; what was chosen while it ran is on none.
+    #[test]
+    fn lines_are_pipelines_of_given_distances() {
+        let row = |strategy: &str, times: f64| json!({"strategy": strategy, "times_plain": times});
+        let rows = [
+            row("plain", 1.0),
+            row("pipeline:every=4,rows=4", 1.5),
+            row("pipeline:every=2,rows=8", 1.9),
+            row("pipeline:every=2,rows=4", 1.2),
+            row("pipeline:rows=8", 2.0),
+        ];
+        let points = points("m", &rows);
+        assert_eq!(points[0], ("m, up to 4 rows".into(), vec![(2.0, 1.2), (4.0, 1.5)]));
+        assert_eq!(points.len(), 2);
+        assert!(plot::standalone(&chart(points)).contains("up to 8 rows"));
     }
 
     /// Deeper guesses are right where shallower ones were, and as often as is asked for.

@@ -105,6 +105,9 @@ pub(super) struct Flags {
     /// with random weights, which have no text of their own
     #[arg(long, value_name = "PART:RATE,..", requires = "decode", conflicts_with = "prompts", help_heading = "Tests")]
     pub(super) acceptance: Option<Acceptance>,
+    /// With --decode: draw speed against the distance of tokens, a line for each number of rows, as an SVG file
+    #[arg(long, value_name = "FILE", requires = "decode", help_heading = "Tests")]
+    pub(super) plot: Option<PathBuf>,
     /// Repetitions of every test
     #[arg(short, long, value_name = "N", value_parser = positive, default_value_t = 5, help_heading = "Tests")]
     pub(super) repetitions: usize,

@@ -91,7 +91,7 @@ fn strategies() -> impl proptest::strategy::Strategy<Value = Strategy> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     /// Guesses that are right, wrong, and wrong at some depths only; a text that runs into the end of the context; exits or none.
     #[test]
