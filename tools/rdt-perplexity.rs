@@ -42,8 +42,8 @@ It keeps log-probabilities in 16 bits and nothing of how it was made: depth, rul
 remember. --base-model compares two files directly, in f32, and tells how far their latent states part (on the
 CPU, where these can be seen).
 
-Rules on the read-out (kl, entropy and so on) read a window token by token, and then --parallel windows share the
-passes, if their logits fit 256 MiB and there is no --base-model. Otherwise the tokens of one window share them.
+Rules on the read-out (kl, entropy and so on) read a window token by token, and then --parallel windows share
+the passes, if their logits fit 256 MiB and there is no --base-model. Otherwise the tokens of one window do.
 
 For models whose prompts are read in both directions, the half of a window that is not scored is such a prompt;
 --prefix-len 0 reads them as llama.cpp does. Keys and values are f32 unless --kv-type says otherwise.

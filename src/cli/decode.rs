@@ -40,23 +40,25 @@ pub fn decode_note(engine: &Engine) -> Option<String> {
     })
 }
 
-/// Everything about several tokens in flight, for programs; null if there never were.
-pub fn decode_json(strategy: Strategy, stats: &DecodeStats, plain_tokens_per_second: Option<f64>) -> Value {
-    if strategy == Strategy::Plain {
-        return json!({"strategy": strategy.to_string()});
-    }
+/// How an engine decodes and what came of it, for programs: the strategy; whether it gives plain decoding's text to the last bit; why it decodes
+/// plainly all the same (null: it does not); counts; rows per pass and passes per token (null if nothing was in flight); how guesses
+/// came out by the loop steps they were made at; and the tokens per second of plain decoding as estimated from passes of one row (null before any).
+pub fn decode_json(engine: &Engine, stats: &DecodeStats) -> Value {
+    let flew = |x: f64| (stats.passes > 0).then_some(x);
     let guesses = stats.guesses.iter();
     json!({
-        "strategy": strategy.to_string(),
+        "strategy": engine.strategy().to_string(),
+        "exact": engine.is_exact(),
+        "plain_because": engine.plain_because(),
         "tokens": stats.tokens,
         "passes": stats.passes,
-        "rows_per_pass": stats.rows_per_pass(),
-        "passes_per_token": stats.passes_per_token(),
+        "rows_per_pass": flew(stats.rows_per_pass()),
+        "passes_per_token": flew(stats.passes_per_token()),
         "read_outs": stats.reads,
         "guessed": stats.guessed,
         "dropped": stats.dropped,
-        "acceptance": guesses.map(|g| json!({"steps": g.steps, "guesses": g.made, "right": g.right})).collect::<Vec<_>>(),
-        "plain_tokens_per_second": plain_tokens_per_second,
+        "guesses": guesses.map(|g| json!({"steps": g.steps, "made": g.made, "right": g.right})).collect::<Vec<_>>(),
+        "plain_tokens_per_second": engine.plain_tokens_per_second(),
     })
 }
 

@@ -15,7 +15,7 @@ const SHORT: &str = "-np";
 #[command(next_help_heading = "Session")]
 pub struct ParallelFlags {
     /// Sequences that go through the model together (also -np), as many as -b and the KV cache's memory have room for; results do not
-    /// depend on it. One at a time on a GPU, and for models with several loops or prompts that are read in both directions
+    /// depend on it. One at a time on a GPU, under --decode, and for models with several loops or prompts that are read in both directions
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 8)]
     pub parallel: usize,
 }

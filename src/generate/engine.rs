@@ -169,7 +169,18 @@ impl Engine {
     /// Drops what is in flight, and what was final behind the tokens that were given.
     fn land(&mut self) {
         self.session.truncate(0, self.held.len());
+        self.drop_wave();
+    }
+
+    /// Drops the wave. What was final in it and was not given counts as not drawn.
+    fn drop_wave(&mut self) {
         self.wave = None;
+        let draws = self.sampler.position().wrapping_sub(self.ahead.len() as u64);
+        self.sampler.set_position(draws);
+        if !self.ahead.is_empty() {
+            self.sampler.forget_recent();
+            self.held.iter().chain(&self.pending).for_each(|&token| self.sampler.accept(token));
+        }
         self.ahead.clear();
     }
 
@@ -290,8 +301,7 @@ impl Engine {
         self.held.truncate(n);
         self.both_ways.retain(|r| r.end <= n);
         self.pending = None;
-        self.wave = None;
-        self.ahead.clear();
+        self.drop_wave();
         self.logits.clear();
     }
 
@@ -464,12 +474,14 @@ impl Engine {
         while self.ahead.is_empty() {
             let before = *wave.stats();
             // After an error the next call begins anew, behind what was given.
-            let Some(frozen) = wave.advance(&mut self.session, &mut self.sampler)? else { break };
-            self.ahead.extend(frozen.iter().map(|&token| Step { token, steps: 0 }));
-            for (step, &steps) in self.ahead.iter_mut().zip(wave.frozen_steps()) {
-                step.steps = steps;
-            }
+            let step = wave.advance(&mut self.session, &mut self.sampler);
+            let step = step.map(|frozen| frozen.map(<[u32]>::len));
             self.drive.note_wave(&before, wave.stats());
+            if step?.is_none() {
+                break;
+            }
+            let steps = wave.frozen_steps().iter();
+            self.ahead.extend(wave.frozen().iter().zip(steps).map(|(&token, &steps)| Step { token, steps }));
         }
         self.wave = Some(wave);
         let Some(step) = self.ahead.pop_front() else { return Ok(None) };
@@ -479,7 +491,8 @@ impl Engine {
         Ok(Some(step))
     }
 
-    /// The logits behind the last token that was run (along a wavefront, of the prompt), `[V]`: those that the latest token was drawn from, or after a prompt those that the first
+    /// The logits behind the last token that was run (along a wavefront, of the prompt), `[V]`: those that the latest
+    /// token was drawn from, or after a prompt those that the first
     /// will be. Empty before a prompt.
     pub fn logits(&self) -> &[f32] {
         &self.logits

@@ -99,8 +99,8 @@ impl Lanes {
     /// next pass. False: nothing waits, and nothing is in flight.
     ///
     /// # Errors
-    /// As [`Session::enter`], [`Session::advance`] and [`Session::read`]. It is not known whose row it was, and all are dropped: the
-    /// sequences are to be [forgotten](Self::clear).
+    /// As [`Session::enter`], [`Session::advance`] and [`Session::read`]. It is not known whose row it was, and what is in flight is of no
+    /// use: the sequences are to be [forgotten](Self::clear).
     pub fn pass(&mut self, session: &mut Session, policy: &mut dyn DepthPolicy) -> Result<bool, Error> {
         loop {
             self.enter(session, policy)?;

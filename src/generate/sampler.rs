@@ -107,7 +107,8 @@ fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
 }
 
-/// Chooses tokens and remembers the recent ones. Allocates nothing per token once its buffers have grown.
+/// Chooses tokens and remembers the recent ones. Allocates nothing per token once its buffers have grown, but for
+/// guesses under a repetition penalty, which keep a copy of the recent tokens.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     config: SamplerConfig,

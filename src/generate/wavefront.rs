@@ -34,6 +34,7 @@
 //! - It draws its noise from a generator whose state depends on all that was drawn before.
 //! - It ends the generation when the front meets the end of the context; here the front gets shorter.
 //! - It tells stop tokens only after 32 diffusion steps; here that is the caller's affair.
+//! - The guess behind the last position of the context is not given out, so that a text ends one token before plain decoding's.
 //! - It goes on without end where nothing freezes (a front of one row never would); here a token is final after
 //!   [`patience`](WavefrontConfig::patience) steps at the latest.
 
@@ -44,7 +45,7 @@ pub use config::{Error, WavefrontConfig};
 pub use freeze::{Compare, Freeze};
 
 use super::sampler::Sampler;
-use crate::model::{self, FixedDepth, InitialState, Injection, Looped, Read, Row, Session, Start};
+use crate::model::{self, FixedDepth, InitialState, Injection, Looped, Model, Read, Row, Session, Start};
 use crate::random;
 use config::LEAST_ROWS;
 use freeze::Memory;
@@ -128,6 +129,11 @@ impl Wavefront {
         &self.stats
     }
 
+    /// The tokens that the latest step made final.
+    pub fn frozen(&self) -> &[u32] {
+        &self.frozen
+    }
+
     /// Loop steps that the positions had had from which the latest step's tokens were read.
     pub fn frozen_steps(&self) -> &[usize] {
         &self.frozen_steps
@@ -171,14 +177,21 @@ impl Wavefront {
     /// As [`begin`](Self::begin).
     pub fn suits(session: &Session) -> Result<(), Error> {
         session.can_fly()?;
-        let read_anew = |l: &Looped| matches!(l.injection, Injection::Linear { .. } | Injection::Diagonal { .. });
-        if !session.model().plan().loops().all(|l| read_anew(l) && l.start == Start::Initial) {
-            return Err(Error::NoInjection);
-        }
+        Self::suits_model(session.model())?;
         if session.chunk_rows() < LEAST_ROWS {
             return Err(Error::Chunk(session.chunk_rows()));
         }
         Ok(())
+    }
+
+    /// Does the loop of this model read its input in every step?
+    ///
+    /// # Errors
+    /// [`Error::NoInjection`].
+    pub fn suits_model(model: &Model) -> Result<(), Error> {
+        let read_anew = |l: &Looped| matches!(l.injection, Injection::Linear { .. } | Injection::Diagonal { .. });
+        let suits = model.plan().loops().all(|l| read_anew(l) && l.start == Start::Initial);
+        if suits { Ok(()) } else { Err(Error::NoInjection) }
     }
 
     /// One diffusion step: gives the tokens that it made final, none in many. `None` when the context has no room for another, and
@@ -230,9 +243,13 @@ impl Wavefront {
         let settled = self.memory.settled(self.config.freeze, &self.states, width);
         let mut frozen = settled.unwrap_or(0);
         self.waited += 1;
-        if frozen == 0 && self.waited >= self.config.patience && count > 1 {
+        if frozen == 0 && self.waited >= self.config.patience && count >= LEAST_ROWS {
             frozen = 1;
             self.stats.forced += 1;
+        }
+        // A front begins with one row. If it comes to no more, the row behind never lasts, and this one would never freeze.
+        if count < LEAST_ROWS && self.waited > self.config.patience + 1 {
+            return Err(model::Error::NotFinite { position: first + 1, step: self.config.inner_steps }.into());
         }
         if frozen > 0 {
             self.waited = 0;

@@ -151,7 +151,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`can_fly`](Self::can_fly); [`Error::Empty`], [`Error::Token`], [`Error::ContextFull`], [`Error::FlightFull`] before anything has
-    /// happened; [`Error::Cancelled`].
+    /// happened. (A cancelled session says so with its next step.)
     ///
     /// # Panics
     /// If there is no such sequence, or the policy's `max_steps` is 0.
@@ -228,11 +228,11 @@ impl Session {
     }
 
     /// Rows in flight become rows of these tokens, at positions `first` and following: embedding and prelude run anew, the constant input is
-    /// `(1 − blend)·new + blend·old`, and the latent state stays. Steps are counted from 0 again, so that the KV slots are those of the
+    /// `(1 − blend)·new + blend·old`, and the latent state stays (but for the inner state of models that have one). Steps are counted from 0 again, so that the KV slots are those of the
     /// first steps.
     ///
     /// # Errors
-    /// [`Error::Option`] if some of the positions are not in flight; [`Error::Token`]; [`Error::Cancelled`].
+    /// [`Error::Option`] if some of the positions are not in flight; [`Error::Token`].
     ///
     /// # Panics
     /// If there is no such sequence.
@@ -257,7 +257,7 @@ impl Session {
         flight.places.which.clear();
         flight.places.wanted.clear();
         for (row, &token) in rows.iter_mut().zip(tokens) {
-            (row.token, row.steps, row.left) = (token, 0, false);
+            (row.token, row.steps, row.left, row.failed) = (token, 0, false, false);
             (row.read_at, row.has_logits, row.is_final) = (None, false, false);
             flight.places.rows[row.place].token = token;
             flight.places.which.push(row.place);
@@ -343,15 +343,17 @@ impl Session {
             let row = self.flight.places.rows[place];
             self.keep_logits(i, place);
             let logits = &self.flight.logits[place * vocab..(place + 1) * vocab];
-            if !logits.iter().all(|x| x.is_finite()) {
-                self.flight.clear();
-                return Err(Error::LogitsNotFinite { position: row.position });
-            }
+            let finite = logits.iter().all(|x| x.is_finite());
             let step = self.flight.places.steps[place];
             let gated = self.model.config().exit_gate;
             let gate = if gated { self.scratch.gates.get_mut()[place] } else { f32::NAN };
             let stats = LatentStats::new(0, step, &self.scratch.sums.get_mut()[place], gate);
             let leaves = policy.after_readout(place, &row, &stats, logits) || step >= max;
+            // On the way they are the rule's affair.
+            if leaves && !finite {
+                self.flight.clear();
+                return Err(Error::LogitsNotFinite { position: row.position });
+            }
             let known = self.flight.rows[row.sequence].first_mut();
             if let Some(known) = known {
                 (known.read_at, known.has_logits, known.is_final) = (Some(step), true, leaves);
@@ -470,13 +472,19 @@ impl Session {
         self.take_first(sequence, |row| row.is_final)
     }
 
-    /// The oldest row in flight becomes a held token with the keys that it has, finished or not: for samplers that decide
-    /// themselves when a token is.
+    /// The oldest row in flight becomes a held token with the keys that it has, finished or not, as if it had left the loop now: for
+    /// samplers that decide themselves when a token is. Nothing happens if it has done no step. Gives the row.
     ///
     /// # Panics
     /// If there is no such sequence.
     pub fn freeze(&mut self, sequence: usize) -> Option<InFlight> {
-        self.take_first(sequence, |_| true)
+        let frozen = self.take_first(sequence, |row| row.steps > 0)?;
+        if !frozen.left {
+            // Nothing of an earlier text may show in the slots that it has not written.
+            let row = Row { sequence, position: frozen.position, token: frozen.token };
+            self.fill_forward(&row, frozen.steps);
+        }
+        Some(frozen)
     }
 
     fn take_first(&mut self, sequence: usize, ready: impl Fn(&InFlight) -> bool) -> Option<InFlight> {

@@ -46,7 +46,7 @@ pub(super) struct Pass<'a, 'c> {
     pub control: &'a Buffer<Control<'c>>,
 }
 
-/// What a pass does. The last four are the parts of a whole one, for rows that stay in flight from one to the next
+/// What a pass does. The last three are the parts of a whole one, for rows that stay in flight from one to the next
 /// ([`flight`](super::flight)): what they leave in [`Scratch`] is found there again.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Task {

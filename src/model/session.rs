@@ -398,7 +398,8 @@ impl Session {
         self.held.iter().all(Vec::is_empty)
     }
 
-    /// Forgets a sequence from position `length` on, with all of its rows [in flight](Self::in_flight), and gives the length that it has then. It is less than asked for where the
+    /// Forgets a sequence from position `length` on, with all of its rows [in flight](Self::in_flight), and gives the
+    /// length that it has then. It is less than asked for where the
     /// cut would go through tokens that see each other in both directions: what is left of them knows what is gone.
     ///
     /// # Panics

@@ -3,7 +3,8 @@
 use super::flags::Flags;
 use super::output::Format;
 use super::{Opened, note, optional};
-use crate::cli::{Stop, decode_json, decode_note};
+use crate::cli::device::CPU;
+use crate::cli::{DeviceChoice, Stop, decode_json, decode_note, too_deep};
 use crate::exit::{ExitRule, RulePolicy};
 use crate::files::AtomicFile;
 use crate::generate::decode::Oracle;
@@ -13,16 +14,21 @@ use crate::plot::{self, Axis, Chart, Marks, Series};
 use crate::random;
 use crate::text::{Conversation, Role, Template, Tokenizer};
 use anyhow::{Context, bail};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Prompts from a file, at most.
-const MOST_PROMPTS: usize = 1000;
+/// Bytes of a file with prompts, at most.
+const MOST_BYTES: u64 = 16 << 20;
+/// Tokens of a random prompt, at most: more than any KV cache holds.
+const MOST_TOKENS: usize = 1 << 24;
 /// Tokens of a prompt where none is given.
 const RANDOM_PROMPT: usize = 16;
 
@@ -105,6 +111,32 @@ struct Task<'a> {
     n: usize,
 }
 
+/// What cannot be measured together is refused before anything is.
+pub(super) fn check(flags: &Flags) -> Result<(), clap::Error> {
+    let refuse = |kind, message: &str| Err(Flags::command().error(kind, message));
+    let wave = flags.decode.iter().any(|strategy| matches!(strategy, Strategy::Wavefront(_)));
+    let drawn = |s: &Strategy| matches!(s, Strategy::Pipeline { every: Some(_), .. });
+    if flags.n_gen.len() != 1 || flags.n_gen == [0] || flags.n_depth.len() != 1 || flags.kv_type.len() != 1 {
+        return refuse(ErrorKind::ValueValidation, "--decode takes one -n (at least 1), one -d and one --kv-type");
+    }
+    if flags.n_depth[0] > MOST_TOKENS {
+        return refuse(ErrorKind::ValueValidation, "-d: too many tokens");
+    }
+    if flags.format() == Format::Csv {
+        return refuse(ErrorKind::ArgumentConflict, "--decode writes md, json or jsonl");
+    }
+    if flags.devices()?.iter().any(|device| !matches!(device, DeviceChoice::Cpu | DeviceChoice::Auto)) {
+        return refuse(ErrorKind::ArgumentConflict, "--decode is measured on the CPU; a GPU runs a token as a whole");
+    }
+    if wave && flags.acceptance.is_some() {
+        return refuse(ErrorKind::ArgumentConflict, "--acceptance: a wavefront has no guesses that could be forced");
+    }
+    if flags.plot.is_some() && !flags.decode.iter().any(drawn) {
+        return refuse(ErrorKind::ValueValidation, "--plot draws 'pipeline:every=N,rows=N', and there is none");
+    }
+    Ok(())
+}
+
 /// All models in all settings.
 pub(super) fn measure(flags: &Flags, models: &[Opened<'_>], stop: &Stop) -> anyhow::Result<()> {
     // Tried, and made when there is something to write: an interrupted program would leave it behind.
@@ -116,9 +148,19 @@ pub(super) fn measure(flags: &Flags, models: &[Opened<'_>], stop: &Stop) -> anyh
         let model = &placed.model;
         let rule = flags.exits.rule(model, Some(opened.path), ExitRule::full_depth())?;
         let (prompts, stops) = prompts(flags, model)?;
+        let mut depths = Vec::new();
         for steps in optional(&flags.steps) {
+            if let Some(words) = too_deep("--", &rule, steps, model.config()) {
+                note(&words);
+            }
+            // Beyond what a model supports, several depths are the same one.
+            let depth = RulePolicy::depth_limit(&rule, steps, model.config());
+            if depths.contains(&depth) {
+                continue;
+            }
+            depths.push(depth);
             for threads in optional(&flags.threads) {
-                let n = flags.n_gen.first().copied().unwrap_or(0);
+                let n = flags.n_gen[0];
                 let (prompts, stops) = (prompts.clone(), stops.clone());
                 let task = Task { flags, rule, steps, threads, prompts, stops, n };
                 let rows = task.run(model, stop)?;
@@ -187,16 +229,20 @@ fn chart(points: Points) -> Chart {
 fn prompts(flags: &Flags, model: &Model) -> anyhow::Result<(Vec<Vec<u32>>, Vec<u32>)> {
     let Some(path) = &flags.prompts else {
         let vocab = model.config().vocab as u64;
-        let depth = flags.n_depth.first().copied().filter(|&n| n > 0).unwrap_or(RANDOM_PROMPT);
+        let depth = if flags.n_depth[0] > 0 { flags.n_depth[0] } else { RANDOM_PROMPT };
         return Ok((vec![(0..depth as u64).map(|i| (random::bits(0, 0, i) % vocab) as u32).collect()], Vec::new()));
     };
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(MOST_BYTES + 1).read_to_string(&mut text));
+    if read.with_context(|| format!("cannot read {name}"))? as u64 > MOST_BYTES {
+        bail!("{name} has more than {MOST_BYTES} bytes: too many prompts");
+    }
     let tokenizer = Tokenizer::from_gguf(model.metadata())?;
     let template = Template::of_model(model.metadata(), &tokenizer, model.config().prefix_lm)?;
     let mut stops = crate::text::stop_tokens(model.metadata(), &tokenizer)?;
     stops.extend(template.stop_token(&tokenizer));
-    let lines = text.lines().filter(|line| !line.trim().is_empty()).take(MOST_PROMPTS);
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
     let prompts = lines.map(|line| {
         let mut conversation = Conversation::new(None);
         conversation.push(Role::User, line);
@@ -214,17 +260,18 @@ impl Task<'_> {
         let config = model.config();
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
         let depth = RulePolicy::depth_limit(&self.rule, self.steps, config);
-        let options = SessionOptions {
+        let mut options = SessionOptions {
             threads: self.threads,
             context: Some(longest.checked_add(self.n).context("too many tokens")?),
-            kv_type: self.flags.kv_type.first().copied().unwrap_or(crate::kernels::KvType::F16),
-            kv_slots: self.flags.kv_steps.or(strategy.wants_slots()),
+            kv_type: self.flags.kv_type[0],
+            kv_slots: self.flags.kv_steps,
             steps: Some(depth),
             kv_budget: (self.flags.kv_memory as u64).saturating_mul(1 << 20),
             initial: self.flags.exits.initial(config.state_width)?,
             on_device: false,
             ..SessionOptions::default()
         };
+        options.kv_slots = options.kv_slots.or(strategy.wants_slots(model, &options));
         crate::cli::stay_on_fast_cores();
         let session = Session::new(Arc::clone(model), &options)?;
         stop.watch(&session)?;
@@ -261,6 +308,7 @@ impl Task<'_> {
             for candidate in &mut candidates {
                 let (time, n, answer) = self.generate(&mut candidate.engine)?;
                 let stats = candidate.engine.take_decode_stats();
+                // Plain decoding is the first. (Where steps share KV slots, those of a wavefront are others.)
                 if *expected.get_or_insert(answer) != answer && candidate.engine.is_exact() {
                     bail!("{} gives another text than plain decoding: please report this", candidate.strategy);
                 }
@@ -280,6 +328,8 @@ impl Task<'_> {
         let mut hash = crate::hash::Fnv::new();
         let (mut time, mut tokens) = (Duration::ZERO, 0);
         for prompt in &self.prompts {
+            // From nothing, so that every round does the same.
+            engine.reset();
             engine.prompt(prompt)?;
             let start = Instant::now();
             for _ in 0..self.n {
@@ -301,10 +351,15 @@ impl Task<'_> {
         let session = candidate.engine.session();
         let time = median(&candidate.times);
         json!({
-            "decode": decode_json(candidate.strategy, &candidate.stats, None),
+            "build_version": env!("CARGO_PKG_VERSION"),
+            "isa": session.model().kernels().isa.name(),
+            "device": CPU,
+            "decode": decode_json(&candidate.engine, &candidate.stats),
             "strategy": candidate.strategy.to_string(),
-            "plain_because": candidate.engine.plain_because(),
-            "exact": candidate.engine.is_exact(),
+            "type_kv": session.kv_shape().ty.name(),
+            "kv_steps": session.kv_shape().slots,
+            "n_gen": self.n,
+            "warmup": !self.flags.no_warmup,
             "exit_rule": self.rule.to_string(),
             "steps": session.steps(),
             "n_threads": session.threads(),
@@ -329,8 +384,8 @@ fn table(out: &mut impl Write, model: &str, rows: &[Value], first: bool) -> io::
     }
     let number = |value: &Value| value.as_f64().map_or("-".to_owned(), |x| format!("{x:.2}"));
     for row in rows {
-        let guesses = row["decode"]["acceptance"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let rate = |g: &Value| 100.0 * g["right"].as_f64().unwrap_or(0.0) / g["guesses"].as_f64().unwrap_or(1.0);
+        let guesses = row["decode"]["guesses"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let rate = |g: &Value| 100.0 * g["right"].as_f64().unwrap_or(0.0) / g["made"].as_f64().unwrap_or(1.0);
         let guesses: Vec<_> = guesses.iter().map(|g| format!("{}: {:.0} %", g["steps"], rate(g))).collect();
         writeln!(
             out,

@@ -95,8 +95,9 @@ pub(super) struct Flags {
     )]
     pub(super) rows: Vec<usize>,
     /// Instead of these tests: generate one text in turn by plain decoding and by this strategy (pipeline, speculative or wavefront, with
-    /// settings as in rdt-chat), and compare; may be given several times
-    #[arg(long, value_name = "STRATEGY", conflicts_with_all = ["sustained", "compare"], help_heading = "Tests")]
+    /// settings as in rdt-chat), on the CPU, and compare; may be given several times. -n and -d take one number then
+    #[arg(long, value_name = "STRATEGY", conflicts_with_all = ["sustained", "compare", "n_prompt", "pg", "rows", "batch_size",
+        "delay", "interval", "bandwidth_size"], help_heading = "Tests")]
     pub(super) decode: Vec<Strategy>,
     /// With --decode: answer every line of FILE, in the model's chat template, instead of continuing random tokens
     #[arg(long, value_name = "FILE", requires = "decode", help_heading = "Tests")]
@@ -105,7 +106,8 @@ pub(super) struct Flags {
     /// with random weights, which have no text of their own
     #[arg(long, value_name = "PART:RATE,..", requires = "decode", conflicts_with = "prompts", help_heading = "Tests")]
     pub(super) acceptance: Option<Acceptance>,
-    /// With --decode: draw speed against the distance of tokens, a line for each number of rows, as an SVG file
+    /// With --decode: draw speed against the distance of tokens, a line for each number of rows, of the strategies
+    /// 'pipeline:every=N,rows=N', as an SVG file
     #[arg(long, value_name = "FILE", requires = "decode", help_heading = "Tests")]
     pub(super) plot: Option<PathBuf>,
     /// Repetitions of every test

@@ -21,6 +21,7 @@ use super::device::{CPU, reason};
 use super::{Interrupted, OnDevice, Place, Stop, device_words, human_bytes, one_line, too_deep};
 use crate::arch::Anatomy;
 use crate::exit::{ExitRule, RulePolicy};
+use crate::generate::engine;
 use crate::model::{self, Model};
 use crate::sensors::{EnergyMeter, Facts, Machine};
 use crate::text;
@@ -64,6 +65,9 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
         };
         return Err(Flags::command().error(ErrorKind::ValueValidation, message).into());
     }
+    if !flags.decode.is_empty() {
+        decode::check(flags)?;
+    }
     let devices = flags.devices()?;
     let old = flags.compare.as_deref().map(compare::read).transpose()?;
     // All of them first, so that a wrong name is told before the first has run for an hour.
@@ -90,7 +94,7 @@ fn work(flags: &Flags) -> anyhow::Result<()> {
     let models = models.collect::<anyhow::Result<Vec<_>>>()?;
     if !flags.decode.is_empty() {
         return decode::measure(flags, &models, &Stop::install()?).map_err(|e| match e.downcast_ref() {
-            Some(model::Error::Cancelled) => Interrupted("stopped".into()).into(),
+            Some(engine::Error::Model(model::Error::Cancelled)) => Interrupted("stopped".into()).into(),
             _ => e,
         });
     }

@@ -82,13 +82,15 @@ impl Repl<'_> {
                 let result = self.chat.set_rule(rule);
                 self.depth_changed(&before, result);
             }
-            Command::Decode(strategy) => {
-                self.chat.set_strategy(strategy);
-                self.screen.note(&format!("[decoding: {strategy}, for tokens from here on]"));
-                if let Some(note) = crate::cli::decode_note(self.chat.engine()) {
-                    self.screen.note(&format!("[{note}]"));
+            Command::Decode(strategy) => match self.chat.set_strategy(strategy) {
+                Ok(again) => {
+                    self.screen.note(&format!("[decoding: {strategy}, for tokens from here on]"));
+                    let note = crate::cli::decode_note(self.chat.engine());
+                    note.iter().for_each(|note| self.screen.note(&format!("[{note}]")));
+                    again.iter().for_each(|&tokens| self.set_up_anew(tokens, None));
                 }
-            }
+                Err(e) => self.failed(&e),
+            },
             Command::Temperature(t) => match self.chat.set_temperature(t) {
                 Ok(()) => self.screen.note(&format!("[temperature {t}]")),
                 Err(e) => self.screen.error(&e),
@@ -152,19 +154,23 @@ impl Repl<'_> {
                     self.screen.note(&format!("[{note}]"));
                 }
                 if let Some(tokens) = again {
-                    let shape = self.chat.engine().session().kv_shape();
-                    let doubt = replay::doubt(before, &self.chat.ran_on()).filter(|_| tokens > 0);
-                    self.screen.note(&format!(
-                        "[the KV cache was set up anew with {} loop slots and {} positions; {tokens} tokens were run again{}]",
-                        shape.slots,
-                        shape.context,
-                        doubt.map_or(String::new(), |doubt| format!(": {doubt}"))
-                    ));
+                    self.set_up_anew(tokens, replay::doubt(before, &self.chat.ran_on()));
                 }
                 self.legend();
             }
             Err(e) => self.failed(&e),
         }
+    }
+
+    /// Tells that there is another session.
+    fn set_up_anew(&self, tokens: usize, doubt: Option<&str>) {
+        let shape = self.chat.engine().session().kv_shape();
+        self.screen.note(&format!(
+            "[the KV cache was set up anew with {} loop slots and {} positions; {tokens} tokens were run again{}]",
+            shape.slots,
+            shape.context,
+            doubt.filter(|_| tokens > 0).map_or(String::new(), |doubt| format!(": {doubt}"))
+        ));
     }
 
     /// A legend, if colours mean something.

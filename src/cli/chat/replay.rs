@@ -3,7 +3,8 @@
 //! Keys and values of a token depend on how it was run: under which exit rule, how deep at most, and whether it was part of a
 //! prompt, of one that is read in both directions, or drawn. With that written down, the same tokens can be run again: on the CPU to the
 //! same bits, as long as all loop steps keep KV slots of their own. On a device the last bits depend on how many rows ran together,
-//! too, and tokens that were drawn one by one are run again in batches.
+//! too, and tokens that were drawn one by one are run again in batches. Tokens that came [along a wavefront](crate::generate::wavefront), or with
+//! several in flight where steps share slots, do not come to the same bits either ([`Recorder::is_approximate`]).
 
 use crate::cli::device::CPU;
 use crate::exit::ExitRule;
@@ -32,13 +33,15 @@ pub struct Run {
 pub struct Recorder {
     engine: Engine,
     runs: Vec<Run>,
+    /// Tokens from here to the end are not all what running them again would make of them.
+    approximate_from: Option<usize>,
 }
 
 impl Recorder {
     /// Starts with what an engine without tokens holds: nothing.
     pub fn new(mut engine: Engine) -> Self {
         engine.reset();
-        Self { engine, runs: Vec::new() }
+        Self { engine, runs: Vec::new(), approximate_from: None }
     }
 
     /// The engine.
@@ -54,6 +57,11 @@ impl Recorder {
     /// How the tokens of [`Engine::held`] were run, in order.
     pub fn runs(&self) -> &[Run] {
         &self.runs
+    }
+
+    /// Do some of the tokens that are held have keys and values that running them again does not come to?
+    pub fn is_approximate(&self) -> bool {
+        self.approximate_from.is_some_and(|from| from < self.engine.held().len())
     }
 
     /// As [`Engine::prompt_with`].
@@ -84,6 +92,9 @@ impl Recorder {
     /// As [`Engine::next_token`].
     pub fn next_token(&mut self) -> Result<Option<Step>, Error> {
         let before = self.engine.held().len();
+        if !self.engine.is_exact() && !self.is_approximate() {
+            self.approximate_from = Some(before);
+        }
         let result = self.engine.next_token();
         self.note(before..self.engine.held().len(), Way::Drawn);
         result
@@ -93,6 +104,7 @@ impl Recorder {
     pub fn reset(&mut self) {
         self.engine.reset();
         self.runs.clear();
+        self.approximate_from = None;
     }
 
     /// Runs `tokens` behind those that are held, in the way that `runs` says (their lengths add up to that of `tokens`) but for how
@@ -120,6 +132,7 @@ impl Recorder {
     }
 
     fn forget_from(&mut self, mut n: usize) {
+        self.approximate_from = self.approximate_from.filter(|&from| from < n);
         self.runs.retain_mut(|run| {
             run.len = run.len.min(n);
             n -= run.len;

@@ -4,7 +4,7 @@ use super::answer::{Answer, Depths, End, per_second};
 use super::saved::{ModelId, WrittenSettings};
 use super::state::Chat;
 use crate::cli::{Governor, acceptance_words, decode_json, decode_words, device_words, human_bytes};
-use crate::generate::Strategy;
+use crate::generate::{DecodeStats, Strategy};
 use serde_json::{Value, json};
 
 /// One line: the model and everything that decides how it runs.
@@ -134,13 +134,13 @@ pub fn stats(chat: &Chat, origin: &str) -> String {
     let strategy = chat.settings().strategy;
     if let (true, Some(words)) = (strategy != Strategy::Plain, decode_words(&t.decode)) {
         let plain = engine.plain_tokens_per_second();
-        lines.push(format!(
-            "decoding: {strategy}, {words}; {} rows entered on a guess, {} were dropped{}",
-            t.decode.guessed,
-            t.decode.dropped,
-            plain.map_or(String::new(), |n| format!("; one token after the other would make some {n:.1} tokens/s"))
-        ));
-        lines.push(format!("guesses that came true: {}", acceptance_words(&t.decode)));
+        let plain = plain.map(|n| format!("; one token after the other would make some {n:.1} tokens/s"));
+        lines.push(format!("decoding: {strategy}, {words}{}", plain.unwrap_or_default()));
+        if !t.decode.guesses.is_empty() {
+            let DecodeStats { guessed, dropped, .. } = t.decode;
+            lines.push(format!("{guessed} rows entered on a guess, {dropped} were dropped"));
+            lines.push(format!("guesses that came true: {}", acceptance_words(&t.decode)));
+        }
     }
     lines.extend(chat.governor().map(Governor::lines).unwrap_or_default());
     lines.join("\n")
@@ -173,7 +173,7 @@ pub fn json(chat: &Chat, answer: &Answer) -> Value {
         "model": ModelId::of(chat.model()),
         "settings": WrittenSettings::of(chat),
         "depth_limit": chat.depth_limit(),
-        "decode": decode_json(chat.settings().strategy, &answer.decode, chat.engine().plain_tokens_per_second()),
+        "decode": decode_json(chat.engine(), &answer.decode),
         "kv": {"type": shape.ty.name(), "context": shape.context, "slots": shape.slots, "bytes": shape.bytes},
         "device": chat.ran_on(),
         "threads": session.threads(),

@@ -1,7 +1,8 @@
 //! Conversations on disk: a JSON file that a person can read and that is not trusted.
 //!
 //! It holds the words, the settings, and the tokens that the engine held with the way they were run ([`Run`]), so that going
-//! on from it is going on from the same numbers (on a device, but for the last bits). Keys and values themselves are not in it; they are
+//! on from it is going on from the same numbers (on a device, but for the last bits; not along a wavefront, whose tokens are run again one by
+//! one). Keys and values themselves are not in it; they are
 //! computed again.
 
 use super::replay::Run;
@@ -242,6 +243,9 @@ struct Written {
     /// What the tokens were run on, where that was not only the CPU: nothing else comes to the same bits again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     device: Option<String>,
+    /// Were some of the tokens decoded in a way that running them again does not repeat?
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    approximate: bool,
 }
 
 /// A saved conversation whose every part has been checked, but for what depends on the model.
@@ -278,6 +282,7 @@ impl Saved {
             held: chat.runs().iter().map(run).collect(),
             draws: chat.engine().sampler().position(),
             device: Some(chat.ran_on()).filter(|device| device != CPU),
+            approximate: chat.is_approximate(),
         })
     }
 
@@ -411,6 +416,11 @@ impl Saved {
     /// What the tokens were run on, as [`Chat::ran_on`] has it.
     pub fn device(&self) -> &str {
         self.written.device.as_deref().unwrap_or(CPU)
+    }
+
+    /// Were some of its tokens decoded in a way that running them again does not repeat?
+    pub fn is_approximate(&self) -> bool {
+        self.written.approximate
     }
 
     /// Tokens drawn so far.

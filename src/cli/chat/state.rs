@@ -9,8 +9,8 @@ use super::saved::Saved;
 use super::settings::{MOST_STEPS, Settings};
 use crate::cli::{Governor, device_name, ran_on};
 use crate::exit::{ExitRule, RulePolicy};
-use crate::generate::Strategy;
 use crate::generate::engine::Engine;
+use crate::generate::{DecodeStats, Strategy};
 use crate::model::{self, InitialState, Model, Session, SessionOptions};
 use crate::text::{self, Conversation, Message, Role, StreamDecoder, Template, TemplateKind, Tokenizer};
 use std::io;
@@ -62,7 +62,7 @@ impl Voice {
         if limit > MOST_STEPS {
             return Err(Error::TooDeep(limit));
         }
-        let kv_slots = options.kv_slots.or(settings.strategy.wants_slots());
+        let kv_slots = options.kv_slots.or(settings.strategy.wants_slots(&self.model, options));
         let options = SessionOptions { steps: Some(limit.max(depth)), kv_slots, ..options.clone() };
         crate::cli::stay_on_fast_cores();
         let session = Session::new(Arc::clone(&self.model), &options)?;
@@ -212,6 +212,11 @@ impl Chat {
     /// How the tokens that the engine holds were run.
     pub fn runs(&self) -> &[Run] {
         self.recorder.runs()
+    }
+
+    /// Were some of the tokens that the engine holds decoded in a way that running them again does not repeat?
+    pub fn is_approximate(&self) -> bool {
+        self.recorder.is_approximate()
     }
 
     /// The settings in force.
@@ -452,10 +457,28 @@ impl Chat {
         Ok(())
     }
 
-    /// Changes the decoding strategy.
-    pub fn set_strategy(&mut self, strategy: Strategy) {
-        self.settings.strategy = strategy;
-        self.voice.decode(&mut self.recorder, &self.settings);
+    /// Changes the decoding strategy. Gives the number of tokens that were run again, if the session had to be set up anew since the
+    /// strategy wants another number of KV slots.
+    ///
+    /// # Errors
+    /// As [`set_steps`](Self::set_steps).
+    pub fn set_strategy(&mut self, strategy: Strategy) -> Result<Option<usize>, Error> {
+        self.voice.cancel.clear();
+        let slots = |strategy: Strategy| strategy.wants_slots(self.model(), &self.options);
+        let mut again = None;
+        if self.options.kv_slots.is_none() && slots(strategy) != slots(self.settings.strategy) {
+            let (held, runs) = (self.engine().held().to_vec(), self.runs().to_vec());
+            let draws = self.engine().sampler().position();
+            let settings = Settings { strategy, ..self.settings.clone() };
+            self.replace(self.options.clone(), settings, &held, &runs, draws)?;
+            again = Some(held.len());
+        } else {
+            self.settings.strategy = strategy;
+            self.voice.decode(&mut self.recorder, &self.settings);
+        }
+        // Counts of another strategy are not this one's.
+        self.totals.decode = DecodeStats::default();
+        Ok(again)
     }
 
     /// Turns thinking before the answer on or off, from the next message on; `None` leaves it to the template.
@@ -573,6 +596,12 @@ impl Chat {
         };
         self.replace(options, settings, &held, runs, saved.draws())?;
         self.pin("was saved");
+        if saved.is_approximate() && !self.engine().held().is_empty() {
+            notes.push(
+                "some of its tokens were decoded approximately; they were run again one by one, and numbers differ"
+                    .to_owned(),
+            );
+        }
         let (then, now) = (saved.device(), self.ran_on());
         if let (false, Some(doubt)) = (self.engine().held().is_empty(), replay::doubt(then, &now)) {
             let again = if then == now { "again" } else { "here" };

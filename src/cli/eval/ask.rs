@@ -1,6 +1,8 @@
 //! Asking a model all questions under one rule.
 
-use super::super::{OnDevice, decode_note, device_name, device_words, ran_on, stay_on_fast_cores, too_deep};
+use super::super::{
+    OnDevice, decode_json, decode_note, device_name, device_words, ran_on, stay_on_fast_cores, too_deep,
+};
 use super::Flags;
 use super::questions::Question;
 use super::score::{Difference, Given, Outcome, Tally};
@@ -11,6 +13,7 @@ use crate::model::Model;
 use crate::text::{self, Message, Role, StreamDecoder, Template, Tokenizer};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, IsTerminal};
 use std::sync::Arc;
@@ -26,6 +29,8 @@ pub(super) struct Asker<'a> {
     questions: &'a [Question],
     stops: HashSet<u32>,
     on_device: OnDevice,
+    /// What was said of decoding.
+    told: RefCell<HashSet<String>>,
 }
 
 impl<'a> Asker<'a> {
@@ -41,7 +46,16 @@ impl<'a> Asker<'a> {
             template.prompt(&tokenizer, &messages, true, None).with_context(|| place(q))
         };
         let prompts = questions.iter().map(prompt).collect::<anyhow::Result<_>>()?;
-        Ok(Self { flags, model, tokenizer, prompts, questions, stops, on_device: OnDevice::default() })
+        Ok(Self {
+            flags,
+            model,
+            tokenizer,
+            prompts,
+            questions,
+            stops,
+            on_device: OnDevice::default(),
+            told: RefCell::default(),
+        })
     }
 
     /// All questions, greedily, each in a conversation of its own. The `first` time it is told what runs them.
@@ -62,7 +76,7 @@ impl<'a> Asker<'a> {
         let strategy = flags.decode.decode;
         // Several tokens of one text are in flight, or one of several.
         let questions = if strategy == Strategy::Plain { self.questions.len() } else { 1 };
-        options.kv_slots = options.kv_slots.or(strategy.wants_slots());
+        options.kv_slots = options.kv_slots.or(strategy.wants_slots(&self.model, &options));
         let mut session = flags.parallel.session(&self.model, options, questions)?;
         self.on_device.heed(session.take_notice()).iter().for_each(|notice| super::note(notice));
         if first {
@@ -76,7 +90,11 @@ impl<'a> Asker<'a> {
         if let (true, Some(engine)) = (strategy != Strategy::Plain, texts.engine_mut()) {
             engine.set_strategy(strategy);
             engine.set_stops(self.stops.iter().copied().collect());
-            decode_note(engine).filter(|_| first).iter().for_each(|words| super::note(words));
+            if let Some(words) = decode_note(engine)
+                && self.told.borrow_mut().insert(words.clone())
+            {
+                super::note(&format!("{rule}: {words}"));
+            }
         }
         let began_on = device_name(texts.session()).to_owned();
         let bar = progress(self.questions.len(), &rule);
@@ -101,6 +119,8 @@ impl<'a> Asker<'a> {
             match event {
                 Event::Prompt(stats) => answers[i].begin(&stats),
                 Event::Token { step, logits } => {
+                    // A wavefront keeps none.
+                    let logits = if matches!(strategy, Strategy::Wavefront(_)) { &[] } else { logits };
                     let ended = answers[i].push(&self.tokenizer, step, &self.stops, logits)?;
                     return Ok(!ended && answers[i].tally.answer_tokens < flags.predict as u64);
                 }
@@ -117,7 +137,8 @@ impl<'a> Asker<'a> {
         bar.finish_and_clear();
         outcome.seconds = start.elapsed().as_secs_f64();
         if let (true, Some(engine)) = (strategy != Strategy::Plain, texts.engine_mut()) {
-            outcome.decode = Some((strategy, engine.take_decode_stats()));
+            let stats = engine.take_decode_stats();
+            outcome.decode = Some((decode_json(engine, &stats), stats));
         }
 
         let (mut same, mut compared) = (0, 0);

@@ -1,6 +1,5 @@
 //! Results as JSON.
 
-use super::super::decode_json;
 use super::score::{Difference, Given, Outcome, Tally};
 use serde::Serialize;
 use serde_json::Value;
@@ -118,7 +117,7 @@ impl<'a> From<&'a Outcome> for Record<'a> {
                 .collect(),
             total: outcome.total().into(),
             seconds: outcome.seconds,
-            decode: outcome.decode.as_ref().map(|(strategy, stats)| decode_json(*strategy, stats, None)),
+            decode: outcome.decode.as_ref().map(|(json, _)| json.clone()),
             recorded: outcome.recorded,
             differences: &outcome.differences,
             answers: &outcome.answers,

@@ -1,8 +1,9 @@
 //! What questions are counted into: cells of one kind and one number of reasoning steps.
 
 use crate::exit::{ExitRule, Signal};
-use crate::generate::{DecodeStats, Strategy};
+use crate::generate::DecodeStats;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Questions of one cell, or of several together.
@@ -69,7 +70,7 @@ pub(super) struct Outcome {
     pub(super) cells: BTreeMap<Cell, Tally>,
     pub(super) seconds: f64,
     /// How tokens were decoded, and what came of it, unless it was plainly.
-    pub(super) decode: Option<(Strategy, DecodeStats)>,
+    pub(super) decode: Option<(Value, DecodeStats)>,
     /// Answers equal to the recorded ones, of how many.
     pub(super) recorded: Option<(usize, usize)>,
     pub(super) differences: Vec<Difference>,

@@ -57,9 +57,10 @@ pub(super) fn write(out: &mut impl Write, outcomes: &[Outcome]) -> io::Result<()
         }
     }
     for o in outcomes {
-        if let Some((strategy, stats)) = &o.decode
+        if let Some((json, stats)) = &o.decode
             && let Some(words) = decode_words(stats)
         {
+            let strategy = json["strategy"].as_str().unwrap_or_default();
             writeln!(out, "\n{}, {strategy}: {words}", o.rule)?;
             if !stats.guesses.is_empty() {
                 writeln!(out, "guesses that came true: {}", acceptance_words(stats))?;

@@ -16,7 +16,8 @@
 //! every · (1 + Σ (1 − a(m · every)))   for m = 1 .. k − 1
 //! ```
 //!
-//! Both, for every distance, are compared with R passes of one row and one read-out.
+//! Both, for every distance, are compared with R passes of one row and one read-out. What a plan promises it must keep: where tokens take longer
+//! under it than plain ones should, nothing is guessed for a while, and for twice as long each time that this happens.
 
 use std::time::Duration;
 
@@ -24,16 +25,23 @@ use std::time::Duration;
 const ROWS: usize = 64;
 /// Weight of a new measurement.
 const ALPHA: f64 = 0.1;
-/// Counts of guesses fade by this factor with every token: the text of some fifty tokens matters.
+/// Counts of guesses fade by this factor with every guess at the same depth: the latest fifty or so matter.
 const FADE: f64 = 0.98;
 /// What is believed before anything was seen: so many guesses, of which this part was right.
 const BELIEF: (f64, f64) = (2.0, 0.9);
+/// Tokens after which a plan must have kept what it promised, and by how much it may miss plain decoding until then.
+const TRIAL: u64 = 8;
+const MISS: f64 = 1.0;
+/// Longest time without guesses, in tokens.
+const LONGEST_REST: u64 = 4096;
 /// Part of a pass that another row is believed to add before it was measured: little, so that it is tried.
 const ROW: f64 = 0.1;
-/// What a choice must gain over the one in force, and over plain decoding: measurements are not exact.
+/// What a plan must gain over plain decoding, and the other way round: measurements are not exact.
 const GAIN: f64 = 0.95;
-/// Every so many tokens it is thought over.
-const THINK: u64 = 8;
+/// What a plan must gain over the one in force. Plans differ little, and what they cost is measured at different times.
+const CHANGE: f64 = 0.9;
+/// Every so many tokens it is thought over, for the first time after as many.
+const THINK: u64 = 4;
 /// Guesses that come true as often as this are not worth another look before the end.
 const SURE: f64 = 0.85;
 /// Without guesses in flight, every so many tokens the costs and guesses are looked at again.
@@ -104,6 +112,13 @@ pub(super) struct Choice {
     tokens: u64,
     /// The plan in force; `None`: nothing in flight but the token itself.
     plan: Option<Plan>,
+    /// Seconds of passes, read-outs and entries since the latest token was drawn.
+    spent: f64,
+    /// Seconds that tokens took since guesses were made at all, and how many they are.
+    took: (f64, u64),
+    /// Nothing is guessed before so many tokens were seen, and how long that lasts next time.
+    rest_until: u64,
+    rest: u64,
 }
 
 impl Choice {
@@ -116,21 +131,28 @@ impl Choice {
             depth: 0.0,
             tokens: 0,
             plan: None,
+            spent: 0.0,
+            took: (0.0, 0),
+            rest_until: 0,
+            rest: LOOK,
         }
     }
 
     pub(super) fn passed(&mut self, passes: usize, rows: usize, took: Duration) {
         if passes > 0 {
             self.steps.note(rows, took.as_secs_f64() / passes as f64);
+            self.spent += took.as_secs_f64();
         }
     }
 
     pub(super) fn read(&mut self, rows: usize, took: Duration) {
         self.reads.note(rows, took.as_secs_f64());
+        self.spent += took.as_secs_f64();
     }
 
     pub(super) fn entered(&mut self, took: Duration) {
         self.enters.note(1, took.as_secs_f64());
+        self.spent += took.as_secs_f64();
     }
 
     /// A guess at depth `steps` came true, or did not.
@@ -139,8 +161,8 @@ impl Choice {
             self.guesses.resize(steps + 1, (0.0, 0.0));
         }
         let (made, came) = &mut self.guesses[steps];
-        *made += 1.0;
-        *came += f64::from(u8::from(right));
+        *made = *made * FADE + 1.0;
+        *came = *came * FADE + f64::from(u8::from(right));
     }
 
     /// A token was drawn from a row that took so many steps; `most` is what one may take.
@@ -148,27 +170,48 @@ impl Choice {
         self.tokens += 1;
         let weight = (1.0 / self.tokens as f64).max(ALPHA);
         self.depth += weight * (steps as f64 - self.depth);
-        for (made, right) in &mut self.guesses {
-            *made *= FADE;
-            *right *= FADE;
-        }
+        self.keep_promises();
         if self.tokens.is_multiple_of(THINK) {
             self.choose(most, rows);
         }
     }
 
+    /// Compares what tokens took with what plain ones would have.
+    fn keep_promises(&mut self) {
+        let spent = std::mem::take(&mut self.spent);
+        if self.plan.is_none() {
+            self.took = (0.0, 0);
+            return;
+        }
+        let (seconds, tokens) = &mut self.took;
+        (*seconds, *tokens) = (*seconds + spent, *tokens + 1);
+        let (mean, tokens) = (*seconds / *tokens as f64, *tokens);
+        if tokens < TRIAL {
+            return;
+        }
+        if mean > MISS * self.plain() {
+            self.plan = None;
+            self.rest_until = self.tokens + self.rest;
+            self.rest = (2 * self.rest).min(LONGEST_REST);
+        } else if tokens >= 4 * TRIAL {
+            // It has been good for so long; the next tokens are judged anew.
+            self.rest = LOOK;
+            self.took = (0.0, 0);
+        }
+    }
+
     /// Share of the guesses at a depth that come true.
     fn rate(&self, steps: usize) -> f64 {
-        let (made, right) = self.guesses.get(steps).copied().unwrap_or_default();
-        // What shallower guesses achieve deeper ones do, too, where these were never made.
+        let seen = |g: &&(f64, f64)| g.0 > 0.5;
         let (belief, rate) = BELIEF;
-        let rate = if made > 0.0 {
-            rate
-        } else {
-            let shallower = self.guesses.iter().take(steps).rev().find(|g| g.0 > 0.5);
-            shallower.map_or(rate, |&(made, right)| (right / made).max(rate * 0.5))
-        };
-        (right + belief * rate) / (made + belief)
+        let of = |&(made, right): &(f64, f64)| (right + belief * rate) / (made + belief);
+        if let Some(here) = self.guesses.get(steps).filter(seen) {
+            return of(here);
+        }
+        // Where none were made they are as good as shallower ones, and no better than deeper ones.
+        let shallower = self.guesses.iter().take(steps).rev().find(seen);
+        let deeper = self.guesses.iter().skip(steps + 1).find(seen);
+        shallower.or(deeper).map_or(rate, of)
     }
 
     /// Seconds that a token is expected to take with nothing in flight but itself.
@@ -193,18 +236,19 @@ impl Choice {
     }
 
     fn choose(&mut self, most: usize, rows: usize) {
-        let cost = |plan: Option<Plan>| plan.map_or_else(|| self.plain(), |plan| self.expected(plan, rows));
         let plans = (self.closest(most, rows)..most)
             .flat_map(|every| [false, true].map(|refine| Plan { every, refine }))
             .map(|plan| (self.expected(plan, rows), plan));
-        let mut chosen = self.plan;
+        // The first choice is between what was done until then and the others.
+        let looked = (self.tokens <= THINK).then(|| self.at(self.closest(most, rows)));
+        let mut chosen = self.plan.or(looked);
         if let Some((seconds, plan)) = plans.min_by(|a, b| a.0.total_cmp(&b.0))
-            && seconds < GAIN * cost(chosen)
+            && seconds < CHANGE * chosen.map_or(f64::INFINITY, |plan| self.expected(plan, rows))
             && seconds < GAIN * self.plain()
         {
             chosen = Some(plan);
         }
-        if chosen.is_some() && self.plain() < GAIN * cost(chosen) {
+        if self.tokens < self.rest_until || chosen.is_some_and(|plan| self.plain() < GAIN * self.expected(plan, rows)) {
             chosen = None;
         }
         self.plan = chosen;
@@ -224,7 +268,7 @@ impl Choice {
         if most <= first {
             return None;
         }
-        if self.tokens < LOOK / 2 { Some(self.at(first)) } else { self.plan }
+        if self.tokens < THINK { Some(self.at(first)) } else { self.plan }
     }
 
     /// The plan for a distance that is given.
@@ -256,6 +300,8 @@ mod tests {
                 // As many of a hundred as the rate says.
                 choice.guessed(d, f64::from((t * 37 + d as u32) % 100) < 100.0 * rate(d));
             }
+            // These were no costs of a single token.
+            choice.spent = 0.0;
             choice.drawn(depth, depth, 8);
         }
         choice
@@ -284,6 +330,56 @@ mod tests {
         let choice = seen(0.05, |d| if d >= 16 { 0.99 } else { 0.1 }, 32);
         let plan = choice.plan(32, 8).unwrap();
         assert!((14..=24).contains(&plan.every), "{plan:?}");
+    }
+
+    /// Tokens of `depth` steps whose guesses are never right, where a pass costs 1 and `row` for every further row, and a read-out or an entry
+    /// 0.9: the cost of `n` tokens by that of plain ones.
+    fn failing(depth: usize, row: f64, n: usize) -> f64 {
+        let mut choice = Choice::new();
+        let cost = |rows: usize| 1.0 + row * (rows as f64 - 1.0);
+        let seconds = Duration::from_secs_f64;
+        let (mut all, plain) = (0.0, depth as f64 + 1.8);
+        for _ in 0..n {
+            let looks = choice.looks();
+            let plan = choice.plan(depth, 8);
+            let every = plan.map(|plan| plan.every).or(looks.then_some(depth.div_ceil(8)));
+            all += 0.9;
+            choice.entered(seconds(0.9));
+            for step in 1..=depth {
+                // The token, and those that entered behind it.
+                let rows = if plan.is_some() { every.map_or(1, |n| (1 + (step - 1) / n).min(8)) } else { 1 };
+                all += cost(rows);
+                choice.passed(1, rows, seconds(cost(rows)));
+                let due = every.is_some_and(|n| step % n == 0);
+                if due && step < depth {
+                    let read = if plan.is_some_and(|plan| plan.refine) { rows } else { 1 };
+                    all += 0.9 * cost(read);
+                    choice.read(read, seconds(0.9 * cost(read)));
+                    if plan.is_some() && rows < 8 {
+                        all += 0.9;
+                        choice.entered(seconds(0.9));
+                    }
+                    if read > 1 || step == every.unwrap_or(1) || looks {
+                        choice.guessed(step, false);
+                    }
+                }
+            }
+            all += 0.9;
+            choice.read(1, seconds(0.9));
+            choice.drawn(depth, depth, 8);
+        }
+        all / (plain * n as f64)
+    }
+
+    #[test]
+    fn guesses_that_never_come_true_cost_little() {
+        for depth in [4, 8, 32] {
+            for row in [0.05, 0.1, 0.2, 0.5, 0.9] {
+                let (early, late) = (failing(depth, row, 200), failing(depth, row, 3000));
+                // The first four tokens show what passes of up to eight rows cost.
+                assert!(early < 1.15 && late < 1.05, "{depth} steps, rows at {row}: {early:.3}, {late:.3}");
+            }
+        }
     }
 
     #[test]

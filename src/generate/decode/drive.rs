@@ -88,8 +88,8 @@ impl Drive {
         self.oracle.as_ref().map_or(drawn, |oracle| oracle.draw(position, drawn))
     }
 
-    /// Seconds that a token is expected to take with nothing in flight but itself, from passes of one row, read-outs and prompts that were
-    /// measured; `None` before any.
+    /// Seconds that a token is expected to take with nothing in flight but itself, from what passes, read-outs and entries of one row took when
+    /// there were some (an estimate from passes of more rows, if not); `None` before any.
     pub fn plain_seconds(&self) -> Option<f64> {
         Some(self.choice.plain()).filter(|&seconds| seconds > 0.0)
     }
@@ -139,7 +139,8 @@ impl Drive {
         if session.chunk_rows() < 2 {
             return Some("the session has room for one row at a time".to_owned());
         }
-        (policy.max_steps(0) < 2).then(|| "tokens take a single step".to_owned())
+        let shallow = policy.max_steps(0) < 2 && !matches!(strategy, Strategy::Wavefront(_));
+        shallow.then(|| "tokens take a single step".to_owned())
     }
 
     /// Runs the token `pending` behind those that are held and draws its successor, from the same logits that it would be drawn from if
@@ -166,6 +167,8 @@ impl Drive {
     ) -> Result<Step, Error> {
         if session.in_flight(0).first().is_none_or(|row| row.token != pending) {
             session.discard(0, 0);
+            // What was in flight behind a text that has ended, or was changed.
+            self.stats.dropped += self.guesses.len().saturating_sub(1) as u64;
             self.guesses.clear();
             self.enter(session, policy, pending)?;
         }
@@ -174,8 +177,10 @@ impl Drive {
         while !session.in_flight(0)[0].is_final() {
             match self.strategy {
                 Strategy::Speculative { tokens, steps } => {
-                    let steps = steps.or_else(|| self.choice.plan(most, tokens).map(|p| p.every)).unwrap_or(most);
-                    self.block(session, policy, sampler, (tokens.min(rows), steps))?;
+                    match steps.or_else(|| self.choice.plan(most, tokens).map(|plan| plan.every)) {
+                        Some(steps) => self.block(session, policy, sampler, (tokens.min(rows), steps))?,
+                        None => self.stagger(session, policy, sampler, (rows, None))?,
+                    }
                 }
                 Strategy::Pipeline { every, .. } => {
                     let plan = match every {
@@ -275,8 +280,13 @@ impl Drive {
             let passes = steps - youngest.steps;
             self.pass(session, policy, passes, |row| row.position == position)?;
         }
-        if n < tokens && !self.guesses[n - 1].iter().any(|&(at, _)| at >= steps) {
+        // It is gone if its state is not finite any more.
+        let there = session.in_flight(0).len() == n;
+        if there && n < tokens && !self.guesses[n - 1].iter().any(|&(at, _)| at >= steps) {
             self.read(session, |row| if row.position == position { Read::Logits } else { Read::No })?;
+            if session.in_flight(0)[0].is_final() {
+                return Ok(());
+            }
             self.guess(session, sampler, n - 1)?;
             self.follow(session, policy, tokens, |_| true)?;
             if session.in_flight(0).len() > n {

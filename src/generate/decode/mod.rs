@@ -26,7 +26,8 @@ pub(crate) use drive::Parts;
 pub use drive::{Drive, Oracle};
 pub use stats::{DecodeStats, Guesses};
 
-use super::wavefront::WavefrontConfig;
+use super::wavefront::{Wavefront, WavefrontConfig};
+use crate::model::{Model, SessionOptions};
 use std::fmt;
 use std::str::FromStr;
 
@@ -83,10 +84,13 @@ impl Strategy {
         }
     }
 
-    /// KV slots that it wants, if not all of them.
-    pub fn wants_slots(self) -> Option<usize> {
+    /// KV slots that sessions of a model want for it, set up with these options, if not all of them.
+    pub fn wants_slots(self, model: &Model, options: &SessionOptions) -> Option<usize> {
+        let runs = Wavefront::suits_model(model).is_ok()
+            && options.chunk_rows != Some(1)
+            && !(options.on_device && model.device().is_some());
         // As published: a front that sees the latest keys, whatever step they are of.
-        matches!(self, Self::Wavefront(_)).then_some(1)
+        (matches!(self, Self::Wavefront(_)) && runs).then_some(1)
     }
 }
 

@@ -33,7 +33,8 @@ pub struct DecodeStats {
     pub read_rows: u64,
     /// Rows that entered on a guess.
     pub guessed: u64,
-    /// Rows that were dropped, their guess, or one before it, having been wrong.
+    /// Rows that were dropped: their guess, or one before it, was wrong, or the text had ended. (Those that are in flight when a text ends
+    /// count once the next begins.)
     pub dropped: u64,
     /// How guesses came out, by the depth they were made at, ascending.
     pub guesses: Vec<Guesses>,

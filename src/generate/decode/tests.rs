@@ -230,3 +230,57 @@ fn what_is_not_exact_is_said() {
     );
     assert!(engine(pipeline, "fixed:1", 0.0, None).plain_because().is_some());
 }
+
+/// A guess whose embedding is not finite is dropped where it is wrong, in every strategy; where it is right, it is plain decoding's error.
+#[test]
+fn guesses_that_are_not_finite_do_not_show() {
+    const BAD: u32 = 77;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/huginn");
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let plan = arch::conversion(&checkpoint).unwrap();
+    let input = arch::Input::Checkpoint(&checkpoint);
+    let mut file = plan.write(&input, Recipe::F32, Vec::new(), &mut |_| true).unwrap().0;
+    let info = crate::gguf::Header::parse(&file).unwrap().tensor("token_embd.weight").unwrap().clone();
+    let at = info.offset + BAD as usize * info.dims[0] * 4;
+    file[at..at + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    let model = Arc::new(arch::from_bytes(Bytes::from(file)).unwrap());
+    /// Guesses the bad token at some places; the text is given.
+    struct Bad(Vec<u32>, usize);
+    impl Oracle for Bad {
+        fn guess(&self, position: usize, _: usize, _: u32) -> u32 {
+            if position % self.1 == 1 { BAD } else { self.draw(position, 0) }
+        }
+        fn draw(&self, position: usize, _: u32) -> u32 {
+            self.0[(position + 1) % self.0.len()]
+        }
+    }
+    let run = |strategy: &str, text: &[u32], every: usize| {
+        let rule: ExitRule = "fixed:6".parse().unwrap();
+        let options = SessionOptions { context: Some(CONTEXT), steps: Some(6), ..SessionOptions::default() };
+        let session = Session::new(Arc::clone(&model), &options).unwrap();
+        // The head is tied to the embedding, so that the bad token's logit is not to be looked at.
+        let sampler = SamplerConfig::greedy();
+        let mut engine = Engine::new(session, rule, None, sampler, BAD as usize).unwrap();
+        engine.set_strategy(strategy.parse().unwrap());
+        engine.drive_mut().ask(Box::new(Bad(text.to_vec(), every)));
+        engine.prompt(&[1, 2]).map_err(|e| e.to_string())?;
+        let mut tokens = Vec::new();
+        while tokens.len() < 12 {
+            match engine.next_token() {
+                Ok(Some(step)) => tokens.push(step.token),
+                Ok(None) => break,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(tokens)
+    };
+    let good: Vec<u32> = (10..34).collect();
+    let plain = run("plain", &good, 2);
+    for strategy in
+        ["pipeline:every=1,rows=6", "pipeline:every=2,rows=3", "speculative:tokens=4,steps=2", "speculative"]
+    {
+        for every in [2, 3, 5] {
+            assert_eq!(run(strategy, &good, every), plain, "{strategy}, one in {every}");
+        }
+    }
+}
