@@ -390,3 +390,91 @@ fn wrong_budgets_are_wrong_usage() {
         assert!(line.contains(said), "{line}");
     }
 }
+
+/// Several tokens in flight: the same answers, with what it took; a saved conversation goes on the same way, too.
+#[test]
+fn decoding_strategies_give_the_same_answers() {
+    const STORY: &[&str] = &["-p", "Tell me a story.", "--temp", "0.8", "-s", "2", "--json"];
+    let ask = |more: &[&str]| json(&run(&[STORY, more].concat()));
+    let plain = ask(&[]);
+    assert_eq!(plain["decode"]["strategy"], "plain");
+    let tokens = |answer: &Value| answer["tokens"].clone();
+    assert!(plain["tokens"].as_array().unwrap().len() > 8);
+    for strategy in ["pipeline", "speculative", "pipeline:every=2,rows=4", "speculative:tokens=3,steps=2"] {
+        let found = ask(&["--decode", strategy]);
+        assert_eq!(tokens(&found), tokens(&plain), "{strategy}");
+        let decode = &found["decode"];
+        assert_eq!((&decode["exact"], &decode["plain_because"]), (&Value::Bool(true), &Value::Null));
+        // What is not given is chosen by the time that passes take here, and may be nothing.
+        if !strategy.contains(':') {
+            continue;
+        }
+        assert!(decode["rows_per_pass"].as_f64().unwrap() > 1.2, "{strategy}: {decode}");
+        assert!(decode["passes_per_token"].as_f64().unwrap() < plain["mean_steps"].as_f64().unwrap(), "{decode}");
+        let guesses = decode["guesses"].as_array().unwrap();
+        assert!(guesses.iter().all(|g| g["made"].as_u64() >= g["right"].as_u64()) && !guesses.is_empty());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    let talk = |strategy: &str| {
+        let path = file(strategy);
+        let lines = format!("Hello!\nTell me a story.\n/save {}\n", path.display());
+        out(&piped(&["-i", "--decode", strategy], lines.as_bytes()));
+        fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(talk("pipeline"), talk("plain"));
+}
+
+/// What does not do what its name promises is said: exit rules by the read-out, shared KV slots, a wavefront.
+#[test]
+fn decoding_that_is_another_is_told() {
+    let said = |args: &[&str]| {
+        let output = run(&[&["-p", "Hello!"], args].concat());
+        (out(&output).to_owned(), err(&output).to_owned())
+    };
+    let plain = said(&["--exit-rule", "kl"]);
+    let (text, words) = said(&["--exit-rule", "kl", "--decode", "pipeline"]);
+    assert!(text == plain.0 && words.contains("decoding is plain instead of pipeline: exit rule 'kl'"), "{words}");
+    let (_, words) = said(&["--kv-steps", "2", "--decode", "pipeline"]);
+    assert!(words.contains("pipeline is approximate here: 2 of"), "{words}");
+    let (text, words) = said(&["--decode", "wavefront"]);
+    assert!(!text.trim().is_empty() && words.contains("a wavefront is approximate"), "{words}");
+    assert!(words.contains("1 of 16 loop slots"), "{words}");
+    // Where it cannot run, nothing is given up for it.
+    let (_, words) = said(&["--decode", "wavefront", "-b", "1"]);
+    assert!(words.contains("plain instead of wavefront") && words.contains("all 16 loop slots"), "{words}");
+    let line = one_line(&run(&["-p", "Hello!", "--decode", "fast"]), 2);
+    assert!(line.contains("there is no decoding strategy 'fast'"), "{line}");
+}
+
+/// In the middle of a conversation: slots follow the strategy, and what was decoded along a wavefront is known as such.
+#[test]
+fn strategies_change_in_mid_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wave, exact) = (dir.path().join("wave.json"), dir.path().join("exact.json"));
+    let lines = format!(
+        "/decode pipeline\nTell me a story.\n/stats\n/save {}\n/decode wavefront\nTell me a story.\n/stats\n/save {}\n/decode plain\n/decode\n",
+        exact.display(),
+        wave.display()
+    );
+    let output = piped(&["-i"], lines.as_bytes());
+    let words = err(&output);
+    for expected in [
+        "[decoding: pipeline:rows=8, for tokens from here on]",
+        "guesses that came true:",
+        "one token after the other would make some",
+        "anew with 1 loop slots",
+        "decoding: wavefront:inner=4",
+        "anew with 16 loop slots",
+        "/decode: expected STRATEGY",
+    ] {
+        assert!(words.contains(expected), "{expected}: {words}");
+    }
+    let approximate = |path: &Path| {
+        let saved: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        saved["approximate"].clone()
+    };
+    assert_eq!((approximate(&exact), approximate(&wave)), (Value::Null, Value::Bool(true)));
+    let told = |path_: &Path| err(&run(&["--load", path(path_), "-p", "Hello!"])).contains("decoded approximately");
+    assert!(told(&wave) && !told(&exact));
+}

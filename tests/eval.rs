@@ -283,3 +283,24 @@ fn depth_pays_on_the_model_that_is_built_in() {
         assert!(easy < middle && middle < hard, "{} {easy} {middle} {hard}", exits["rule"]);
     }
 }
+
+/// Several tokens in flight answer as one after the other; along a wavefront the trained model loses no more than a point.
+#[test]
+fn strategies_answer_alike() {
+    let ask = |more: &[&str]| {
+        let args = ["-m", "built-in", "--rule", "fixed:8", "--rule", "acceleration,max=16", "--limit", "72", "--show"];
+        json(&[&args, more].concat())
+    };
+    let plain = ask(&[]);
+    let pipeline = ask(&["--decode", "pipeline:every=1,rows=6"]);
+    for (a, b) in plain.iter().zip(&pipeline) {
+        for key in ["rule", "answers", "right", "mean_steps", "answer_tokens", "tokens"] {
+            assert_eq!(a[key], b[key], "{key}");
+        }
+        assert!(a.get("decode").is_none());
+        assert!(b["decode"]["rows_per_pass"].as_f64().unwrap() > 1.1 && b["parallel"] == 1, "{}", b["decode"]);
+    }
+    let wave = ask(&["--decode", "wavefront"]);
+    assert_eq!((&wave[0]["decode"]["exact"], count(&wave[0]["decode"]["guessed"])), (&Value::Bool(false), 0));
+    assert!(count(&wave[0]["right"]).abs_diff(count(&plain[0]["right"])) <= 1, "{}, {}", wave[0], plain[0]);
+}

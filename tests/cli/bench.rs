@@ -339,3 +339,58 @@ fn wrong_usage_is_refused() {
     }
     run(BENCH, dir.path(), &["-m", "none.gguf"]).refused(1, "no such model");
 }
+
+/// Strategies on one text: each once, plain decoding first, with counts that fit; forced guesses come true as asked.
+#[test]
+fn strategies_are_compared_on_one_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |more: &str| -> Vec<Json> {
+        let args = format!("-m {} -t 1 -r 2 -n 30 {more}", model());
+        let args: Vec<&str> = args.split_whitespace().collect();
+        serde_json::from_str(&run(BENCH, dir.path(), &[&args[..], &["-o", "json"]].concat()).ok(more).stdout).unwrap()
+    };
+    let all = "--decode pipeline:every=1,rows=4 --decode speculative --decode pipeline:every=1,rows=4 --plot p.svg";
+    let records = run(&format!("{all} --acceptance 0.1:1"));
+    assert_eq!(texts(&records, "strategy"), ["plain", "pipeline:every=1,rows=4", "speculative:tokens=4"]);
+    for r in &records {
+        assert!(number(r, "median_ts") > 0.0 && number(r, "tokens") == 30.0 && r["acceptance_forced"] == true, "{r}");
+    }
+    assert_eq!(number(&records[0], "times_plain"), 1.0);
+    let pipeline = &records[1]["decode"];
+    // Six steps with four rows: a token each one and a half passes, once all are there.
+    assert!(number(pipeline, "passes_per_token") < 2.2 && number(pipeline, "rows_per_pass") > 3.0, "{pipeline}");
+    assert!(pipeline["guesses"].as_array().unwrap().iter().all(|g| g["made"] == g["right"]), "{pipeline}");
+    assert!(fs::read_to_string(dir.path().join("p.svg")).unwrap().contains("up to 4 rows"));
+    // The model's own text, and answers to questions; slots that are shared change nothing about comparing.
+    fs::write(dir.path().join("q.txt"), "What is 2 - 1?\n\nBlue leads to Red. Start at Blue. Where are you?\n")
+        .unwrap();
+    let answers = run("--decode pipeline --prompts q.txt");
+    assert_eq!((number(&answers[0], "prompts"), texts(&answers, "strategy").len()), (2.0, 2));
+    assert_eq!(run("--decode pipeline --decode wavefront --kv-steps 2").len(), 3);
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("empty.txt"), "\n \n").unwrap();
+    for (more, code, words) in [
+        ("--decode fast", 2, "there is no decoding strategy 'fast'"),
+        ("--decode pipeline -n 4,8", 2, "takes one -n"),
+        ("--decode pipeline -n 0", 2, "takes one -n"),
+        ("--decode pipeline -d 99999999999", 2, "too many tokens"),
+        ("--decode pipeline -o csv", 2, "md, json or jsonl"),
+        ("--decode pipeline --device gpu", 2, "on the CPU"),
+        ("--decode pipeline --rows 2", 2, "cannot be used with"),
+        ("--decode wavefront --acceptance 0.5:0.5", 2, "no guesses that could be forced"),
+        ("--decode pipeline --acceptance 2:0.5", 2, "expected PART:RATE"),
+        ("--decode pipeline --plot p.svg", 2, "there is none"),
+        ("--prompts q.txt", 2, "--decode"),
+        ("--decode pipeline --prompts none.txt", 1, "cannot read none.txt"),
+        ("--decode pipeline --prompts empty.txt", 1, "has no line to answer"),
+    ] {
+        let args = format!("-m {} {more}", model());
+        let line = run(BENCH, dir.path(), &args.split_whitespace().collect::<Vec<_>>()).refused(code, more);
+        assert!(line.contains(words), "{more}: {line}");
+    }
+    assert!(!dir.path().join("p.svg").exists());
+}
