@@ -29,9 +29,10 @@ const ALPHA: f64 = 0.1;
 const FADE: f64 = 0.98;
 /// What is believed before anything was seen: so many guesses, of which this part was right.
 const BELIEF: (f64, f64) = (2.0, 0.9);
-/// Tokens after which a plan must have kept what it promised, and by how much it may miss plain decoding until then.
-const TRIAL: u64 = 8;
-const MISS: f64 = 1.0;
+/// Tokens after which a plan must have kept what it promised.
+const TRIAL: u64 = 16;
+/// What a token is taken to have cost at most, in plain ones.
+const MOST_SPENT: f64 = 2.0;
 /// Longest time without guesses, in tokens.
 const LONGEST_REST: u64 = 4096;
 /// Part of a pass that another row is believed to add before it was measured: little, so that it is tried.
@@ -39,7 +40,7 @@ const ROW: f64 = 0.1;
 /// What a plan must gain over plain decoding, and the other way round: measurements are not exact.
 const GAIN: f64 = 0.95;
 /// What a plan must gain over the one in force. Plans differ little, and what they cost is measured at different times.
-const CHANGE: f64 = 0.9;
+const CHANGE: f64 = 0.85;
 /// Every so many tokens it is thought over, for the first time after as many.
 const THINK: u64 = 4;
 /// Guesses that come true as often as this are not worth another look before the end.
@@ -183,17 +184,19 @@ impl Choice {
             self.took = (0.0, 0);
             return;
         }
+        // One that took several times as long was held up by something else.
+        let (spent, plain) = (spent.min(MOST_SPENT * self.plain()), self.plain());
         let (seconds, tokens) = &mut self.took;
         (*seconds, *tokens) = (*seconds + spent, *tokens + 1);
         let (mean, tokens) = (*seconds / *tokens as f64, *tokens);
         if tokens < TRIAL {
             return;
         }
-        if mean > MISS * self.plain() {
+        if mean > plain {
             self.plan = None;
             self.rest_until = self.tokens + self.rest;
             self.rest = (2 * self.rest).min(LONGEST_REST);
-        } else if tokens >= 4 * TRIAL {
+        } else if tokens >= 3 * TRIAL {
             // It has been good for so long; the next tokens are judged anew.
             self.rest = LOOK;
             self.took = (0.0, 0);
