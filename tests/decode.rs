@@ -26,8 +26,9 @@ const RANDOM: [(&str, &str); 5] = [
 
 /// And with how many of the prompts each is tried.
 const STRATEGIES: [(&str, usize); 4] = [
-    ("pipeline", 200),
-    ("pipeline:every=1,rows=3", 60),
+    ("pipeline:every=1,rows=4", 200),
+    // It may find that guesses do not pay, and make none.
+    ("pipeline", 60),
     ("pipeline:every=3,rows=8", 40),
     ("speculative:tokens=3,steps=2", 60),
 ];
@@ -111,11 +112,12 @@ fn compare(name: &str, model: &Arc<Model>, rules: &[ExitRule], steps: usize, n: 
             let mut more = plain.held().to_vec();
             more.extend([1, 2, 3]);
             let expected = generate(&mut plain, &more, 3);
-            for (threads, (strategy, _), engine) in &mut others {
+            for (threads, (strategy, prompts), engine) in &mut others {
                 // Those that had fewer prompts run all of it now.
                 assert_eq!(generate(engine, &more, 3), expected, "{name}, {strategy}, {threads} threads");
                 let of_one = engine.take_decode_stats();
-                assert!(of_one.guessed > 10 && of_one.tokens > 50, "{name}, {strategy}, {threads} threads: {of_one:?}");
+                let guesses = of_one.guessed > 500 && of_one.dropped > 20;
+                assert!(guesses || *prompts < 200, "{name}, {strategy}, {threads} threads: {of_one:?}");
                 stats.merge(&of_one);
             }
         }

@@ -2,9 +2,9 @@
 
 use super::flags::Flags;
 use super::output::Format;
-use super::{Opened, note, optional};
+use super::{Opened, depths, note, optional};
 use crate::cli::device::CPU;
-use crate::cli::{DeviceChoice, Stop, decode_json, decode_note, too_deep};
+use crate::cli::{DeviceChoice, Stop, decode_json, decode_note};
 use crate::exit::{ExitRule, RulePolicy};
 use crate::files::AtomicFile;
 use crate::generate::decode::Oracle;
@@ -148,17 +148,7 @@ pub(super) fn measure(flags: &Flags, models: &[Opened<'_>], stop: &Stop) -> anyh
         let model = &placed.model;
         let rule = flags.exits.rule(model, Some(opened.path), ExitRule::full_depth())?;
         let (prompts, stops) = prompts(flags, model)?;
-        let mut depths = Vec::new();
-        for steps in optional(&flags.steps) {
-            if let Some(words) = too_deep("--", &rule, steps, model.config()) {
-                note(&words);
-            }
-            // Beyond what a model supports, several depths are the same one.
-            let depth = RulePolicy::depth_limit(&rule, steps, model.config());
-            if depths.contains(&depth) {
-                continue;
-            }
-            depths.push(depth);
+        for steps in depths(flags, &rule, model) {
             for threads in optional(&flags.threads) {
                 let n = flags.n_gen[0];
                 let (prompts, stops) = (prompts.clone(), stops.clone());

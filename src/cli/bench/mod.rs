@@ -205,18 +205,8 @@ impl Bench<'_> {
         self.answers.clear();
         let rule = flags.exits.rule(model, Some(path), ExitRule::full_depth())?;
         let threads: Vec<Option<NonZeroUsize>> = optional(&flags.threads);
-        let mut depths: Vec<usize> = Vec::new();
         let mut settings = Vec::new();
-        for steps in optional(&flags.steps) {
-            if let Some(words) = too_deep("--", &rule, steps, model.config()) {
-                note(&words);
-            }
-            // Beyond what a model supports, several depths are the same one.
-            let depth = RulePolicy::depth_limit(&rule, steps, model.config());
-            if depths.contains(&depth) {
-                continue;
-            }
-            depths.push(depth);
+        for steps in depths(flags, &rule, model) {
             settings.extend(
                 flags
                     .kv_type
@@ -447,6 +437,21 @@ impl Bench<'_> {
         words.extend(self.bandwidths.known().next().and(self.buffer.doubt()));
         words
     }
+}
+
+/// The depths that the flags ask of a model, each once; tells where they go deeper than it was trained to.
+fn depths(flags: &Flags, rule: &ExitRule, model: &Model) -> Vec<Option<usize>> {
+    let mut known: Vec<usize> = Vec::new();
+    let mut distinct = optional(&flags.steps);
+    distinct.retain(|&steps| {
+        too_deep("--", rule, steps, model.config()).iter().for_each(|words| note(words));
+        // Beyond what a model supports, several depths are the same one.
+        let depth = RulePolicy::depth_limit(rule, steps, model.config());
+        let new = !known.contains(&depth);
+        known.push(depth);
+        new
+    });
+    distinct
 }
 
 /// What a list asks for; an empty one leaves it to the library.

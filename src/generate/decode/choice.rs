@@ -25,6 +25,10 @@ use std::time::Duration;
 const ROWS: usize = 64;
 /// Weight of a new measurement.
 const ALPHA: f64 = 0.1;
+/// The first measurements.
+const FEW: u64 = 4;
+/// A measurement counts as this many times the mean at most.
+const HELD_UP: f64 = 2.0;
 /// Counts of guesses fade by this factor with every guess at the same depth: the latest fifty or so matter.
 const FADE: f64 = 0.98;
 /// What is believed before anything was seen: so many guesses, of which this part was right.
@@ -64,10 +68,12 @@ impl Costs {
         let rows = rows.min(ROWS);
         let known = self.times[rows];
         self.times[rows] += 1;
-        // The first measurements count more, and one that took several times as long was held up by something else.
-        let weight = (1.0 / (known + 1) as f64).max(ALPHA);
-        let seconds = if known > 2 { seconds.min(3.0 * self.seconds[rows]) } else { seconds };
-        self.seconds[rows] += weight * (seconds - self.seconds[rows]);
+        // One that took several times as long was held up by something else; of the first few the quickest counts.
+        match known {
+            0 => self.seconds[rows] = seconds,
+            1..FEW => self.seconds[rows] = seconds.min(self.seconds[rows]),
+            _ => self.seconds[rows] += ALPHA * (seconds.min(HELD_UP * self.seconds[rows]) - self.seconds[rows]),
+        }
     }
 
     /// What a call with this many rows costs: measured, or from the nearest number of rows that was.
