@@ -49,6 +49,11 @@ pub struct InFlight {
 }
 
 impl InFlight {
+    fn new(position: usize, token: u32, place: usize, readable: bool) -> Self {
+        let (left, failed, has_logits, is_final) = (false, false, false, false);
+        Self { position, token, steps: 0, left, failed, place, read_at: None, has_logits, readable, is_final }
+    }
+
     /// Has it been read out after it, and all rows before it, had left the loop?
     pub fn is_final(&self) -> bool {
         self.is_final
@@ -203,19 +208,7 @@ impl Session {
         flight.places.wanted.clear();
         for (position, &token) in (used..).zip(tokens) {
             let Some(place) = flight.free.pop() else { break };
-            let (left, failed, read_at, has_logits, is_final) = (false, false, None, false, false);
-            flight.rows[sequence].push(InFlight {
-                position,
-                token,
-                steps: 0,
-                left,
-                failed,
-                place,
-                read_at,
-                has_logits,
-                readable,
-                is_final,
-            });
+            flight.rows[sequence].push(InFlight::new(position, token, place, readable));
             flight.places.rows[place] = Row { sequence, position, token };
             flight.places.sees[place] = position + 1;
             flight.places.which.push(place);
@@ -227,9 +220,9 @@ impl Session {
         done
     }
 
-    /// Rows in flight become rows of these tokens, at positions `first` and following: embedding and prelude run anew, the constant input is
-    /// `(1 − blend)·new + blend·old`, and the latent state stays (but for the inner state of models that have one). Steps are counted from 0 again, so that the KV slots are those of the
-    /// first steps.
+    /// Rows in flight become rows of these tokens, at positions `first` and following: embedding and prelude run anew, the constant input
+    /// e `[D]` is `(1 − blend)·new + blend·old`, and the latent state stays (but for the inner state of models that have one). Steps are
+    /// counted from 0 again, so that the KV slots are those of the first steps. It is what arXiv 2510.14961 does with its embeddings.
     ///
     /// # Errors
     /// [`Error::Option`] if some of the positions are not in flight; [`Error::Token`].
@@ -257,8 +250,7 @@ impl Session {
         flight.places.which.clear();
         flight.places.wanted.clear();
         for (row, &token) in rows.iter_mut().zip(tokens) {
-            (row.token, row.steps, row.left, row.failed) = (token, 0, false, false);
-            (row.read_at, row.has_logits, row.is_final) = (None, false, false);
+            *row = InFlight::new(row.position, token, row.place, row.readable);
             flight.places.rows[row.place].token = token;
             flight.places.which.push(row.place);
         }
@@ -331,7 +323,7 @@ impl Session {
         if self.decided.asked.is_empty() {
             return Ok(());
         }
-        let asked = self.decided.asked.clone();
+        let asked = std::mem::take(&mut self.decided.asked);
         self.flight.places.which.clone_from(&asked);
         self.flight.places.wanted.clear();
         self.flight.places.wanted.extend(0..asked.len());

@@ -106,8 +106,8 @@ struct Task<'a> {
     rule: ExitRule,
     steps: Option<usize>,
     threads: Option<NonZeroUsize>,
-    prompts: Vec<Vec<u32>>,
-    stops: Vec<u32>,
+    prompts: &'a [Vec<u32>],
+    stops: &'a [u32],
     n: usize,
 }
 
@@ -150,8 +150,7 @@ pub(super) fn measure(flags: &Flags, models: &[Opened<'_>], stop: &Stop) -> anyh
         let (prompts, stops) = prompts(flags, model)?;
         for steps in depths(flags, &rule, model) {
             for threads in optional(&flags.threads) {
-                let n = flags.n_gen[0];
-                let (prompts, stops) = (prompts.clone(), stops.clone());
+                let (prompts, stops, n) = (&prompts[..], &stops[..], flags.n_gen[0]);
                 let task = Task { flags, rule, steps, threads, prompts, stops, n };
                 let rows = task.run(model, stop)?;
                 if flags.format() == Format::Md {
@@ -267,7 +266,7 @@ impl Task<'_> {
         stop.watch(&session)?;
         let mut engine = Engine::new(session, self.rule, self.steps, SamplerConfig::greedy(), config.vocab)?;
         engine.set_strategy(strategy);
-        engine.set_stops(self.stops.clone());
+        engine.set_stops(self.stops.to_vec());
         if let Some(acceptance) = &self.flags.acceptance {
             let (acceptance, vocab) = (acceptance.clone(), config.vocab as u64);
             engine.drive_mut().ask(Box::new(Forced { acceptance, depth, vocab }));
@@ -317,7 +316,7 @@ impl Task<'_> {
     fn generate(&self, engine: &mut Engine) -> anyhow::Result<(Duration, usize, u64)> {
         let mut hash = crate::hash::Fnv::new();
         let (mut time, mut tokens) = (Duration::ZERO, 0);
-        for prompt in &self.prompts {
+        for prompt in self.prompts {
             // From nothing, so that every round does the same.
             engine.reset();
             engine.prompt(prompt)?;

@@ -68,12 +68,7 @@ impl Drive {
         self.strategy
     }
 
-    /// Counts since the start, or since they were taken last.
-    pub fn stats(&self) -> &DecodeStats {
-        &self.stats
-    }
-
-    /// Gives the counts and begins anew.
+    /// Gives the counts since the start, or since they were taken last.
     pub fn take_stats(&mut self) -> DecodeStats {
         std::mem::take(&mut self.stats)
     }

@@ -51,11 +51,6 @@ impl DecodeStats {
         if self.tokens == 0 { 0.0 } else { self.passes as f64 / self.tokens as f64 }
     }
 
-    /// Part of the guessed rows that were of use.
-    pub fn acceptance(&self) -> f64 {
-        if self.guessed == 0 { 0.0 } else { 1.0 - self.dropped.min(self.guessed) as f64 / self.guessed as f64 }
-    }
-
     /// Counts those of another decoder too.
     pub fn merge(&mut self, other: &Self) {
         self.tokens += other.tokens;
